@@ -1,0 +1,242 @@
+//! Half messages as people and programs see them.
+
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use halfmsg_protocol::{Closed, Half, Verdict};
+use serde::Serialize;
+
+use crate::clock;
+use crate::resolver::query::{Seen, What};
+
+/// A part of a list, and where the next begins.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Hand it in for the next part; none if this is the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A half message in a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HalfView {
+    /// Its identity.
+    pub transaction_id: String,
+    /// The kind of local transaction.
+    pub purpose: String,
+    /// The target topic.
+    pub topic: String,
+    /// The ordering key as text; bytes that are no UTF-8 are replaced.
+    pub key: Option<String>,
+    /// `open`, `parked`, `committed` or `rolled_back`.
+    pub state: &'static str,
+    /// The store's partition.
+    pub partition: i32,
+    /// The offset of its HALF record.
+    pub offset: i64,
+    /// How often it was reopened.
+    pub epoch: u32,
+    /// When it was stored, RFC 3339.
+    pub stored_at: String,
+    /// Seconds since then.
+    pub age_seconds: i64,
+    /// Real attempts to ask in this life.
+    pub attempts: u32,
+    /// When it is asked about next, RFC 3339; none if that is under way, or it is not open.
+    pub next_check_at: Option<String>,
+    /// What the last attempt gave, why it is parked, or who decided.
+    pub last_outcome: Option<String>,
+}
+
+/// A half message with its payload and what is known of its life.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HalfDetail {
+    /// As in a list.
+    #[serde(flatten)]
+    pub half: HalfView,
+    /// The application whose listener is asked.
+    pub application: Option<String>,
+    /// What is known of its life, oldest first.
+    pub history: Vec<HistoryEntry>,
+    /// The user's headers as text.
+    pub headers: Vec<(String, Option<String>)>,
+    /// The payload as text, of one that is open or parked.
+    pub payload: Option<String>,
+    /// Its size.
+    pub payload_bytes: Option<usize>,
+}
+
+/// A step in the life of a half message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HistoryEntry {
+    /// When, RFC 3339, if known.
+    pub at: Option<String>,
+    /// `stored`, `reopened`, `checked`, `parked`, `committed` or `rolled_back`.
+    pub event: &'static str,
+    /// In words.
+    pub detail: String,
+}
+
+impl HalfView {
+    pub(crate) fn of(seen: &Seen) -> Self {
+        match &seen.what {
+            What::Open(open, until) => Self {
+                state: "open",
+                epoch: open.epoch.0,
+                stored_at: rfc3339(open.appended_ms),
+                age_seconds: age(open.appended_ms),
+                attempts: open.attempts,
+                next_check_at: until.map(|until| {
+                    let ms = i64::try_from(until.as_millis()).unwrap_or(i64::MAX);
+                    rfc3339(clock::wall_ms().saturating_add(ms))
+                }),
+                last_outcome: open
+                    .last_outcome
+                    .as_ref()
+                    .map(|(outcome, reason)| format!("{}: {reason}", outcome.as_str())),
+                ..Self::base(seen.partition, &open.half)
+            },
+            What::Parked(parked) => Self {
+                state: "parked",
+                epoch: parked.epoch.0,
+                attempts: parked.attempts,
+                last_outcome: Some(format!("{}: {}", parked.cause.as_str(), parked.reason)),
+                ..Self::base(seen.partition, &parked.half)
+            },
+            What::Closed(closed) => Self::closed(seen.partition, closed),
+        }
+    }
+
+    fn base(partition: i32, half: &Half) -> Self {
+        let stored_ms = half.meta.timestamp_ms;
+        Self {
+            transaction_id: half.meta.id.to_string(),
+            purpose: half.meta.purpose.clone(),
+            topic: half.meta.topic.clone(),
+            key: half.body.key.as_ref().map(text),
+            state: "open",
+            partition,
+            offset: half.offset.0,
+            epoch: 0,
+            stored_at: rfc3339(stored_ms),
+            age_seconds: age(stored_ms),
+            attempts: 0,
+            next_check_at: None,
+            last_outcome: None,
+        }
+    }
+
+    fn closed(partition: i32, closed: &Closed) -> Self {
+        Self {
+            transaction_id: closed.id.to_string(),
+            purpose: closed.purpose.clone(),
+            topic: closed.topic.clone(),
+            key: None,
+            state: state_of(closed.verdict),
+            partition,
+            offset: closed.half.0,
+            epoch: closed.epoch.0,
+            stored_at: rfc3339(closed.stored_ms),
+            age_seconds: age(closed.stored_ms),
+            attempts: closed.attempts,
+            next_check_at: None,
+            last_outcome: Some(decided(closed)),
+        }
+    }
+}
+
+impl HalfDetail {
+    pub(crate) fn of(seen: &Seen) -> Self {
+        let half = HalfView::of(seen);
+        let entry = |at: Option<String>, event, detail: String| HistoryEntry { at, event, detail };
+        let place = format!("partition {}, offset {}", half.partition, half.offset);
+        let mut history = vec![entry(Some(half.stored_at.clone()), "stored", place)];
+        if half.epoch > 0 {
+            history.push(entry(None, "reopened", format!("{} times by an operator", half.epoch)));
+        }
+        if half.attempts > 0 {
+            let last = half.last_outcome.clone().unwrap_or_default();
+            history.push(entry(None, "checked", format!("{} attempts; {last}", half.attempts)));
+        }
+        let body = match &seen.what {
+            What::Open(open, _) => Some(&open.half),
+            What::Parked(parked) => {
+                let detail = format!("{}: {}", parked.cause.as_str(), parked.reason);
+                history.push(entry(Some(rfc3339(parked.parked_ms)), "parked", detail));
+                Some(&parked.half)
+            }
+            What::Closed(closed) => {
+                let at = Some(rfc3339(closed.decided_ms));
+                history.push(entry(at, state_of(closed.verdict), decided(closed)));
+                None
+            }
+        };
+        let payload = body.and_then(|half| half.body.payload.as_ref());
+        Self {
+            application: body.map(|half| half.meta.application.clone()),
+            history,
+            headers: body.map_or_else(Vec::new, |half| headers(half)),
+            payload: payload.map(text),
+            payload_bytes: payload.map(Bytes::len),
+            half,
+        }
+    }
+}
+
+fn headers(half: &Half) -> Vec<(String, Option<String>)> {
+    let headers = half.body.headers.iter();
+    headers.map(|(name, value)| (name.clone(), value.as_ref().map(text))).collect()
+}
+
+fn state_of(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Commit => "committed",
+        Verdict::Rollback => "rolled_back",
+    }
+}
+
+fn decided(closed: &Closed) -> String {
+    let by = closed.origin.as_str();
+    if closed.reason.is_empty() {
+        format!("decided by {by}")
+    } else {
+        format!("decided by {by}: {}", closed.reason)
+    }
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn age(stored_ms: i64) -> i64 {
+    TimeDelta::milliseconds(clock::wall_ms().saturating_sub(stored_ms)).num_seconds().max(0)
+}
+
+fn rfc3339(ms: i64) -> String {
+    DateTime::<Utc>::from_timestamp_millis(ms)
+        .unwrap_or_default()
+        .to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The cursor that begins with this item.
+pub(crate) fn cursor(next: &HalfView) -> String {
+    format!("{}-{}", next.partition, next.offset)
+}
+
+pub(crate) fn parse_cursor(cursor: &str) -> Option<(i32, i64)> {
+    let (partition, offset) = cursor.split_once('-')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_names_a_place_and_nothing_else_does() {
+        assert_eq!(parse_cursor("3-17"), Some((3, 17)));
+        for wrong in ["", "3", "3-", "-17", "a-b", "3-17-1"] {
+            assert_eq!(parse_cursor(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Transactional messages with check-back for Kafka, after RocketMQ's half messages.
+//!
+//! A half message is stored before the local transaction begins. The local transaction then
+//! commits or aborts it; if no decision arrives, the listener is asked what became of it. Once
+//! [`TransactionProducer::begin`] or [`TransactionProducer::send_in_transaction`] has stored the
+//! half, it is delivered if and only if the local transaction's recorded outcome says so.
+//!
+//! # Layout
+//! - [`config`]: every setting and its bound
+//! - [`message`]: what is sent, and what a listener sees
+//! - [`listener`]: runs a local transaction and answers for it
+//! - [`builder`], [`producer`]: RocketMQ's `TransactionMQProducer`
+//! - [`transaction`]: from a stored half message to its recorded decision
+//! - `prepare`: stores a half message, or says why not
+//! - [`admin`]: what is open or parked, and settling it by hand
+//! - `resolver`: carries decisions out; one thread per replica
+//! - `checker`: asks listeners, in batches and within bounds
+//! - `log`, `parked`, `topics`, `targets`, `partition`: the store on Kafka
+//! - `shared`, `metrics`, `life`, `clock`: what is seen from outside
+
+pub mod admin;
+pub mod builder;
+mod checker;
+mod clock;
+pub mod config;
+pub mod error;
+mod life;
+pub mod listener;
+mod log;
+pub mod message;
+mod metrics;
+mod parked;
+mod partition;
+mod prepare;
+pub mod producer;
+mod resolver;
+mod shared;
+mod targets;
+mod topics;
+pub mod transaction;
+
+pub use admin::{
+    Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, OperatorRequest, Page,
+};
+pub use builder::ProducerBuilder;
+pub use config::{Assignment, ConfigError, CrashPoint, ProducerConfig};
+pub use error::{DecisionError, Invalid, PrepareError, StartError};
+pub use halfmsg_protocol::{Backoff, TransactionId};
+pub use listener::{ListenerError, ListenerResult, LocalTransactionState, TransactionListener};
+pub use message::{HalfMessage, Message};
+pub use producer::TransactionProducer;
+pub use transaction::{LocalOutcome, Receipt, SendResult, Transaction};

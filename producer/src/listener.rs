@@ -1,0 +1,114 @@
+//! The user's side of a transaction: run it, and say later what became of it.
+
+use std::any::{Any, type_name};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::message::HalfMessage;
+
+/// What a listener may fail with; it is logged and counts as [`LocalTransactionState::Unknown`].
+pub type ListenerError = Box<dyn std::error::Error + Send + Sync>;
+/// What a listener's single methods return.
+pub type ListenerResult<T> = Result<T, ListenerError>;
+
+/// What became of a local transaction (RocketMQ's `LocalTransactionState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LocalTransactionState {
+    /// It is committed: deliver the message.
+    Commit,
+    /// It is not, and never will be: drop the message.
+    Rollback,
+    /// It cannot be told yet: ask again.
+    Unknown,
+}
+
+/// Runs local transactions of one purpose, and answers for them (RocketMQ's
+/// `TransactionListener`).
+///
+/// A check must make its answer true before it gives it: where it finds no trace of the local
+/// transaction, it writes one that the local transaction cannot get past (the fence), so that
+/// "not found" cannot become "committed" a moment later.
+#[async_trait]
+pub trait TransactionListener: Send + Sync + 'static {
+    /// What `send_in_transaction` hands to the local transaction.
+    type Arg: Send + 'static;
+
+    /// Runs the local transaction; the half message is stored.
+    ///
+    /// An error, a panic, or taking longer than the local deadline is
+    /// [`LocalTransactionState::Unknown`] and leads to an immediate check. It is not cancelled at
+    /// the deadline: it runs to its end, and the fence stops it.
+    ///
+    /// # Errors
+    /// Whatever kept it from knowing its own outcome.
+    async fn execute_local_transaction(
+        &self,
+        half: &HalfMessage,
+        arg: Self::Arg,
+    ) -> ListenerResult<LocalTransactionState>;
+
+    /// Says what became of the local transaction of this half.
+    ///
+    /// # Errors
+    /// Whatever kept it from telling; the attempt counts.
+    async fn check_local_transaction(
+        &self,
+        half: &HalfMessage,
+    ) -> ListenerResult<LocalTransactionState>;
+
+    /// Says what became of these, one state per half in their order. May be cancelled at the check
+    /// deadline. By default asks for one after the other.
+    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+        let mut states = Vec::with_capacity(halves.len());
+        for half in halves {
+            let state = self.check_local_transaction(half).await;
+            states.push(state.unwrap_or_else(|error| {
+                let transaction_id = half.transaction_id;
+                tracing::warn!(%transaction_id, %error, "the check of a half message failed");
+                LocalTransactionState::Unknown
+            }));
+        }
+        states
+    }
+}
+
+/// A listener whose argument type is forgotten.
+#[async_trait]
+pub(crate) trait ErasedListener: Send + Sync + 'static {
+    fn takes(&self, arg: &(dyn Any + Send)) -> Result<(), &'static str>;
+
+    async fn execute(
+        &self,
+        half: &HalfMessage,
+        arg: Box<dyn Any + Send>,
+    ) -> ListenerResult<LocalTransactionState>;
+
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState>;
+}
+
+struct Erased<L>(L);
+
+#[async_trait]
+impl<L: TransactionListener> ErasedListener for Erased<L> {
+    fn takes(&self, arg: &(dyn Any + Send)) -> Result<(), &'static str> {
+        if arg.is::<L::Arg>() { Ok(()) } else { Err(type_name::<L::Arg>()) }
+    }
+
+    async fn execute(
+        &self,
+        half: &HalfMessage,
+        arg: Box<dyn Any + Send>,
+    ) -> ListenerResult<LocalTransactionState> {
+        let arg = arg.downcast::<L::Arg>().map_err(|_| "an argument of another type")?;
+        self.0.execute_local_transaction(half, *arg).await
+    }
+
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+        self.0.check_local_transactions(halves).await
+    }
+}
+
+pub(crate) fn erase<L: TransactionListener>(listener: L) -> Arc<dyn ErasedListener> {
+    Arc::new(Erased(listener))
+}

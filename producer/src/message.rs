@@ -1,0 +1,164 @@
+//! Messages as the user sees them: what is sent, and what a listener is shown.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use halfmsg_protocol::{Body, HEADER, Half, TRANSACTION_ID_HEADER, TransactionId};
+
+use crate::error::Invalid;
+
+/// The longest name of a topic that Kafka accepts, in bytes.
+const MAX_TOPIC_BYTES: usize = 249;
+/// Headers of one message.
+pub const MAX_HEADERS: usize = 1_000;
+
+/// A message to be sent if, and only if, the local transaction commits.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// The topic that it is delivered to.
+    pub topic: String,
+    /// The ordering key: messages of one key are delivered in the order of their commits.
+    pub key: Option<Bytes>,
+    /// Headers, carried to the target untouched.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// The payload; none is Kafka's null value.
+    pub payload: Option<Bytes>,
+    /// Time to the first check, if not the group's; at least prepare and local deadline.
+    pub check_after: Option<Duration>,
+}
+
+impl Message {
+    /// A message without key and headers.
+    pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self { topic: topic.into(), payload: Some(payload.into()), ..Self::default() }
+    }
+
+    /// With an ordering key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.headers.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// With a first check after this long.
+    #[must_use]
+    pub fn check_after(mut self, after: Duration) -> Self {
+        self.check_after = Some(after);
+        self
+    }
+
+    pub(crate) fn validate(
+        &self,
+        max_bytes: usize,
+        least_check_after: Duration,
+    ) -> Result<(), Invalid> {
+        let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let topic = &self.topic;
+        if topic.is_empty() || topic.len() > MAX_TOPIC_BYTES || !topic.chars().all(fit) {
+            return Err(Invalid::Topic(topic.clone()));
+        }
+        if self.headers.len() > MAX_HEADERS {
+            return Err(Invalid::TooManyHeaders(self.headers.len()));
+        }
+        for (name, _) in &self.headers {
+            if name == HEADER || name == TRANSACTION_ID_HEADER {
+                return Err(Invalid::ReservedHeader(name.clone()));
+            }
+            // librdkafka takes header names as C strings.
+            if name.contains('\0') {
+                return Err(Invalid::HeaderName(name.clone()));
+            }
+        }
+        if let Some(after) = self.check_after.filter(|after| *after <= least_check_after) {
+            return Err(Invalid::CheckAfter { after, least: least_check_after });
+        }
+        let bytes = self.body().len();
+        if bytes > max_bytes {
+            return Err(Invalid::TooLarge { bytes, max_bytes });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn body(&self) -> Body {
+        Body { key: self.key.clone(), headers: self.headers.clone(), payload: self.payload.clone() }
+    }
+}
+
+/// A stored half message, as a listener sees it. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HalfMessage {
+    /// Its identity; the delivered record carries it too.
+    pub transaction_id: TransactionId,
+    /// The kind of local transaction.
+    pub purpose: String,
+    /// The topic that it will be delivered to.
+    pub topic: String,
+    /// The ordering key.
+    pub key: Option<Bytes>,
+    /// The user's headers.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// The payload.
+    pub payload: Option<Bytes>,
+    /// The store's partition.
+    pub partition: i32,
+    /// The offset of its HALF record.
+    pub offset: i64,
+    /// Its life: how often it was reopened.
+    pub epoch: u32,
+    /// Checks that were really made in this life.
+    pub attempts: u32,
+}
+
+impl HalfMessage {
+    pub(crate) fn new(partition: i32, half: &Half, epoch: u32, attempts: u32) -> Self {
+        Self {
+            transaction_id: half.meta.id,
+            purpose: half.meta.purpose.clone(),
+            topic: half.meta.topic.clone(),
+            key: half.body.key.clone(),
+            headers: half.body.headers.clone(),
+            payload: half.body.payload.clone(),
+            partition,
+            offset: half.offset.0,
+            epoch,
+            attempts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_payload_at_the_limit_passes_and_one_byte_more_does_not() {
+        let at = Message::new("t", vec![0; 90]).key(vec![0; 10]);
+        assert_eq!(at.validate(100, LEAST), Ok(()));
+        let over = Message::new("t", vec![0; 91]).key(vec![0; 10]);
+        assert_eq!(
+            over.validate(100, LEAST),
+            Err(Invalid::TooLarge { bytes: 101, max_bytes: 100 })
+        );
+    }
+
+    #[test]
+    fn refuses_what_would_be_lost_or_confused() {
+        let reserved = Message::new("t", "x").header("halfmsg", "y");
+        assert!(matches!(reserved.validate(100, LEAST), Err(Invalid::ReservedHeader(_))));
+        assert!(matches!(Message::new("", "x").validate(9, LEAST), Err(Invalid::Topic(_))));
+        assert!(matches!(Message::new("a b", "x").validate(9, LEAST), Err(Invalid::Topic(_))));
+        let early = Message::new("t", "x").check_after(LEAST);
+        assert!(matches!(early.validate(9, LEAST), Err(Invalid::CheckAfter { .. })));
+        let nul = Message::new("t", "x").header("a\0b", "y");
+        assert!(matches!(nul.validate(100, LEAST), Err(Invalid::HeaderName(_))));
+    }
+}

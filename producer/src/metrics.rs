@@ -1,0 +1,132 @@
+//! Counters and gauges of the producer and its resolver.
+
+use halfmsg_protocol::{Answer, Ignored, NotAsked, Origin, ParkCause, Verdict};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabels {
+    origin: &'static str,
+    verdict: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Metrics {
+    prepared: Counter,
+    prepare_failures: Counter,
+    decisions: Family<DecisionLabels, Counter>,
+    checks: Family<OutcomeLabel, Counter>,
+    ignored: Family<ReasonLabel, Counter>,
+    parked: Family<ReasonLabel, Counter>,
+    delivered: Counter,
+    dropped: Counter,
+    foreign: Counter,
+    open: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("halfmsg");
+        registry.register("prepared", "Half messages stored", self.prepared.clone());
+        registry.register(
+            "prepare_failures",
+            "Half messages that were not stored",
+            self.prepare_failures.clone(),
+        );
+        registry.register(
+            "decisions",
+            "Decisions sent, by origin and verdict",
+            self.decisions.clone(),
+        );
+        registry.register("checks", "Checks by outcome", self.checks.clone());
+        registry.register(
+            "ignored_records",
+            "Store records that changed nothing, by reason",
+            self.ignored.clone(),
+        );
+        registry.register("parked", "Half messages parked, by cause", self.parked.clone());
+        registry.register("delivered", "Committed messages delivered", self.delivered.clone());
+        registry.register("dropped", "Rolled-back messages dropped", self.dropped.clone());
+        registry.register(
+            "foreign_records",
+            "Store records that are none of ours",
+            self.foreign.clone(),
+        );
+        registry.register("open_halves", "Open half messages of this replica", self.open.clone());
+    }
+
+    pub(crate) fn prepared(&self) {
+        self.prepared.inc();
+    }
+
+    pub(crate) fn prepare_failed(&self) {
+        self.prepare_failures.inc();
+    }
+
+    pub(crate) fn decided(&self, origin: Origin, verdict: Verdict) {
+        let labels = DecisionLabels { origin: origin.as_str(), verdict: verdict.as_str() };
+        self.decisions.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn checked(&self, answer: &Answer) {
+        let outcome = match answer {
+            Answer::Commit => "commit",
+            Answer::Rollback => "rollback",
+            Answer::Unknown(_) => "unknown",
+            Answer::Failed(_) => "failed",
+            Answer::NotAsked(NotAsked::NoListener) => "no_listener",
+            Answer::NotAsked(NotAsked::Busy) => "busy",
+        };
+        self.checks.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn ignored(&self, why: Ignored) {
+        let reason = match why {
+            Ignored::Duplicate => "duplicate",
+            Ignored::Conflict => "conflict",
+            Ignored::LateUnknown => "late_unknown",
+            Ignored::Mismatch => "mismatch",
+            Ignored::Stale => "stale",
+        };
+        self.ignored.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn parked(&self, cause: ParkCause) {
+        self.parked.get_or_create(&ReasonLabel { reason: cause.as_str() }).inc();
+    }
+
+    pub(crate) fn delivered(&self) {
+        self.delivered.inc();
+    }
+
+    pub(crate) fn dropped(&self) {
+        self.dropped.inc();
+    }
+
+    pub(crate) fn foreign(&self) {
+        self.foreign.inc();
+    }
+
+    pub(crate) fn open(&self, count: usize) {
+        self.open.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Decisions that contradicted an earlier one.
+    pub(crate) fn conflicts(&self) -> u64 {
+        self.ignored.get_or_create(&ReasonLabel { reason: "conflict" }).get()
+    }
+}

@@ -1,0 +1,198 @@
+//! The parked topic: compacted, keyed by transaction id, same partition number as the store.
+//!
+//! A parked message's record has the user's headers and payload, plus three headers of ours: its
+//! PARK record, its HALF record, and the user's key. A settled one is a decision and the offset
+//! that it stands at, until progress has passed it; then null.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_protocol::{
+    Body, Decision, HEADER, Half, HalfRef, Origin, Park, ParkedHalf, ParkedState, Record, Verdict,
+    codec,
+};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The HALF record of a parked message.
+const HALF_HEADER: &str = "halfmsg-half";
+/// The user's key; the record's own key is the transaction id.
+const KEY_HEADER: &str = "halfmsg-key";
+/// Present if the user's payload was null, which here would delete the record.
+const NULL_HEADER: &str = "halfmsg-null-payload";
+/// The offset of the decision that settled the message.
+const SETTLED_HEADER: &str = "halfmsg-settled-at";
+
+/// A record of the parked topic, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ParkedRecord {
+    pub(crate) key: String,
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
+    pub(crate) payload: Option<Bytes>,
+}
+
+impl ParkedRecord {
+    /// A parked message.
+    pub(crate) fn parked(parked: &ParkedHalf) -> Self {
+        let half = &parked.half;
+        let of = HalfRef { id: half.meta.id, half: half.offset, epoch: parked.epoch };
+        let park = Record::Park(Park {
+            of,
+            attempts: parked.attempts,
+            cause: parked.cause,
+            reason: parked.reason.clone(),
+        });
+        let mut headers = half.body.headers.clone();
+        headers.push((HALF_HEADER.into(), packed(&Record::Half(half.meta.clone()))));
+        if let Some(key) = &half.body.key {
+            headers.push((KEY_HEADER.into(), Some(key.clone())));
+        }
+        if half.body.payload.is_none() {
+            headers.push((NULL_HEADER.into(), None));
+        }
+        headers.push((HEADER.into(), packed(&park)));
+        let payload = Some(half.body.payload.clone().unwrap_or_default());
+        Self { key: of.id.to_string(), headers, payload }
+    }
+
+    /// A message that was parked, opened again and then decided by the record at `at`.
+    pub(crate) fn settled(of: HalfRef, at: i64) -> Self {
+        let decision = Record::Decision(Decision {
+            of,
+            verdict: Verdict::Commit,
+            origin: Origin::Operator,
+            operator: None,
+            reason: String::new(),
+        });
+        let at = Bytes::copy_from_slice(&at.to_le_bytes());
+        let headers = vec![(SETTLED_HEADER.into(), Some(at)), (HEADER.into(), packed(&decision))];
+        Self { key: of.id.to_string(), headers, payload: Some(Bytes::new()) }
+    }
+
+    /// Nothing is to be known of the message any more.
+    pub(crate) fn cleared(id: halfmsg_protocol::TransactionId) -> Self {
+        Self { key: id.to_string(), headers: Vec::new(), payload: None }
+    }
+
+    /// A copy of a store record that is none of ours.
+    pub(crate) fn foreign(partition: i32, offset: i64, body: Body) -> Self {
+        let key = format!("foreign-{partition}-{offset}");
+        Self { key, headers: body.headers, payload: Some(body.payload.unwrap_or_default()) }
+    }
+}
+
+fn packed(record: &Record) -> Option<Bytes> {
+    Some(Bytes::from(codec::encode(record)))
+}
+
+/// What a record of the parked topic says; `None` if it is not about a half message.
+fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
+    let mut body = body_of(message);
+    let mut take = |name: &str| {
+        let at = body.headers.iter().rposition(|(found, _)| found == name)?;
+        body.headers.remove(at).1
+    };
+    let record = codec::decode(&take(HEADER)?).ok()?;
+    match record {
+        Record::Park(park) => {
+            let Ok(Record::Half(meta)) = codec::decode(&take(HALF_HEADER)?) else { return None };
+            let key = take(KEY_HEADER);
+            let null = body.headers.iter().rposition(|(name, _)| name == NULL_HEADER);
+            if let Some(at) = null {
+                body.headers.remove(at);
+                body.payload = None;
+            }
+            body.key = key;
+            let half = Arc::new(Half { meta, body, offset: park.of.half });
+            Some(ParkedState::Parked(ParkedHalf {
+                half,
+                epoch: park.of.epoch,
+                attempts: park.attempts,
+                cause: park.cause,
+                reason: park.reason,
+                parked_ms: message.timestamp().to_millis().unwrap_or(0),
+            }))
+        }
+        Record::Decision(decision) => {
+            let at = i64::from_le_bytes(take(SETTLED_HEADER)?.as_ref().try_into().ok()?);
+            Some(ParkedState::Settled { of: decision.of, at })
+        }
+        _ => None,
+    }
+}
+
+/// The user's part of a record, every header included.
+pub(crate) fn body_of(message: &BorrowedMessage<'_>) -> Body {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice)))
+            .collect()
+    });
+    Body {
+        key: message.key().map(Bytes::copy_from_slice),
+        headers,
+        payload: message.payload().map(Bytes::copy_from_slice),
+    }
+}
+
+/// Reads what the parked topic says about messages of these store partitions. Blocks up to the
+/// deadline.
+pub(crate) fn read_partitions(
+    kafka: &KafkaConfig,
+    topic: &str,
+    partitions: &[i32],
+    deadline: Duration,
+) -> Result<HashMap<i32, Vec<ParkedState>>, KafkaError> {
+    let started = Instant::now();
+    let remaining = || deadline.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
+    let mut config = kafka.consumer("halfmsg-parked-reader");
+    let consumer: BaseConsumer = config.set("isolation.level", "read_committed").create()?;
+    consumer.fetch_metadata(Some(topic), remaining())?;
+    let mut ends: HashMap<i32, i64> = HashMap::new();
+    let mut assignment = TopicPartitionList::new();
+    for partition in partitions {
+        let (low, high) = consumer.fetch_watermarks(topic, *partition, remaining())?;
+        if high > low {
+            ends.insert(*partition, high);
+            assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
+        }
+    }
+    let mut states: HashMap<i32, HashMap<Vec<u8>, ParkedState>> = HashMap::new();
+    if !ends.is_empty() {
+        consumer.assign(&assignment)?;
+    }
+    while !ends.is_empty() {
+        if started.elapsed() > deadline {
+            return Err(KafkaError::NoMessageReceived);
+        }
+        match consumer.poll(Duration::from_millis(50)) {
+            Some(Ok(message)) => {
+                let of_partition = states.entry(message.partition()).or_default();
+                let key = message.key().unwrap_or_default().to_vec();
+                match read(&message) {
+                    Some(state) => of_partition.insert(key, state),
+                    None => of_partition.remove(&key),
+                };
+                if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
+                    ends.remove(&message.partition());
+                }
+            }
+            Some(Err(error)) => tracing::debug!(%error, "reading the parked topic"),
+            // Compaction and transactions leave gaps at the end: ask where the consumer stands.
+            None => {
+                let position = consumer.position()?;
+                ends.retain(|partition, end| {
+                    let at = position.find_partition(topic, *partition).map(|found| found.offset());
+                    !matches!(at, Some(Offset::Offset(at)) if at >= *end)
+                });
+            }
+        }
+    }
+    Ok(states.into_iter().map(|(partition, of)| (partition, of.into_values().collect())).collect())
+}

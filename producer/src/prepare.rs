@@ -1,0 +1,117 @@
+//! Stores a half message, or says why not: nothing else may have happened then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halfmsg_protocol::{HalfMeta, Record};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::error::PrepareError;
+use crate::log::AppendError;
+use crate::message::{HalfMessage, Message};
+use crate::producer::TransactionProducer;
+use crate::{clock, life};
+
+/// Bytes of one store partition that may await a decision on the embedded broker, which keeps
+/// 5 MiB and forgets what is older.
+pub(crate) const EMBEDDED_BUDGET_BYTES: u64 = 4 * 1_024 * 1_024;
+impl TransactionProducer {
+    pub(crate) async fn prepare(
+        &self,
+        purpose: &str,
+        message: Message,
+    ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
+        let prepared = self.try_prepare(purpose, message).await;
+        match &prepared {
+            Ok((half, _)) => {
+                self.inner.metrics.prepared();
+                life::stored(half);
+            }
+            Err(_) => self.inner.metrics.prepare_failed(),
+        }
+        prepared
+    }
+
+    async fn try_prepare(
+        &self,
+        purpose: &str,
+        message: Message,
+    ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
+        let inner = &self.inner;
+        let config = &inner.config;
+        if inner.stopping.is_cancelled() {
+            return Err(PrepareError::ShuttingDown);
+        }
+        let until = Instant::now() + config.prepare_deadline;
+        let left = || until.saturating_duration_since(Instant::now());
+        message
+            .validate(config.max_message_bytes, config.prepare_deadline + config.local_deadline)?;
+        let acquired = Arc::clone(&inner.places).acquire_owned();
+        let place = match tokio::time::timeout(left(), acquired).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) => return Err(PrepareError::ShuttingDown),
+            Err(_) => {
+                let what = format!("{} transactions are open", config.max_transactions);
+                return Err(PrepareError::Backpressure(what));
+            }
+        };
+        self.find_target(&message.topic, left()).await?;
+        let partition = inner.partitioner.choose(message.key.as_deref(), inner.partitions);
+        self.check_budget(partition)?;
+        let id = self.new_transaction_id();
+        let meta = HalfMeta {
+            id,
+            application: config.application.clone(),
+            purpose: purpose.to_owned(),
+            topic: message.topic.clone(),
+            timestamp_ms: clock::wall_ms(),
+            check_after: message.check_after,
+        };
+        let body = message.body();
+        let appended = inner.log.append_within(partition, &Record::Half(meta), &body, left()).await;
+        let offset = appended.map_err(|error| match error {
+            AppendError::QueueFull => PrepareError::Backpressure(error.to_string()),
+            AppendError::Failed(reason) => PrepareError::Unavailable {
+                deadline: config.prepare_deadline,
+                reason,
+                transaction_id: Some(id),
+            },
+        })?;
+        let half = HalfMessage {
+            transaction_id: id,
+            purpose: purpose.to_owned(),
+            topic: message.topic,
+            key: message.key,
+            headers: message.headers,
+            payload: message.payload,
+            partition,
+            offset,
+            epoch: 0,
+            attempts: 0,
+        };
+        Ok((half, place))
+    }
+
+    async fn find_target(&self, topic: &str, left: Duration) -> Result<(), PrepareError> {
+        self.inner.targets.find(topic, left).await.map_err(|error| match error {
+            halfmsg_kafka::TopicError::Unknown(topic) => PrepareError::UnknownTopic(topic),
+            error => PrepareError::Unavailable {
+                deadline: self.inner.config.prepare_deadline,
+                reason: error.to_string(),
+                transaction_id: None,
+            },
+        })
+    }
+
+    fn check_budget(&self, partition: i32) -> Result<(), PrepareError> {
+        let retained = self.inner.shared.retained(partition);
+        if self.inner.config.kafka.embedded && retained > EMBEDDED_BUDGET_BYTES {
+            let what = format!(
+                "{retained} bytes of partition {partition} await decisions, and the embedded \
+                 broker keeps no more than {EMBEDDED_BUDGET_BYTES}"
+            );
+            return Err(PrepareError::Backpressure(what));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! The producer: stores a half message, runs the local transaction, records the decision.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::TransactionId;
+use crate::admin::Admin;
+use crate::builder::ProducerBuilder;
+use crate::checker::Checker;
+use crate::config::ProducerConfig;
+use crate::error::{Invalid, PrepareError};
+use crate::listener::ErasedListener;
+use crate::log::StoreLog;
+use crate::message::Message;
+use crate::metrics::Metrics;
+use crate::partition::Partitioner;
+use crate::resolver::Input;
+use crate::shared::Shared;
+use crate::targets::Targets;
+use crate::transaction::{LocalOutcome, SendResult, Transaction};
+
+pub(crate) struct Inner {
+    pub(crate) config: ProducerConfig,
+    pub(crate) log: Arc<StoreLog>,
+    pub(crate) checker: Arc<Checker>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Metrics,
+    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) targets: Targets,
+    pub(crate) partitioner: Partitioner,
+    pub(crate) partitions: i32,
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Sends messages together with local transactions. Cheap to clone; all clones are one producer.
+#[derive(Clone)]
+pub struct TransactionProducer {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl TransactionProducer {
+    /// Begins to build a producer.
+    pub fn builder(config: ProducerConfig) -> ProducerBuilder {
+        ProducerBuilder { config, listeners: HashMap::new() }
+    }
+
+    /// A fresh identity.
+    pub fn new_transaction_id(&self) -> TransactionId {
+        TransactionId::from_uuid(uuid::Uuid::now_v7())
+    }
+
+    /// Stores the half message, runs the purpose's local transaction, records the decision.
+    ///
+    /// If the local transaction fails, panics or takes longer than the local deadline, its
+    /// listener's check is asked at once and decides. Dropping the future after the half is stored
+    /// leaves the half to the check-back; the local transaction runs to its end.
+    ///
+    /// # Errors
+    /// [`PrepareError`]: the local transaction has not run.
+    pub async fn send_in_transaction<A: Any + Send>(
+        &self,
+        purpose: &str,
+        message: Message,
+        arg: A,
+    ) -> Result<SendResult, PrepareError> {
+        let listener = self.listener(purpose)?;
+        let arg: Box<dyn Any + Send> = Box::new(arg);
+        listener
+            .takes(arg.as_ref())
+            .map_err(|expected| Invalid::WrongArgument { purpose: purpose.to_owned(), expected })?;
+        let (half, place) = self.prepare(purpose, message).await?;
+        let half = Arc::new(half);
+        let mut run = {
+            let half = Arc::clone(&half);
+            self.inner.tasks.spawn(async move {
+                let outcome = listener.execute(&half, arg).await;
+                drop(place);
+                outcome
+            })
+        };
+        let local = match tokio::time::timeout(self.inner.config.local_deadline, &mut run).await {
+            Ok(Ok(Ok(state))) => LocalOutcome::Answered(state),
+            Ok(Ok(Err(error))) => LocalOutcome::Failed(error.to_string()),
+            Ok(Err(error)) if error.is_panic() => LocalOutcome::Failed("it panicked".into()),
+            Ok(Err(_)) => LocalOutcome::Failed("it was cancelled".into()),
+            Err(_) => LocalOutcome::TimedOut,
+        };
+        Ok(self.decide(&half, local).await)
+    }
+
+    /// Stores a half message; the caller runs the local transaction and decides.
+    ///
+    /// # Errors
+    /// [`PrepareError`]: do not run the local transaction then.
+    pub async fn begin(
+        &self,
+        purpose: &str,
+        message: Message,
+    ) -> Result<Transaction, PrepareError> {
+        self.listener(purpose)?;
+        let (half, place) = self.prepare(purpose, message).await?;
+        Ok(Transaction::new(self.clone(), half, place))
+    }
+
+    /// What operators see and do.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// Whether the broker answers and every partition is read.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn health(&self) -> Result<(), String> {
+        self.inner.metrics.open(self.inner.shared.open());
+        self.inner.shared.health()
+    }
+
+    /// Adds this producer's metrics.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.inner.metrics.register(registry);
+    }
+
+    /// Decisions that contradicted an earlier one, seen by this replica.
+    pub fn conflicts(&self) -> u64 {
+        self.inner.metrics.conflicts()
+    }
+
+    /// Stops: no new transactions, waits for those under way and for deliveries, up to the
+    /// shutdown deadline each, then leaves the group. What is not done by then is the next owner's.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.stopping.cancel();
+        inner.tasks.close();
+        let deadline = inner.config.shutdown_deadline;
+        if tokio::time::timeout(deadline, inner.tasks.wait()).await.is_err() {
+            tracing::warn!("local transactions still run; their halves are left to the check-back");
+        }
+        drop(inner.inputs.send(Input::Stop));
+        let thread = inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join());
+            let bound = deadline + Duration::from_secs(5);
+            if tokio::time::timeout(bound, joined).await.is_err() {
+                tracing::warn!("the resolver did not end in time");
+            }
+        }
+    }
+
+    fn listener(&self, purpose: &str) -> Result<Arc<dyn ErasedListener>, PrepareError> {
+        let found = self.inner.checker.listener(purpose).cloned();
+        found.ok_or_else(|| PrepareError::NoListener(purpose.to_owned()))
+    }
+}

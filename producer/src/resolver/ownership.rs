@@ -1,0 +1,182 @@
+//! Partitions come and go: taking over, giving up, stopping.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halfmsg_protocol::ResolverCore;
+use rdkafka::consumer::Consumer;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::assignment::{self, Change};
+use super::progress::ProgressWriter;
+use super::{Input, Owned, POLL, Resolver, takeover};
+use crate::clock;
+use crate::config::{Assignment, RETRY_DELAY};
+
+impl Resolver {
+    /// Waits for what is under way, stores progress, leaves the group.
+    pub(super) fn finish(&mut self) {
+        self.drain(self.config.shutdown_deadline);
+        self.consumer.context().close();
+        self.log.flush(Duration::from_secs(1));
+    }
+
+    /// Waits, up to the deadline, until deliveries are acknowledged and progress is stored.
+    fn drain(&mut self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        while Instant::now() < until {
+            while let Ok(input) = self.inputs.try_recv() {
+                if let Input::Ack(ack) = input {
+                    self.acknowledged(ack);
+                }
+            }
+            self.progress.hurry();
+            self.store_progress();
+            if self.outbox.is_empty() && self.progress.is_current(&self.owned) {
+                return;
+            }
+            // Paused or not, records read now would be read again by the next owner: only the
+            // callbacks of this poll matter.
+            self.pause_all();
+            drop(self.consumer.poll(POLL));
+        }
+        tracing::warn!("not all deliveries were acknowledged in time; the next owner repeats them");
+    }
+
+    fn pause_all(&self) {
+        if let Ok(assigned) = self.consumer.assignment()
+            && let Err(error) = self.consumer.pause(&assigned)
+        {
+            tracing::debug!(%error, "pausing the store");
+        }
+    }
+
+    pub(super) fn follow_assignment(&mut self) {
+        for change in self.consumer.context().take_changes() {
+            match change {
+                Change::Assigned(partitions) => {
+                    self.to_take = Some(partitions);
+                    self.retry_take_at = Instant::now();
+                }
+                Change::Revoked => self.give_up_partitions(),
+            }
+        }
+        if self.to_take.is_some() && Instant::now() >= self.retry_take_at {
+            self.take_over();
+        }
+    }
+
+    fn give_up_partitions(&mut self) {
+        self.drain(assignment::REVOKE_DEADLINE);
+        self.outbox.abandon();
+        self.owned.clear();
+        self.to_take = None;
+        if let Err(error) = self.consumer.unassign() {
+            tracing::error!(%error, "the partitions cannot be given up");
+        }
+        tracing::info!(topic = self.store, "the store's partitions are given up");
+    }
+
+    fn take_over(&mut self) {
+        let Some(partitions) = self.to_take.clone() else { return };
+        match takeover::read(&self.config, &self.consumer, &partitions) {
+            Ok(found) => {
+                self.to_take = None;
+                self.begin(found);
+            }
+            Err(error) => {
+                self.retry_take_at = Instant::now() + RETRY_DELAY;
+                tracing::warn!(%error, "the store's partitions cannot be taken over yet");
+            }
+        }
+    }
+
+    fn begin(&mut self, found: Vec<takeover::Found>) {
+        let mut assignment = TopicPartitionList::new();
+        let (now, wall_ms) = (self.started.elapsed(), clock::wall_ms());
+        self.generation += 1;
+        self.progress.restart();
+        self.owned.clear();
+        let mut stopped = Vec::new();
+        for found in found {
+            let from = Offset::Offset(found.progress.low_water);
+            if let Err(error) = assignment.add_partition_offset(&self.store, found.partition, from)
+            {
+                tracing::error!(%error, partition = found.partition, "no such offset");
+                continue;
+            }
+            if let Some(reason) = &found.stopped {
+                stopped.push((found.partition, reason.clone()));
+            }
+            let (partition, end_at_takeover) = (found.partition, found.end);
+            let takeover = found.takeover(wall_ms, now);
+            let core = ResolverCore::new(self.config.core(), takeover);
+            let owned = Owned {
+                core,
+                generation: self.generation,
+                stopped: None,
+                end_at_takeover,
+                replay_reported: false,
+            };
+            self.owned.insert(partition, owned);
+        }
+        if let Err(error) = self.consumer.assign(&assignment) {
+            tracing::error!(%error, "the store's partitions cannot be assigned");
+            self.owned.clear();
+            self.to_take = Some(assignment::partitions_of(&assignment));
+            self.retry_take_at = Instant::now() + RETRY_DELAY;
+        }
+        self.throttled = false;
+        for (partition, reason) in stopped {
+            self.halt(partition, reason);
+        }
+    }
+
+    /// The consumer stands outside the log: the partitions for which that is so are stopped.
+    pub(super) fn find_lost_partitions(&mut self) {
+        let mut lost = Vec::new();
+        for (partition, owned) in &self.owned {
+            let bounds = self.consumer.fetch_watermarks(&self.store, *partition, takeover::LOOKUP);
+            let Ok((low, high)) = bounds else { continue };
+            let at = owned.core.ledger().position();
+            if at < low || at > high {
+                lost.push((
+                    *partition,
+                    format!(
+                        "{}[{partition}]: the next record is {at}, but the log has {low}..{high}: \
+                         records were removed, or this is another log",
+                        self.store
+                    ),
+                ));
+            }
+        }
+        for (partition, reason) in lost {
+            tracing::error!(reason, "the partition is stopped");
+            self.halt(partition, reason);
+        }
+    }
+
+    pub(super) fn renew_consumer(&mut self) {
+        self.outbox.abandon();
+        let mut partitions: Vec<i32> = self.owned.keys().copied().collect();
+        partitions.sort_unstable();
+        self.owned.clear();
+        self.consumer.context().close();
+        match assignment::consumer(&self.config) {
+            Ok(consumer) => {
+                self.progress = ProgressWriter::new(self.store.clone(), Arc::clone(&consumer));
+                self.consumer = consumer;
+            }
+            Err(error) => tracing::error!(%error, "the consumer cannot be made anew"),
+        }
+        match self.config.assignment {
+            Assignment::All => self.to_take = Some(partitions),
+            Assignment::Shared => {
+                if let Err(error) = self.consumer.subscribe(&[&self.store]) {
+                    tracing::error!(%error, "subscribing to the store");
+                }
+            }
+        }
+        self.retry_take_at = Instant::now() + RETRY_DELAY;
+    }
+}

@@ -1,0 +1,93 @@
+//! What the resolver's thread tells everybody else without being asked.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::resolver::Owned;
+
+/// State that both sides see.
+pub(crate) struct Shared {
+    /// Per store partition, bytes of the log that replay needs.
+    retained: Vec<AtomicU64>,
+    resolver_runs: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    taking_over: bool,
+    stopped: Vec<String>,
+    open: usize,
+    broker: Option<String>,
+}
+
+impl Shared {
+    pub(crate) fn new(partitions: i32) -> Self {
+        let count = usize::try_from(partitions).unwrap_or(0);
+        Self {
+            retained: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            resolver_runs: AtomicBool::new(true),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Called by the resolver after every turn.
+    pub(crate) fn publish(&self, owned: &BTreeMap<i32, Owned>, taking_over: bool) {
+        let mut open = 0;
+        for (partition, owned) in owned {
+            let ledger = owned.core.ledger();
+            open += ledger.open_count();
+            let slot = usize::try_from(*partition).ok().and_then(|at| self.retained.get(at));
+            if let Some(slot) = slot {
+                slot.store(ledger.retained_bytes(), Ordering::Relaxed);
+            }
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.open = open;
+        state.taking_over = taking_over;
+        let stopped = owned.values().filter_map(|owned| owned.stopped.as_ref());
+        if state.stopped.len() != stopped.clone().count() {
+            state.stopped = stopped.cloned().collect();
+        }
+    }
+
+    /// The resolver's thread has ended.
+    pub(crate) fn resolver_ended(&self) {
+        self.resolver_runs.store(false, Ordering::Relaxed);
+    }
+
+    /// What the last look at the broker gave.
+    pub(crate) fn broker(&self, problem: Option<String>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).broker = problem;
+    }
+
+    /// Bytes of a partition's log that replay needs.
+    pub(crate) fn retained(&self, partition: i32) -> u64 {
+        let slot = usize::try_from(partition).ok().and_then(|at| self.retained.get(at));
+        slot.map_or(0, |slot| slot.load(Ordering::Relaxed))
+    }
+
+    /// Open halves of the partitions that are owned here.
+    pub(crate) fn open(&self) -> usize {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).open
+    }
+
+    /// Why the producer is not ready, if it is not.
+    pub(crate) fn health(&self) -> Result<(), String> {
+        if !self.resolver_runs.load(Ordering::Relaxed) {
+            return Err("the resolver has ended".into());
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(problem) = &state.broker {
+            return Err(format!("Kafka does not answer: {problem}"));
+        }
+        if let Some(reason) = state.stopped.first() {
+            return Err(format!("a partition is stopped: {reason}"));
+        }
+        if state.taking_over {
+            return Err("the store's partitions are being taken over".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! Knows which target topics exist: a message for one that does not is refused at prepare.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use halfmsg_kafka::{TopicError, partition_count};
+
+use crate::log::StoreLog;
+
+/// How long a topic that was seen is taken to exist.
+const SEEN_FOR: Duration = Duration::from_secs(60);
+/// Topics remembered; beyond, all are forgotten and looked up anew.
+const TOPICS_KEPT: usize = 10_000;
+
+/// The target topics that were seen.
+pub(crate) struct Targets {
+    log: Arc<StoreLog>,
+    seen: Mutex<HashMap<String, Instant>>,
+}
+
+impl Targets {
+    pub(crate) fn new(log: Arc<StoreLog>) -> Self {
+        Self { log, seen: Mutex::new(HashMap::new()) }
+    }
+
+    /// Looks the topic up, unless it was seen lately.
+    pub(crate) async fn find(&self, topic: &str, deadline: Duration) -> Result<(), TopicError> {
+        if self.was_seen(topic) {
+            return Ok(());
+        }
+        let (log, name) = (Arc::clone(&self.log), topic.to_owned());
+        let found =
+            tokio::task::spawn_blocking(move || partition_count(log.client(), &name, deadline));
+        match found.await {
+            Ok(count) => count.map(|_| self.remember(topic)),
+            Err(_) => Err(TopicError::Unavailable {
+                topic: topic.to_owned(),
+                source: rdkafka::error::KafkaError::Canceled,
+            }),
+        }
+    }
+
+    fn was_seen(&self, topic: &str) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(topic).is_some_and(|at| at.elapsed() < SEEN_FOR)
+    }
+
+    fn remember(&self, topic: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= TOPICS_KEPT {
+            seen.clear();
+        }
+        seen.insert(topic.to_owned(), Instant::now());
+    }
+}

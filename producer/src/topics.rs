@@ -1,0 +1,91 @@
+//! The store and the parked topic: created with the settings that the guarantees need, or verified.
+
+use std::time::{Duration, Instant};
+
+use halfmsg_kafka::{TopicError, TopicSpec, ensure_topic};
+
+use crate::config::{ProducerConfig, RETRY_DELAY};
+
+/// What a store record may have besides the user's part.
+const STORE_MARGIN_BYTES: usize = 64 * 1_024;
+/// What a parked record may have besides a store record.
+const PARKED_MARGIN_BYTES: usize = 64 * 1_024;
+/// One look at a topic.
+const LOOKUP: Duration = Duration::from_secs(10);
+
+pub(crate) fn store_record_bytes(config: &ProducerConfig) -> usize {
+    config.max_message_bytes + STORE_MARGIN_BYTES
+}
+
+pub(crate) fn parked_record_bytes(config: &ProducerConfig) -> usize {
+    store_record_bytes(config) + PARKED_MARGIN_BYTES
+}
+
+fn spec(
+    config: &ProducerConfig,
+    name: String,
+    settings: &[(&str, &str)],
+    required: &[&str],
+) -> TopicSpec {
+    TopicSpec {
+        name,
+        partitions: config.store_partitions,
+        replication_factor: config.replication_factor,
+        settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        required: required.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+fn store(config: &ProducerConfig) -> TopicSpec {
+    let max_bytes = store_record_bytes(config).to_string();
+    let settings = [
+        ("cleanup.policy", "delete"),
+        ("retention.ms", "-1"),
+        ("retention.bytes", "-1"),
+        ("message.timestamp.type", "LogAppendTime"),
+        ("unclean.leader.election.enable", "false"),
+        // Small, so that trimming frees space soon.
+        ("segment.bytes", "67108864"),
+        ("max.message.bytes", &max_bytes),
+    ];
+    let required = [
+        "cleanup.policy",
+        "retention.ms",
+        "retention.bytes",
+        "message.timestamp.type",
+        "unclean.leader.election.enable",
+    ];
+    spec(config, config.store_topic(), &settings, &required)
+}
+
+fn parked(config: &ProducerConfig) -> TopicSpec {
+    let max_bytes = parked_record_bytes(config).to_string();
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("unclean.leader.election.enable", "false"),
+        ("max.message.bytes", max_bytes.as_str()),
+    ];
+    let required = ["cleanup.policy", "unclean.leader.election.enable"];
+    spec(config, config.parked_topic(), &settings, &required)
+}
+
+/// Creates or verifies both; waits for a broker that is away, up to the start deadline.
+pub(crate) async fn ensure(config: &ProducerConfig) -> Result<(), TopicError> {
+    let until = Instant::now() + config.start_deadline;
+    for topic in [store(config), parked(config)] {
+        loop {
+            match ensure_topic(&config.kafka, &topic, LOOKUP).await {
+                Ok(status) => {
+                    tracing::debug!(topic = topic.name, ?status, "topic");
+                    break;
+                }
+                Err(error @ TopicError::Unavailable { .. }) if Instant::now() < until => {
+                    tracing::warn!(%error, "waiting for Kafka");
+                    tokio::time::sleep(RETRY_DELAY).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! From a stored half message to its recorded decision.
+
+use std::sync::Arc;
+
+use halfmsg_protocol::{
+    Answer, CheckOutcome, Checked, Decision, HalfOffset, HalfRef, Origin, Record, Verdict,
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::checker::Asked;
+use crate::config::CrashPoint;
+use crate::error::DecisionError;
+use crate::listener::LocalTransactionState;
+use crate::message::HalfMessage;
+use crate::producer::TransactionProducer;
+use crate::{TransactionId, life};
+
+/// Where a half message is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its identity.
+    pub transaction_id: TransactionId,
+    /// The store's partition.
+    pub partition: i32,
+    /// The offset of its HALF record.
+    pub offset: i64,
+}
+
+/// How a local transaction ended, as far as its own call told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalOutcome {
+    /// It said so itself.
+    Answered(LocalTransactionState),
+    /// It failed or panicked.
+    Failed(String),
+    /// It took longer than the local deadline, and goes on.
+    TimedOut,
+}
+
+/// What became of a message sent by [`TransactionProducer::send_in_transaction`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendResult {
+    /// Its identity.
+    pub transaction_id: TransactionId,
+    /// The store's partition.
+    pub partition: i32,
+    /// The offset of its HALF record.
+    pub offset: i64,
+    /// What the local transaction's call gave.
+    pub local: LocalOutcome,
+    /// What is known now, after the immediate check if one was made.
+    pub state: LocalTransactionState,
+    /// Whether the decision is stored; if not, the check-back decides.
+    pub decision_recorded: bool,
+}
+
+impl TransactionProducer {
+    /// Records what the local transaction said, or what its check says.
+    pub(crate) async fn decide(&self, half: &HalfMessage, local: LocalOutcome) -> SendResult {
+        let (state, origin) = match &local {
+            LocalOutcome::Answered(LocalTransactionState::Commit) => {
+                (LocalTransactionState::Commit, Origin::Producer)
+            }
+            LocalOutcome::Answered(LocalTransactionState::Rollback) => {
+                (LocalTransactionState::Rollback, Origin::Producer)
+            }
+            _ => (self.check_at_once(half).await, Origin::CheckBack),
+        };
+        let recorded = match verdict(state) {
+            Some(verdict) => self.record(half, verdict, origin).await.is_ok(),
+            None => false,
+        };
+        SendResult {
+            transaction_id: half.transaction_id,
+            partition: half.partition,
+            offset: half.offset,
+            local,
+            state,
+            decision_recorded: recorded,
+        }
+    }
+
+    /// The immediate check after a local transaction whose outcome is not known. An attempt that
+    /// does not decide is counted like any other.
+    async fn check_at_once(&self, half: &HalfMessage) -> LocalTransactionState {
+        let application = self.inner.config.application.clone();
+        let answer = self.inner.checker.ask_one(Asked { application, half: half.clone() }).await;
+        self.inner.metrics.checked(&answer);
+        life::checked(half_ref(half), &answer);
+        let (outcome, reason) = match answer {
+            Answer::Commit => return LocalTransactionState::Commit,
+            Answer::Rollback => return LocalTransactionState::Rollback,
+            Answer::NotAsked(_) => return LocalTransactionState::Unknown,
+            Answer::Unknown(reason) => (CheckOutcome::Unknown, reason),
+            Answer::Failed(reason) => (CheckOutcome::Failed, reason),
+        };
+        let attempt = half.attempts + 1;
+        let checked = Record::Checked(Checked { of: half_ref(half), attempt, outcome, reason });
+        let deadline = self.inner.config.decision_deadline;
+        let body = Default::default();
+        let appended = self.inner.log.append_within(half.partition, &checked, &body, deadline);
+        if let Err(error) = appended.await {
+            tracing::warn!(transaction_id = %half.transaction_id, %error, "an attempt was not counted");
+        }
+        LocalTransactionState::Unknown
+    }
+
+    async fn record(
+        &self,
+        half: &HalfMessage,
+        verdict: Verdict,
+        origin: Origin,
+    ) -> Result<(), DecisionError> {
+        let inner = &self.inner;
+        let of = half_ref(half);
+        let reason = String::new();
+        let decision = Record::Decision(Decision { of, verdict, origin, operator: None, reason });
+        let deadline = inner.config.decision_deadline;
+        let body = Default::default();
+        match inner.log.append_within(half.partition, &decision, &body, deadline).await {
+            Ok(_) => {
+                inner.metrics.decided(origin, verdict);
+                life::decided(half, verdict.as_str(), origin.as_str());
+                if inner.config.crash_at == Some(CrashPoint::AfterDecision) {
+                    tracing::error!("aborting after a decision, as configured");
+                    std::process::abort();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let transaction_id = half.transaction_id;
+                let error = DecisionError { transaction_id, reason: error.to_string() };
+                tracing::warn!(%transaction_id, "{error}");
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A stored half message that awaits its decision. Dropped without one, it is left to the
+/// check-back.
+#[must_use = "a transaction that is dropped is left to the check-back"]
+pub struct Transaction {
+    producer: TransactionProducer,
+    half: Arc<HalfMessage>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Transaction {
+    pub(crate) fn new(
+        producer: TransactionProducer,
+        half: HalfMessage,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { producer, half: Arc::new(half), _place: place }
+    }
+
+    /// Where the half is stored.
+    pub fn receipt(&self) -> Receipt {
+        Receipt {
+            transaction_id: self.half.transaction_id,
+            partition: self.half.partition,
+            offset: self.half.offset,
+        }
+    }
+
+    /// The half as a listener would see it.
+    pub fn half(&self) -> &HalfMessage {
+        &self.half
+    }
+
+    /// The local transaction is committed: deliver the message.
+    ///
+    /// # Errors
+    /// [`DecisionError`]: the check-back decides, or the call is repeated.
+    pub async fn commit(&self) -> Result<(), DecisionError> {
+        self.producer.record(&self.half, Verdict::Commit, Origin::Producer).await
+    }
+
+    /// The local transaction is not committed and never will be: drop the message.
+    ///
+    /// # Errors
+    /// [`DecisionError`]: the check-back decides, or the call is repeated.
+    pub async fn rollback(&self) -> Result<(), DecisionError> {
+        self.producer.record(&self.half, Verdict::Rollback, Origin::Producer).await
+    }
+
+    /// Its outcome is not known: the listener's check is asked now, and decides if it can.
+    pub async fn check(self) -> SendResult {
+        self.producer
+            .decide(&self.half, LocalOutcome::Answered(LocalTransactionState::Unknown))
+            .await
+    }
+
+    /// Leaves it to the check-back, when it is due.
+    pub fn leave_open(self) -> Receipt {
+        self.receipt()
+    }
+}
+
+fn verdict(state: LocalTransactionState) -> Option<Verdict> {
+    match state {
+        LocalTransactionState::Commit => Some(Verdict::Commit),
+        LocalTransactionState::Rollback => Some(Verdict::Rollback),
+        LocalTransactionState::Unknown => None,
+    }
+}
+
+fn half_ref(half: &HalfMessage) -> HalfRef {
+    HalfRef {
+        id: half.transaction_id,
+        half: HalfOffset(half.offset),
+        epoch: halfmsg_protocol::Epoch(half.epoch),
+    }
+}
