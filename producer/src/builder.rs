@@ -20,7 +20,7 @@ use crate::producer::{Inner, TransactionProducer};
 use crate::resolver::{Parts, Resolver};
 use crate::shared::Shared;
 use crate::targets::Targets;
-use crate::topics;
+use crate::{owner, topics};
 
 /// Between two looks at the broker for [`TransactionProducer::health`].
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -56,6 +56,7 @@ impl ProducerBuilder {
             validate_name("purpose", purpose)?;
         }
         topics::ensure(&config).await?;
+        owner::claim(&config).await?;
         let timeout = config.prepare_deadline.max(config.decision_deadline);
         let max_bytes = topics::store_record_bytes(&config);
         let log = Arc::new(StoreLog::new(&config.kafka, config.store_topic(), timeout, max_bytes)?);

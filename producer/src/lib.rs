@@ -15,7 +15,7 @@
 //! - [`admin`]: what is open or parked, and settling it by hand
 //! - `resolver`: carries decisions out; one thread per replica
 //! - `checker`: asks listeners, in batches and within bounds
-//! - `log`, `parked`, `topics`, `targets`, `partition`: the store on Kafka
+//! - `log`, `parked`, `owner`, `topics`, `targets`, `partition`, `scan`: the store on Kafka
 //! - `shared`, `metrics`, `life`, `clock`: what is seen from outside
 
 pub mod admin;
@@ -29,11 +29,13 @@ pub mod listener;
 mod log;
 pub mod message;
 mod metrics;
+mod owner;
 mod parked;
 mod partition;
 mod prepare;
 pub mod producer;
 mod resolver;
+mod scan;
 mod shared;
 mod targets;
 mod topics;

@@ -1,26 +1,27 @@
 //! The parked topic: compacted, keyed by transaction id, same partition number as the store.
 //!
-//! A parked message's record has the user's headers and payload, plus three headers of ours: its
-//! PARK record, its HALF record, and the user's key. A settled one is a decision and the offset
+//! A parked message's record has the user's headers and payload, plus headers of ours: its PARK
+//! record and the offset of it, its HALF record, and the user's key. A settled one is a decision and the offset
 //! that it stands at, until progress has passed it; then null.
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::scan::scan;
 use bytes::Bytes;
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::{
     Body, Decision, HEADER, Half, HalfRef, Origin, Park, ParkedHalf, ParkedState, Record, Verdict,
     codec,
 };
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::{Offset, TopicPartitionList};
-use std::collections::HashMap;
-use std::sync::Arc;
 
 /// The HALF record of a parked message.
 const HALF_HEADER: &str = "halfmsg-half";
+/// The offset of the PARK record in the store: a REOPEN before it is stale.
+const PARKED_AT_HEADER: &str = "halfmsg-parked-at";
 /// The user's key; the record's own key is the transaction id.
 const KEY_HEADER: &str = "halfmsg-key";
 /// Present if the user's payload was null, which here would delete the record.
@@ -49,6 +50,8 @@ impl ParkedRecord {
         });
         let mut headers = half.body.headers.clone();
         headers.push((HALF_HEADER.into(), packed(&Record::Half(half.meta.clone()))));
+        let at = Bytes::copy_from_slice(&parked.parked_at.to_le_bytes());
+        headers.push((PARKED_AT_HEADER.into(), Some(at)));
         if let Some(key) = &half.body.key {
             headers.push((KEY_HEADER.into(), Some(key.clone())));
         }
@@ -101,6 +104,7 @@ fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
     match record {
         Record::Park(park) => {
             let Ok(Record::Half(meta)) = codec::decode(&take(HALF_HEADER)?) else { return None };
+            let parked_at = take(PARKED_AT_HEADER)?.as_ref().try_into().ok()?;
             let key = take(KEY_HEADER);
             let null = body.headers.iter().rposition(|(name, _)| name == NULL_HEADER);
             if let Some(at) = null {
@@ -115,6 +119,7 @@ fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
                 attempts: park.attempts,
                 cause: park.cause,
                 reason: park.reason,
+                parked_at: i64::from_le_bytes(parked_at),
                 parked_ms: message.timestamp().to_millis().unwrap_or(0),
             }))
         }
@@ -149,50 +154,14 @@ pub(crate) fn read_partitions(
     partitions: &[i32],
     deadline: Duration,
 ) -> Result<HashMap<i32, Vec<ParkedState>>, KafkaError> {
-    let started = Instant::now();
-    let remaining = || deadline.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
-    let mut config = kafka.consumer("halfmsg-parked-reader");
-    let consumer: BaseConsumer = config.set("isolation.level", "read_committed").create()?;
-    consumer.fetch_metadata(Some(topic), remaining())?;
-    let mut ends: HashMap<i32, i64> = HashMap::new();
-    let mut assignment = TopicPartitionList::new();
-    for partition in partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, *partition, remaining())?;
-        if high > low {
-            ends.insert(*partition, high);
-            assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
-        }
-    }
     let mut states: HashMap<i32, HashMap<Vec<u8>, ParkedState>> = HashMap::new();
-    if !ends.is_empty() {
-        consumer.assign(&assignment)?;
-    }
-    while !ends.is_empty() {
-        if started.elapsed() > deadline {
-            return Err(KafkaError::NoMessageReceived);
-        }
-        match consumer.poll(Duration::from_millis(50)) {
-            Some(Ok(message)) => {
-                let of_partition = states.entry(message.partition()).or_default();
-                let key = message.key().unwrap_or_default().to_vec();
-                match read(&message) {
-                    Some(state) => of_partition.insert(key, state),
-                    None => of_partition.remove(&key),
-                };
-                if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
-                    ends.remove(&message.partition());
-                }
-            }
-            Some(Err(error)) => tracing::debug!(%error, "reading the parked topic"),
-            // Compaction and transactions leave gaps at the end: ask where the consumer stands.
-            None => {
-                let position = consumer.position()?;
-                ends.retain(|partition, end| {
-                    let at = position.find_partition(topic, *partition).map(|found| found.offset());
-                    !matches!(at, Some(Offset::Offset(at)) if at >= *end)
-                });
-            }
-        }
-    }
+    scan(kafka, topic, partitions, deadline, |message| {
+        let of_partition = states.entry(message.partition()).or_default();
+        let key = message.key().unwrap_or_default().to_vec();
+        match read(message) {
+            Some(state) => of_partition.insert(key, state),
+            None => of_partition.remove(&key),
+        };
+    })?;
     Ok(states.into_iter().map(|(partition, of)| (partition, of.into_values().collect())).collect())
 }

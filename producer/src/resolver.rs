@@ -75,6 +75,8 @@ pub(crate) struct Owned {
     pub(crate) generation: u64,
     /// Why it is not read on, if it is not.
     pub(crate) stopped: Option<String>,
+    /// Its log is not the one that progress was stored for: what is stored stays as it is.
+    pub(crate) is_lost: bool,
     /// The end of the log when it was taken over.
     pub(crate) end_at_takeover: i64,
     pub(crate) replay_reported: bool,
@@ -116,6 +118,7 @@ pub(crate) struct Resolver {
     started: Instant,
     last_tick: Instant,
     throttled: bool,
+    stop_asked: bool,
     commands: Vec<Command>,
 }
 
@@ -153,6 +156,7 @@ impl Resolver {
             started: now,
             last_tick: now,
             throttled: false,
+            stop_asked: false,
             commands: Vec::new(),
         })
     }
@@ -173,6 +177,9 @@ impl Resolver {
     /// False when it is time to stop.
     fn take_inputs(&mut self) -> bool {
         for _ in 0..INPUTS_PER_TURN {
+            if self.stop_asked {
+                return false;
+            }
             match self.inputs.try_recv() {
                 Ok(Input::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
                 Ok(input) => self.input(input),

@@ -15,10 +15,14 @@ use crate::config::{Assignment, RETRY_DELAY};
 
 impl Resolver {
     /// Waits for what is under way, stores progress, leaves the group.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(mut self) {
         self.drain(self.config.shutdown_deadline);
         self.consumer.context().close();
         self.log.flush(Duration::from_secs(1));
+        // The consumer leaves the group when the last one who holds it lets go: here and now.
+        let Self { progress, consumer, .. } = self;
+        progress.end();
+        drop(consumer);
     }
 
     /// Waits, up to the deadline, until deliveries are acknowledged and progress is stored.
@@ -26,8 +30,14 @@ impl Resolver {
         let until = Instant::now() + deadline;
         while Instant::now() < until {
             while let Ok(input) = self.inputs.try_recv() {
-                if let Input::Ack(ack) = input {
-                    self.acknowledged(ack);
+                match input {
+                    Input::Ack(ack) => self.acknowledged(ack),
+                    Input::Query(query) => self.query(query),
+                    Input::Stop => self.stop_asked = true,
+                    // About halves that the next owner asks about again.
+                    Input::Answered { .. }
+                    | Input::BatchOver { .. }
+                    | Input::AppendFailed { .. } => {}
                 }
             }
             self.progress.hurry();
@@ -109,12 +119,14 @@ impl Resolver {
                 stopped.push((found.partition, reason.clone()));
             }
             let (partition, end_at_takeover) = (found.partition, found.end);
+            let found_lost = found.stopped.is_some();
             let takeover = found.takeover(wall_ms, now);
             let core = ResolverCore::new(self.config.core(), takeover);
             let owned = Owned {
                 core,
                 generation: self.generation,
                 stopped: None,
+                is_lost: found_lost,
                 end_at_takeover,
                 replay_reported: false,
             };
@@ -152,6 +164,9 @@ impl Resolver {
         }
         for (partition, reason) in lost {
             tracing::error!(reason, "the partition is stopped");
+            if let Some(owned) = self.owned.get_mut(&partition) {
+                owned.is_lost = true;
+            }
             self.halt(partition, reason);
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::Progress;
@@ -26,6 +27,7 @@ type Positions = BTreeMap<i32, Progress>;
 pub(crate) struct ProgressWriter {
     store: String,
     jobs: mpsc::Sender<(u64, Positions)>,
+    thread: JoinHandle<()>,
     answers: mpsc::Receiver<(u64, Result<(), KafkaError>)>,
     stored: Positions,
     under_way: Option<(u64, Positions)>,
@@ -39,7 +41,7 @@ impl ProgressWriter {
         let (jobs, todo) = mpsc::channel::<(u64, Positions)>();
         let (done, answers) = mpsc::channel();
         let topic = store.clone();
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while let Ok((job, positions)) = todo.recv() {
                 let result = commit(&consumer, &topic, &positions);
                 if done.send((job, result)).is_err() {
@@ -50,11 +52,20 @@ impl ProgressWriter {
         Self {
             store,
             jobs,
+            thread,
             answers,
             stored: BTreeMap::new(),
             under_way: None,
             last_job: 0,
             last: None,
+        }
+    }
+
+    /// Ends the thread, after the commit under way: then nothing holds the consumer any more.
+    pub(crate) fn end(self) {
+        drop(self.jobs);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that stores progress panicked");
         }
     }
 
@@ -110,7 +121,7 @@ impl ProgressWriter {
     fn changed(&self, owned: &BTreeMap<i32, Owned>) -> Positions {
         owned
             .iter()
-            .filter(|(_, owned)| owned.stopped.is_none())
+            .filter(|(_, owned)| !owned.is_lost)
             .filter_map(|(partition, owned)| Some((*partition, owned.core.progress()?)))
             .filter(|(partition, progress)| self.stored.get(partition) != Some(progress))
             .collect()

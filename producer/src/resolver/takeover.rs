@@ -54,6 +54,7 @@ pub(crate) fn read(
         PARKED_DEADLINE,
     )?;
     let mut found = Vec::with_capacity(partitions.len());
+    let mut unknown = Vec::new();
     for partition in partitions {
         let (start, end) = consumer.fetch_watermarks(&store, *partition, LOOKUP)?;
         let stored = committed.find_partition(&store, *partition).and_then(|element| {
@@ -63,9 +64,19 @@ pub(crate) fn read(
                 _ => None,
             }
         });
+        if stored.is_none() && end > start {
+            unknown.push(*partition);
+        }
         let (progress, stopped) = place(&store, *partition, stored, start, end);
         let parked = parked.remove(partition).unwrap_or_default();
         found.push(Found { partition: *partition, progress, end, stopped, parked });
+    }
+    if !unknown.is_empty() {
+        tracing::warn!(
+            topic = store, partitions = ?unknown,
+            "no progress is stored for a log that is not empty (the group is new, or its offsets \
+             expired): what was committed in it may be delivered again"
+        );
     }
     Ok(found)
 }
