@@ -1,0 +1,377 @@
+//! The resolver of one store partition, without I/O: events in, commands out.
+//!
+//! It decides when a half message is checked, what follows from the answer and what is to be
+//! carried out. It must never append a decision of its own: an answer becomes a record, and only
+//! the record, read back from the log, changes a half's state.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ids::{Epoch, HalfOffset, TransactionId};
+use crate::ledger::{Ledger, Outcome, Progress};
+use crate::record::{
+    Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Verdict,
+};
+
+mod messages;
+mod outcomes;
+#[cfg(test)]
+mod tests;
+
+pub use messages::{Answer, Command, CoreConfig, Event, NotAsked, Question, Takeover};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for its due time.
+    Waiting,
+    /// A question about it is under way.
+    Asked,
+    /// A record about it is being appended.
+    Appending,
+}
+
+#[derive(Debug)]
+struct Timer {
+    due: Duration,
+    phase: Phase,
+    /// When this owner applied the record, and how old the half was then.
+    applied: Duration,
+    age: Duration,
+    /// Real attempts by this owner.
+    asked_here: u32,
+}
+
+/// The resolver of one partition.
+#[derive(Debug)]
+pub struct ResolverCore {
+    config: CoreConfig,
+    ledger: Ledger,
+    /// Records below are replayed: applied, and not carried out again.
+    carried_out_below: i64,
+    wall_ms: i64,
+    owned_since: Duration,
+    timers: HashMap<HalfOffset, Timer>,
+    due: BTreeSet<(Duration, HalfOffset)>,
+    batches: usize,
+    /// Refused deliveries whose PARK is not in the log yet.
+    refusals: HashMap<HalfOffset, Park>,
+}
+
+impl ResolverCore {
+    /// Takes a partition over; the first record to come is the one at the low-water mark.
+    pub fn new(config: CoreConfig, takeover: Takeover) -> Self {
+        Self {
+            config,
+            ledger: Ledger::new(takeover.progress.low_water, takeover.parked),
+            carried_out_below: takeover.progress.position,
+            wall_ms: takeover.wall_ms,
+            owned_since: takeover.now,
+            timers: HashMap::new(),
+            due: BTreeSet::new(),
+            batches: 0,
+            refusals: HashMap::new(),
+        }
+    }
+
+    /// The state of the partition.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whether records below the stored progress are still being replayed.
+    pub fn is_replaying(&self) -> bool {
+        self.ledger.position() < self.carried_out_below
+    }
+
+    /// What may be stored as progress now; nothing while replaying, because less is known than
+    /// was stored.
+    pub fn progress(&self) -> Option<Progress> {
+        (!self.is_replaying()).then(|| self.ledger.progress())
+    }
+
+    /// Progress is durable: marks of messages settled below it can be removed from the parked
+    /// topic. Names them.
+    pub fn progress_stored(&mut self, progress: Progress) -> Vec<TransactionId> {
+        self.ledger.forget_settled(progress.position)
+    }
+
+    /// When the next check of this half is due, if it is not under way.
+    pub fn next_check(&self, half: HalfOffset) -> Option<Duration> {
+        self.timers.get(&half).filter(|timer| timer.phase == Phase::Waiting).map(|timer| timer.due)
+    }
+
+    /// When a [`Event::Tick`] is needed, if nothing else happens.
+    pub fn next_due(&self) -> Option<Duration> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Takes an event in; what is to be done is added to `commands`. `now` is monotonic.
+    pub fn step(&mut self, now: Duration, event: Event, commands: &mut Vec<Command>) {
+        match event {
+            Event::Record { offset, appended_ms, record, body } => {
+                self.record(now, offset, appended_ms, record, body, commands);
+            }
+            Event::Foreign { offset } => self.foreign(offset, commands),
+            Event::CaughtUp { position } => self.ledger.pass(position),
+            Event::CarriedOut { at } => self.ledger.carried_out(at),
+            Event::DeliveryRefused { at, reason } => self.refused(at, reason, commands),
+            Event::Answered { of, answer } => self.answered(now, of, answer, commands),
+            Event::BatchOver => self.batches = self.batches.saturating_sub(1),
+            Event::AppendFailed { of } => self.append_failed(now, of),
+            Event::CheckNow { half } => self.check_now(now, half),
+            Event::Tick => {}
+        }
+        self.ask_due(now, commands);
+    }
+
+    fn record(
+        &mut self,
+        now: Duration,
+        offset: i64,
+        appended_ms: i64,
+        record: Record,
+        body: Body,
+        commands: &mut Vec<Command>,
+    ) {
+        let replay = offset < self.carried_out_below;
+        let age = if replay { self.age_at_takeover(appended_ms) } else { Duration::ZERO };
+        let id = record.id();
+        let decided = match &record {
+            Record::Decision(decision) => Some((decision.origin, decision.reason.clone())),
+            _ => None,
+        };
+        let outcome = self.ledger.apply(record, body, offset, appended_ms);
+        match &outcome {
+            Outcome::Opened => self.opened(now, HalfOffset(offset), age),
+            Outcome::Reopened { half } => self.opened(now, *half, age),
+            Outcome::Attempted { half, attempts } => {
+                self.attempted(now, *half, *attempts, age, replay)
+            }
+            Outcome::Deliver { half, .. } | Outcome::Dropped { half, .. } => {
+                self.forget(half.offset);
+            }
+            Outcome::Parked(parked) => {
+                self.refusals.remove(&parked.half.offset);
+                self.forget(parked.half.offset);
+            }
+            Outcome::Ignored(_) => {}
+        }
+        if replay {
+            self.ledger.replayed(offset);
+        } else {
+            self.carry_out(offset, id, outcome, decided, commands);
+        }
+    }
+
+    /// How old a replayed record was at the takeover, by the wall clock; never negative.
+    fn age_at_takeover(&self, appended_ms: i64) -> Duration {
+        let millis = self.wall_ms.saturating_sub(appended_ms);
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
+    /// Due times are monotonic from here; of a replayed half, what remains of its waiting time,
+    /// never negative and never more than the whole.
+    fn opened(&mut self, now: Duration, half: HalfOffset, age: Duration) {
+        let Some(open) = self.ledger.open(half) else { return };
+        let after = match open.epoch {
+            // An operator who reopened it wants an answer now.
+            epoch if epoch > Epoch::default() => Duration::ZERO,
+            _ => open.half.meta.check_after.unwrap_or(self.config.check_after),
+        };
+        let due = now + after.saturating_sub(age);
+        let timer = Timer { due, phase: Phase::Waiting, applied: now, age, asked_here: 0 };
+        self.forget(half);
+        self.timers.insert(half, timer);
+        self.due.insert((due, half));
+    }
+
+    /// Of a replayed attempt, what remains of the interval: else a group that is restarted more
+    /// often than that would never ask again.
+    fn attempted(
+        &mut self,
+        now: Duration,
+        half: HalfOffset,
+        attempts: u32,
+        age: Duration,
+        replay: bool,
+    ) {
+        let Some(open) = self.ledger.open(half) else { return };
+        let interval = self.config.check_backoff.after(attempts, open.half.meta.id);
+        let Some(timer) = self.timers.get_mut(&half) else { return };
+        if !replay {
+            timer.asked_here += 1;
+        }
+        // Another owner's attempt may come while our question is under way: its answer counts.
+        if timer.phase != Phase::Asked {
+            let exhausted = attempts >= self.config.max_checks;
+            self.wait(half, if exhausted { now } else { now + interval.saturating_sub(age) });
+        }
+    }
+
+    fn refused(&mut self, at: i64, reason: String, commands: &mut Vec<Command>) {
+        if let Some((of, attempts)) = self.ledger.refused(at) {
+            let park = Park { of, attempts, cause: ParkCause::Undeliverable, reason };
+            self.refusals.insert(of.half, park.clone());
+            commands.push(Command::Append(Record::Park(park)));
+        }
+    }
+
+    /// A report may be late: it says nothing about a half that is open in another life by now.
+    fn append_failed(&mut self, now: Duration, of: HalfRef) {
+        let due = now + self.config.retry_delay;
+        let current = self.ledger.open(of.half).is_some_and(|open| open.epoch == of.epoch);
+        let appending =
+            self.timers.get(&of.half).is_some_and(|timer| timer.phase == Phase::Appending);
+        if self.refusals.contains_key(&of.half) {
+            self.due.insert((due, of.half));
+        } else if current && appending {
+            self.wait(of.half, due);
+        }
+    }
+
+    fn answered(
+        &mut self,
+        now: Duration,
+        of: HalfRef,
+        answer: Answer,
+        commands: &mut Vec<Command>,
+    ) {
+        let current = self
+            .ledger
+            .open(of.half)
+            .filter(|open| open.epoch == of.epoch && open.half.meta.id == of.id);
+        let (Some(open), Some(timer)) = (current, self.timers.get(&of.half)) else { return };
+        if timer.phase != Phase::Asked {
+            return;
+        }
+        let attempt = open.attempts + 1;
+        let no_listener_for = now.saturating_sub(self.owned_since);
+        let record = match answer {
+            Answer::Commit => decision(of, Verdict::Commit),
+            Answer::Rollback => decision(of, Verdict::Rollback),
+            Answer::Unknown(reason) => {
+                let outcome = CheckOutcome::Unknown;
+                Record::Checked(Checked { of, attempt, outcome, reason })
+            }
+            Answer::Failed(reason) => {
+                let outcome = CheckOutcome::Failed;
+                Record::Checked(Checked { of, attempt, outcome, reason })
+            }
+            Answer::NotAsked(NotAsked::NoListener)
+                if no_listener_for >= self.config.no_listener_grace =>
+            {
+                let reason = format!(
+                    "nobody listens for application '{}' and purpose '{}' here, for {} s",
+                    open.half.meta.application,
+                    open.half.meta.purpose,
+                    no_listener_for.as_secs()
+                );
+                let cause = ParkCause::NoListener;
+                Record::Park(Park { of, attempts: open.attempts, cause, reason })
+            }
+            Answer::NotAsked(_) => {
+                let delay = self.config.retry_delay;
+                return self.wait(of.half, now + delay);
+            }
+        };
+        self.append(of.half, record, commands);
+    }
+
+    fn check_now(&mut self, now: Duration, half: HalfOffset) {
+        if self.timers.get(&half).is_some_and(|timer| timer.phase == Phase::Waiting) {
+            self.wait(half, now);
+        }
+    }
+
+    /// Asks about what is due, oldest first, within the bound of questions under way.
+    fn ask_due(&mut self, now: Duration, commands: &mut Vec<Command>) {
+        if self.is_replaying() {
+            return;
+        }
+        while self.batches < self.config.check_batches {
+            let mut batch = Vec::new();
+            while batch.len() < self.config.check_batch {
+                let Some((due, half)) = self.due.first().copied().filter(|(due, _)| *due <= now)
+                else {
+                    break;
+                };
+                self.due.remove(&(due, half));
+                self.question(now, due, half, &mut batch, commands);
+            }
+            if batch.is_empty() {
+                return;
+            }
+            self.batches += 1;
+            commands.push(Command::Ask(batch));
+        }
+    }
+
+    fn question(
+        &mut self,
+        now: Duration,
+        due: Duration,
+        half: HalfOffset,
+        batch: &mut Vec<Question>,
+        commands: &mut Vec<Command>,
+    ) {
+        if let Some(park) = self.refusals.get(&half) {
+            return commands.push(Command::Append(Record::Park(park.clone())));
+        }
+        let (Some(open), Some(timer)) = (self.ledger.open(half), self.timers.get_mut(&half)) else {
+            return;
+        };
+        // Left from the retry of a refused delivery's PARK, in an earlier life.
+        if timer.phase != Phase::Waiting || timer.due != due {
+            return;
+        }
+        let of = HalfRef { id: open.half.meta.id, half, epoch: open.epoch };
+        let age = timer.age + now.saturating_sub(timer.applied);
+        let attempts = open.attempts;
+        let last = open.last_outcome.as_ref().map_or("", |(_, reason)| reason.as_str());
+        let park = if attempts >= self.config.max_checks {
+            Some((ParkCause::MaxChecks, format!("{attempts} checks gave no answer: {last}")))
+        } else if age >= self.config.max_age && timer.asked_here > 0 {
+            Some((ParkCause::MaxAge, format!("open for {} s: {last}", age.as_secs())))
+        } else {
+            None
+        };
+        match park {
+            Some((cause, reason)) => {
+                let record = Record::Park(Park { of, attempts, cause, reason });
+                self.append(half, record, commands);
+            }
+            None => {
+                timer.phase = Phase::Asked;
+                batch.push(Question { of, half: Arc::clone(&open.half), attempts });
+            }
+        }
+    }
+
+    fn append(&mut self, half: HalfOffset, record: Record, commands: &mut Vec<Command>) {
+        if let Some(timer) = self.timers.get_mut(&half) {
+            timer.phase = Phase::Appending;
+            commands.push(Command::Append(record));
+        }
+    }
+
+    fn wait(&mut self, half: HalfOffset, due: Duration) {
+        if let Some(timer) = self.timers.get_mut(&half) {
+            self.due.remove(&(timer.due, half));
+            timer.due = due;
+            timer.phase = Phase::Waiting;
+            self.due.insert((due, half));
+        }
+    }
+
+    fn forget(&mut self, half: HalfOffset) {
+        if let Some(timer) = self.timers.remove(&half) {
+            self.due.remove(&(timer.due, half));
+        }
+    }
+}
+
+fn decision(of: HalfRef, verdict: Verdict) -> Record {
+    let origin = Origin::CheckBack;
+    Record::Decision(Decision { of, verdict, origin, operator: None, reason: String::new() })
+}

@@ -1,0 +1,148 @@
+//! What a new owner does with a replayed log.
+
+use super::*;
+
+/// The wall clock of the takeover, in milliseconds.
+const WALL: i64 = 1_753_000_000_000;
+const MINUTE: i64 = 60_000;
+
+#[test]
+fn replay_carries_nothing_out_and_asks_nothing() {
+    let mut rig = Rig::taken_over(config(), 0, 6, WALL);
+    let (committed, dropped, open) = (of(1, 0), of(2, 1), of(3, 2));
+    let log = [
+        Record::Half(meta(1, None)),
+        Record::Half(meta(2, None)),
+        Record::Half(meta(3, None)),
+        decided(committed, Verdict::Commit),
+        decided(dropped, Verdict::Rollback),
+    ];
+    for record in log {
+        assert!(rig.core.is_replaying());
+        assert_eq!(rig.core.progress(), None);
+        assert!(rig.read_at(WALL - MINUTE, record).is_empty());
+        assert!(rig.after(Duration::from_millis(1)).is_empty());
+    }
+    assert!(rig.check_now(open).is_empty());
+    // The last record below the stored position ends the replay; what is due is asked then.
+    let commands = rig.read_at(WALL - MINUTE, decided(committed, Verdict::Rollback));
+    assert!(!rig.core.is_replaying());
+    assert_eq!(asked(&commands), [open]);
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    assert_eq!(rig.core.progress(), Some(Progress { low_water: 2, position: 6 }));
+}
+
+#[test]
+fn what_lies_beyond_the_stored_position_is_carried_out() {
+    let mut rig = Rig::taken_over(config(), 0, 1, WALL);
+    rig.read_at(WALL, Record::Half(meta(1, None)));
+    let commands = rig.read_at(WALL, decided(of(1, 0), Verdict::Commit));
+    assert!(matches!(&commands[..], [Command::Deliver { at: 1, .. }]), "{commands:?}");
+}
+
+#[test]
+fn control_records_at_the_stored_position_do_not_keep_it_replaying() {
+    let mut rig = Rig::taken_over(config(), 0, 3, WALL);
+    rig.read_at(WALL - MINUTE, Record::Half(meta(1, None)));
+    assert!(rig.core.is_replaying());
+    assert_eq!(asked(&rig.step(Event::CaughtUp { position: 3 })), [of(1, 0)]);
+    assert_eq!(rig.core.progress(), Some(Progress { low_water: 0, position: 3 }));
+}
+
+#[test]
+fn a_foreign_record_is_not_copied_twice() {
+    let mut rig = Rig::taken_over(config(), 0, 1, WALL);
+    assert!(rig.step(Event::Foreign { offset: 0 }).is_empty());
+    assert_eq!(rig.core.progress(), Some(Progress { low_water: 1, position: 1 }));
+}
+
+#[test]
+fn a_replayed_half_waits_for_what_remains() {
+    let mut rig = Rig::taken_over(config(), 0, 1, WALL);
+    rig.read_at(WALL - 4_000, Record::Half(meta(1, None)));
+    assert!(rig.at(Duration::from_millis(1_999)).is_empty());
+    assert_eq!(asked(&rig.at(Duration::from_secs(2))), [of(1, 0)]);
+}
+
+/// Else a group that is restarted more often than the interval would never check it again.
+#[test]
+fn a_replayed_attempt_waits_for_what_remains() {
+    let mut rig = Rig::taken_over(config(), 0, 2, WALL);
+    rig.read_at(WALL - MINUTE, Record::Half(meta(1, None)));
+    rig.read_at(WALL - 7_000, checked(of(1, 0), 1));
+    let due = rig.core.next_check(HalfOffset(0)).expect("it is waiting");
+    assert!(due >= Duration::from_secs(1) && due <= Duration::from_secs(3), "{due:?}");
+    assert_eq!(asked(&rig.at(due)), [of(1, 0)]);
+}
+
+#[test]
+fn a_replayed_half_with_all_its_attempts_is_parked() {
+    let mut rig = Rig::taken_over(config(), 0, 4, WALL);
+    rig.read_at(WALL, Record::Half(meta(1, None)));
+    rig.read_at(WALL, checked(of(1, 0), 1));
+    rig.read_at(WALL, checked(of(1, 0), 2));
+    let park = parked_by(&rig.read_at(WALL, checked(of(1, 0), 3)));
+    assert_eq!((park.attempts, park.cause), (3, ParkCause::MaxChecks));
+}
+
+/// No half is lost, none is asked later than `check_after` after the takeover, whatever the
+/// clocks of the broker and of this machine say.
+#[test]
+fn c21_clock_jumps_lose_nothing_and_delay_nothing() {
+    for jump in [-10 * MINUTE, -MINUTE, -1, 0, 1, MINUTE, 10 * MINUTE] {
+        let config = CoreConfig { check_batch: 100, ..config() };
+        let mut rig = Rig::taken_over(config, 0, 60, WALL + jump);
+        let mut commands = Vec::new();
+        // One per second over the last minute.
+        for n in 0..60_u8 {
+            let appended = WALL - MINUTE + i64::from(n) * 1_000;
+            commands.extend(rig.read_at(appended, Record::Half(meta(n, None))));
+        }
+        for half in (0..60).map(HalfOffset) {
+            let due = rig.core.next_check(half);
+            assert!(due.is_none_or(|due| due <= CHECK_AFTER), "{jump} {half}: {due:?}");
+        }
+        commands.extend(rig.at(CHECK_AFTER));
+        let seen: Vec<i64> = asked(&commands).iter().map(|of| of.half.0).collect();
+        assert_eq!(seen, (0..60).collect::<Vec<i64>>(), "{jump}: each is asked once");
+        assert_eq!(rig.core.ledger().open_count(), 60);
+    }
+}
+
+#[test]
+fn c21_a_jump_of_the_wall_clock_does_not_matter_to_live_halves() {
+    let mut rig = Rig::taken_over(config(), 0, 0, WALL);
+    for (n, appended) in [(1, WALL - 60 * MINUTE), (2, WALL + 60 * MINUTE)] {
+        rig.read_at(appended, Record::Half(meta(n, None)));
+        assert_eq!(rig.core.next_check(HalfOffset(i64::from(n) - 1)), Some(CHECK_AFTER));
+    }
+}
+
+#[test]
+fn absurd_times_do_not_panic() {
+    for (wall, appended) in [(i64::MAX, i64::MIN), (i64::MIN, i64::MAX), (0, i64::MIN)] {
+        let mut rig = Rig::taken_over(config(), 0, 1, wall);
+        rig.read_at(appended, Record::Half(meta(1, None)));
+        assert_eq!(rig.core.ledger().open_count(), 1);
+        rig.at(MAX_AGE);
+    }
+}
+
+#[test]
+fn the_parked_topic_is_known_to_the_new_owner() {
+    let mut first = Rig::new();
+    let of = first.half(1);
+    let commands = first.read(park(of, 0, ParkCause::MaxAge));
+    let [Command::WriteParked { at, parked }] = &commands[..] else { panic!("{commands:?}") };
+    first.step(Event::CarriedOut { at: *at });
+    let takeover = Takeover {
+        progress: first.core.progress().expect("not replaying"),
+        parked: vec![ParkedState::Parked(parked.clone())],
+        wall_ms: WALL,
+        now: Duration::ZERO,
+    };
+    let core = ResolverCore::new(config(), takeover);
+    let mut second = Rig { core, now: Duration::ZERO, next: first.next };
+    assert_eq!(second.core.ledger().find_parked(of.id), Some(parked));
+    assert_eq!(asked(&second.read(reopen(of))), [HalfRef { epoch: Epoch(1), ..of }]);
+}

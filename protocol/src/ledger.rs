@@ -1,0 +1,312 @@
+//! The state of one store partition: a fold over its records.
+//!
+//! It owns which halves are open, what was decided, and how far outcomes are carried out. It must
+//! never consult a clock or decide anything itself: the same records give the same state on every
+//! replica.
+//!
+//! States: open -> committed | rolled back | parked; committed -> parked (undeliverable);
+//! parked -> open (REOPEN). The first decision wins.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::ids::{Epoch, HalfOffset, TransactionId};
+use crate::record::{
+    Body, Checked, Decision, HalfMeta, HalfRef, Park, ParkCause, Record, Reopen, Verdict,
+};
+
+mod carried;
+mod closed;
+mod model;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use closed::ClosedRing;
+pub use closed::{CLOSED_KEPT, Closed};
+pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress};
+
+/// A decided message whose outcome is not carried out yet.
+#[derive(Debug)]
+struct Decided {
+    half: Arc<Half>,
+    verdict: Verdict,
+    stored_at: i64,
+    decided_at: i64,
+    epoch: Epoch,
+    attempts: u32,
+    /// The target refuses it for good; a PARK is to come.
+    refused: bool,
+}
+
+/// An outcome that is not carried out yet.
+#[derive(Debug)]
+enum Pending {
+    /// A record that is none of ours, to be copied away.
+    Foreign,
+    /// A delivery, or the mark of a message that had been parked. Replay needs `stored_at`.
+    Decision { half: HalfOffset, epoch: Epoch, stored_at: i64 },
+    /// A parked topic's entry; with `refused`, the decision whose delivery it replaces.
+    Park { stored_at: i64, refused: Option<i64> },
+}
+
+/// The fold over one partition's records.
+#[derive(Debug)]
+pub struct Ledger {
+    position: i64,
+    open: BTreeMap<HalfOffset, Open>,
+    /// By half; its decision is in `pending` as long as it is here.
+    decided: BTreeMap<HalfOffset, Decided>,
+    /// What the parked topic holds, also of a message that is open again or decided.
+    parked: BTreeMap<HalfOffset, ParkedHalf>,
+    settled: HashMap<HalfOffset, (HalfRef, i64)>,
+    /// Records that replay still needs, with the bytes that lay before each.
+    held: BTreeMap<i64, u64>,
+    /// Outcomes not carried out yet, by the offset of the record that led to them.
+    pending: BTreeMap<i64, Pending>,
+    closed: ClosedRing,
+    /// Bytes of all records before the one in hand, and including it.
+    bytes_before: u64,
+    bytes: u64,
+}
+
+impl Ledger {
+    /// An empty ledger whose next record is at `position`, with what the parked topic said.
+    pub fn new(position: i64, parked: impl IntoIterator<Item = ParkedState>) -> Self {
+        let mut ledger = Self {
+            position,
+            open: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            settled: HashMap::new(),
+            held: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            closed: ClosedRing::default(),
+            bytes_before: 0,
+            bytes: 0,
+        };
+        for state in parked {
+            match state {
+                ParkedState::Parked(half) => {
+                    ledger.parked.insert(half.half.offset, half);
+                }
+                ParkedState::Settled { of, at } => {
+                    ledger.settled.insert(of.half, (of, at));
+                }
+            }
+        }
+        ledger
+    }
+
+    /// Applies the record at `offset`, appended at `appended_ms`.
+    ///
+    /// An outcome that has to be carried out (Deliver, Parked, and a Dropped that settles) holds
+    /// progress until [`Ledger::carried_out`] or [`Ledger::replayed`] is called for the offset.
+    ///
+    /// # Panics
+    /// On no record, whatever it says. Debug builds assert that offsets increase.
+    pub fn apply(&mut self, record: Record, body: Body, offset: i64, appended_ms: i64) -> Outcome {
+        debug_assert!(offset >= self.position, "records arrive in the order of their offsets");
+        self.position = offset + 1;
+        self.bytes_before = self.bytes;
+        self.bytes += body.len() as u64 + RECORD_OVERHEAD_BYTES;
+        match record {
+            Record::Half(meta) => self.half(meta, body, offset, appended_ms),
+            Record::Decision(decision) => self.decision(decision, offset, appended_ms),
+            Record::Checked(checked) => self.checked(checked),
+            Record::Park(park) => self.park(park, offset, appended_ms),
+            Record::Reopen(reopen) => self.reopen(reopen, body, offset, appended_ms),
+        }
+    }
+
+    /// Moves over records that are none of ours, or that the log does not hold.
+    pub fn pass(&mut self, position: i64) {
+        self.position = self.position.max(position);
+    }
+
+    /// Holds progress at a record that is none of ours until it is copied away.
+    pub fn hold_foreign(&mut self, offset: i64) {
+        self.pass(offset + 1);
+        self.pending.insert(offset, Pending::Foreign);
+    }
+
+    /// How far the partition is carried out.
+    pub fn progress(&self) -> Progress {
+        let position = self.pending.keys().next().copied().unwrap_or(self.position);
+        let low_water = self.held.keys().next().copied().unwrap_or(position).min(position);
+        Progress { low_water, position }
+    }
+
+    /// The bytes of the log, from the low-water mark on, that replay still needs.
+    pub fn retained_bytes(&self) -> u64 {
+        self.held.values().next().map_or(0, |before| self.bytes - before)
+    }
+
+    fn half(&mut self, meta: HalfMeta, body: Body, offset: i64, appended_ms: i64) -> Outcome {
+        if self.is_first_life_over(meta.id, HalfOffset(offset)) {
+            return Outcome::Ignored(Ignored::Stale);
+        }
+        let half = Arc::new(Half { meta, body, offset: HalfOffset(offset) });
+        self.hold(offset);
+        self.open.insert(half.offset, Open::new(half, offset, appended_ms, Epoch::default()));
+        Outcome::Opened
+    }
+
+    /// Whether the parked topic, which may be ahead of the log's replay, knows a later life. Then
+    /// the first one ended in a PARK: living it again would deliver what was decided otherwise
+    /// since, or overwrite the later entry.
+    fn is_first_life_over(&self, id: TransactionId, half: HalfOffset) -> bool {
+        let parked = self.parked.get(&half).map(|parked| (parked.half.meta.id, parked.epoch));
+        let settled = self.settled.get(&half).map(|(of, _)| (of.id, of.epoch));
+        let later = |life: (TransactionId, Epoch)| life.0 == id && life.1 > Epoch::default();
+        parked.is_some_and(later) || settled.is_some_and(later)
+    }
+
+    fn decision(&mut self, decision: Decision, offset: i64, appended_ms: i64) -> Outcome {
+        let of = decision.of;
+        match self.open.get(&of.half) {
+            None => return Outcome::Ignored(self.late(&decision)),
+            Some(open) if open.half.meta.id != of.id => {
+                return Outcome::Ignored(Ignored::Mismatch);
+            }
+            // A decision of an older epoch is still the local transaction's outcome; one of an
+            // epoch that does not exist yet is not to be believed.
+            Some(open) if open.epoch < of.epoch => return Outcome::Ignored(Ignored::Stale),
+            Some(open) if self.is_settled_after(open.epoch, of, offset) => {
+                return Outcome::Ignored(Ignored::Conflict);
+            }
+            Some(_) => {}
+        }
+        let open = self.open.remove(&of.half).expect("found above");
+        let verdict = decision.verdict;
+        self.closed.push(Closed::new(&open, decision, offset, appended_ms));
+        let settles = open.epoch > Epoch::default() || self.parked.contains_key(&of.half);
+        if verdict == Verdict::Rollback && !settles {
+            self.held.remove(&open.stored_at);
+            return Outcome::Dropped { half: open.half, settles };
+        }
+        let Open { half, stored_at, epoch, attempts, .. } = open;
+        self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
+        let decided_at = offset;
+        let message = Arc::clone(&half);
+        let decided =
+            Decided { half, verdict, stored_at, decided_at, epoch, attempts, refused: false };
+        self.decided.insert(of.half, decided);
+        match verdict {
+            Verdict::Commit => Outcome::Deliver { half: message, settles },
+            Verdict::Rollback => Outcome::Dropped { half: message, settles },
+        }
+    }
+
+    /// Whether the parked topic, ahead of the replay, names a later record as the one that ended
+    /// this life: then none before it did.
+    fn is_settled_after(&self, epoch: Epoch, of: HalfRef, offset: i64) -> bool {
+        self.settled.get(&of.half).is_some_and(|(settled, at)| {
+            settled.id == of.id && settled.epoch == epoch && offset < *at
+        })
+    }
+
+    fn late(&self, decision: &Decision) -> Ignored {
+        let of = decision.of;
+        if let Some(closed) = self.closed.get(of.half) {
+            return match (closed.id == of.id, closed.verdict == decision.verdict) {
+                (false, _) => Ignored::Mismatch,
+                (true, true) => Ignored::Duplicate,
+                (true, false) => Ignored::Conflict,
+            };
+        }
+        match self.parked.get(&of.half) {
+            Some(parked) if parked.half.meta.id != of.id => Ignored::Mismatch,
+            Some(_) => Ignored::Conflict,
+            None => Ignored::LateUnknown,
+        }
+    }
+
+    fn checked(&mut self, checked: Checked) -> Outcome {
+        let of = checked.of;
+        match self.open.get_mut(&of.half) {
+            Some(open) if open.half.meta.id != of.id => Outcome::Ignored(Ignored::Mismatch),
+            Some(open) if open.epoch == of.epoch && open.attempts + 1 == checked.attempt => {
+                open.attempts = checked.attempt;
+                open.last_outcome = Some((checked.outcome, checked.reason));
+                Outcome::Attempted { half: of.half, attempts: checked.attempt }
+            }
+            _ => Outcome::Ignored(Ignored::Stale),
+        }
+    }
+
+    fn park(&mut self, park: Park, offset: i64, appended_ms: i64) -> Outcome {
+        let of = park.of;
+        let undeliverable = park.cause == ParkCause::Undeliverable;
+        let found = if undeliverable {
+            let done = self.decided.get(&of.half).filter(|done| done.refused);
+            done.map(|done| (&done.half, done.stored_at, done.epoch, done.attempts))
+        } else {
+            let open = self.open.get(&of.half);
+            open.map(|open| (&open.half, open.stored_at, open.epoch, open.attempts))
+        };
+        let Some((half, stored_at, epoch, attempts)) = found else {
+            return Outcome::Ignored(Ignored::Stale);
+        };
+        if half.meta.id != of.id {
+            return Outcome::Ignored(Ignored::Mismatch);
+        }
+        let matches = epoch == of.epoch && attempts == park.attempts;
+        if !matches || self.is_settled_after(epoch, of, offset) {
+            return Outcome::Ignored(Ignored::Stale);
+        }
+        let parked = ParkedHalf {
+            half: Arc::clone(half),
+            epoch,
+            attempts,
+            cause: park.cause,
+            reason: park.reason,
+            parked_at: offset,
+            parked_ms: appended_ms,
+        };
+        let refused = match undeliverable {
+            true => self.decided.remove(&of.half).map(|done| done.decided_at),
+            false => None,
+        };
+        if refused.is_some() {
+            self.closed.forget(of.half);
+        }
+        self.open.remove(&of.half);
+        self.parked.insert(of.half, parked.clone());
+        self.pending.insert(offset, Pending::Park { stored_at, refused });
+        Outcome::Parked(parked)
+    }
+
+    fn reopen(&mut self, reopen: Reopen, body: Body, offset: i64, appended_ms: i64) -> Outcome {
+        let of = reopen.of;
+        let busy = self.open.contains_key(&of.half) || self.decided.contains_key(&of.half);
+        if busy || !self.may_reopen(&of, offset) {
+            return Outcome::Ignored(Ignored::Stale);
+        }
+        self.closed.forget(of.half);
+        self.hold(offset);
+        let half = Arc::new(Half { meta: reopen.meta, body, offset: of.half });
+        self.open.insert(of.half, Open::new(half, offset, appended_ms, of.epoch.next()));
+        Outcome::Reopened { half: of.half }
+    }
+
+    /// Only a message that was parked before, in the epoch that the record names, or one that was
+    /// settled later in the log (then this is the replay of the REOPEN that led there).
+    fn may_reopen(&self, of: &HalfRef, offset: i64) -> bool {
+        let parked = self.parked.get(&of.half).is_some_and(|parked| {
+            parked.half.meta.id == of.id && parked.epoch == of.epoch && parked.parked_at < offset
+        });
+        let replayed = self.settled.get(&of.half).is_some_and(|(settled, at)| {
+            settled.id == of.id && settled.epoch == of.epoch.next() && offset < *at
+        });
+        parked || replayed
+    }
+
+    fn hold(&mut self, offset: i64) {
+        self.held.insert(offset, self.bytes_before);
+    }
+}
+
+/// What a record costs in the log besides its body, for [`Ledger::retained_bytes`]: batch and
+/// record framing and our header, rounded up.
+const RECORD_OVERHEAD_BYTES: u64 = 256;

@@ -1,0 +1,135 @@
+//! What a ledger holds and says: half messages in their states, progress, outcomes.
+
+use std::sync::Arc;
+
+use crate::ids::{Epoch, HalfOffset};
+use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, ParkCause};
+
+/// A half message: what is ours and what is the user's. Shared, never changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Half {
+    /// What is ours.
+    pub meta: HalfMeta,
+    /// The user's part.
+    pub body: Body,
+    /// The offset of its HALF record: its identity in the partition.
+    pub offset: HalfOffset,
+}
+
+/// An open half message.
+#[derive(Debug, Clone)]
+pub struct Open {
+    /// The message.
+    pub half: Arc<Half>,
+    /// The record that replay must begin at to know it: its HALF or its last REOPEN.
+    pub stored_at: i64,
+    /// When the broker appended that record, milliseconds since the epoch.
+    pub appended_ms: i64,
+    /// Its life.
+    pub epoch: Epoch,
+    /// Real attempts to ask in this life.
+    pub attempts: u32,
+    /// What the last attempt gave.
+    pub last_outcome: Option<(CheckOutcome, String)>,
+}
+
+impl Open {
+    pub(super) fn new(half: Arc<Half>, stored_at: i64, appended_ms: i64, epoch: Epoch) -> Self {
+        Self { half, stored_at, appended_ms, epoch, attempts: 0, last_outcome: None }
+    }
+}
+
+/// A message that was given up on, with everything needed to open it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedHalf {
+    /// The message.
+    pub half: Arc<Half>,
+    /// The life that was parked.
+    pub epoch: Epoch,
+    /// Real attempts in that life.
+    pub attempts: u32,
+    /// Why.
+    pub cause: ParkCause,
+    /// Why, in words.
+    pub reason: String,
+    /// The offset of the PARK record; a REOPEN before it is not about this park.
+    pub parked_at: i64,
+    /// When the PARK record was appended, milliseconds since the epoch.
+    pub parked_ms: i64,
+}
+
+/// What the parked topic says about a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParkedState {
+    /// Parked, or open again and not yet settled.
+    Parked(ParkedHalf),
+    /// Reopened and then settled by the decision at this offset. A REOPEN before it is the one
+    /// that led here, a later one is stale. Removed once progress has passed it.
+    Settled {
+        /// The half's identity.
+        of: HalfRef,
+        /// The offset of the decision.
+        at: i64,
+    },
+}
+
+/// How far a partition is carried out; stored as committed offset and its metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Replay begins here: no record below is needed any more.
+    pub low_water: i64,
+    /// Every outcome of a record below is carried out and must not be carried out again.
+    pub position: i64,
+}
+
+/// Why a record changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// The decision agrees with one that was there first.
+    Duplicate,
+    /// The decision contradicts one that was there first, or comes while the message is parked.
+    Conflict,
+    /// A decision about a half that is unknown, too old to tell duplicate from conflict.
+    LateUnknown,
+    /// The transaction id is not that of the half at the offset that is named.
+    Mismatch,
+    /// It answers another epoch or attempt than the current one.
+    Stale,
+}
+
+/// What a record led to.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// A half message is open.
+    Opened,
+    /// It is committed: deliver it. `settles` if it had been parked before.
+    Deliver {
+        /// The message.
+        half: Arc<Half>,
+        /// The parked topic's entry is to be settled too.
+        settles: bool,
+    },
+    /// It is rolled back: never deliver it. `settles` as above.
+    Dropped {
+        /// The message.
+        half: Arc<Half>,
+        /// The parked topic's entry is to be settled.
+        settles: bool,
+    },
+    /// An attempt was counted.
+    Attempted {
+        /// The half.
+        half: HalfOffset,
+        /// Attempts so far.
+        attempts: u32,
+    },
+    /// It is parked: write it to the parked topic.
+    Parked(ParkedHalf),
+    /// It is open again.
+    Reopened {
+        /// The half.
+        half: HalfOffset,
+    },
+    /// Nothing changed.
+    Ignored(Ignored),
+}

@@ -1,0 +1,55 @@
+//! What can be read from a ledger.
+
+use super::{Closed, Ledger, Open, ParkedHalf};
+use crate::ids::{HalfOffset, TransactionId};
+
+impl Ledger {
+    /// The offset of the next record.
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// The open half at this offset.
+    pub fn open(&self, half: HalfOffset) -> Option<&Open> {
+        self.open.get(&half)
+    }
+
+    /// The open halves from this offset on, in their order.
+    pub fn open_from(&self, half: HalfOffset) -> impl Iterator<Item = &Open> {
+        self.open.range(half..).map(|(_, open)| open)
+    }
+
+    /// How many are open.
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The parked messages from this offset on; one that is open again, or decided and not yet
+    /// settled, is not among them.
+    pub fn parked_from(&self, half: HalfOffset) -> impl Iterator<Item = &ParkedHalf> {
+        self.parked
+            .range(half..)
+            .filter(|(half, _)| !self.open.contains_key(half) && !self.decided.contains_key(half))
+            .map(|(_, parked)| parked)
+    }
+
+    /// How many are parked.
+    pub fn parked_count(&self) -> usize {
+        self.parked_from(HalfOffset(0)).count()
+    }
+
+    /// The open message of this identity; a scan.
+    pub fn find_open(&self, id: TransactionId) -> Option<&Open> {
+        self.open.values().find(|open| open.half.meta.id == id)
+    }
+
+    /// The parked message of this identity; a scan.
+    pub fn find_parked(&self, id: TransactionId) -> Option<&ParkedHalf> {
+        self.parked_from(HalfOffset(0)).find(|parked| parked.half.meta.id == id)
+    }
+
+    /// What became of the message of this identity, if it is remembered; a scan.
+    pub fn find_closed(&self, id: TransactionId) -> Option<&Closed> {
+        self.closed.find(id)
+    }
+}

@@ -1,0 +1,185 @@
+//! What can happen, in an order that proptest chooses and shrinks.
+
+use halfmsg_protocol::{
+    CheckOutcome, Checked, Decision, Epoch, HalfMeta, HalfOffset, HalfRef, Origin, Park, ParkCause,
+    Record, Reopen, TransactionId, Verdict,
+};
+use proptest::prelude::*;
+
+use crate::spec::{SpecHalf, State};
+use crate::world::World;
+
+/// A record that somebody appends about one of the halves; mostly a valid one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Decide(Verdict),
+    Checked,
+    Park(ParkCause),
+    Reopen,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    Half,
+    About {
+        which: usize,
+        kind: Kind,
+        /// Off the epoch that would count.
+        epoch: i8,
+        /// Off the attempt that would count.
+        attempt: i8,
+        wrong_id: bool,
+    },
+    Foreign,
+    Gap,
+    Read(u8),
+    Deliver(usize),
+    Refuse(usize),
+    Write(u8),
+    Acknowledge(usize),
+    Store,
+    ReportStored,
+    Land {
+        stored: bool,
+        failed: bool,
+    },
+    Tick,
+    Crash {
+        land: bool,
+    },
+}
+
+fn about() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![
+        4 => Just(Kind::Decide(Verdict::Commit)),
+        2 => Just(Kind::Decide(Verdict::Rollback)),
+        1 => Just(Kind::Checked),
+        4 => Just(Kind::Park(ParkCause::MaxChecks)),
+        1 => Just(Kind::Park(ParkCause::Undeliverable)),
+        4 => Just(Kind::Reopen),
+    ];
+    let skew = || prop_oneof![8 => Just(0_i8), 1 => Just(-1_i8), 1 => Just(1_i8)];
+    let wrong_id = prop_oneof![9 => Just(false), 1 => Just(true)];
+    (0..8_usize, kind, skew(), skew(), wrong_id).prop_map(
+        |(which, kind, epoch, attempt, wrong_id)| Step::About {
+            which,
+            kind,
+            epoch,
+            attempt,
+            wrong_id,
+        },
+    )
+}
+
+fn refusal() -> impl Strategy<Value = Step> {
+    let land = (any::<bool>(), any::<bool>());
+    prop_oneof![
+        (0..4_usize).prop_map(Step::Refuse),
+        land.prop_map(|(stored, failed)| Step::Land { stored, failed }),
+        Just(Step::Tick),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Half),
+        10 => about(),
+        1 => prop_oneof![Just(Step::Foreign), Just(Step::Gap)],
+        10 => (1..6_u8).prop_map(Step::Read),
+        4 => (0..4_usize).prop_map(Step::Deliver),
+        5 => (1..3_u8).prop_map(Step::Write),
+        6 => (0..4_usize).prop_map(Step::Acknowledge),
+        3 => Just(Step::Store),
+        2 => Just(Step::ReportStored),
+        2 => any::<bool>().prop_map(|land| Step::Crash { land }),
+    ]
+}
+
+/// A history in which the target accepts everything.
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..100)
+}
+
+/// A history in which it does not.
+pub(crate) fn steps_with_refusals() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(prop_oneof![4 => step(), 1 => refusal()], 1..100)
+}
+
+pub(crate) fn run(world: &mut World, steps: Vec<Step>) {
+    for step in steps {
+        match step {
+            Step::Half => {
+                let id = transaction(world.end());
+                world.append(Record::Half(meta(id)));
+            }
+            Step::About { which, kind, epoch, attempt, wrong_id } => {
+                about_half(world, which, kind, epoch, attempt, wrong_id);
+            }
+            Step::Foreign => world.append_foreign(),
+            Step::Gap => world.append_gap(),
+            Step::Read(times) => (0..times).for_each(|_| world.read()),
+            Step::Deliver(which) => world.deliver(which),
+            Step::Refuse(which) => world.refuse(which),
+            Step::Write(times) => (0..times).for_each(|_| world.write()),
+            Step::Acknowledge(which) => world.acknowledge(which),
+            Step::Store => world.store(),
+            Step::ReportStored => world.report_stored(),
+            Step::Land { stored, failed } => world.land(stored, failed),
+            Step::Tick => world.tick(),
+            Step::Crash { land } => world.crash(land),
+        }
+    }
+}
+
+fn about_half(world: &mut World, which: usize, kind: Kind, epoch: i8, attempt: i8, wrong_id: bool) {
+    let spec = world.spec();
+    let Some(which) = which.checked_rem(spec.halves.len()) else { return };
+    let half = &spec.halves[which];
+    let (current, attempts) = life(world, half);
+    let id = if wrong_id { transaction(-1) } else { half.id };
+    let epoch = Epoch(current.saturating_add_signed(i32::from(epoch)));
+    let of = HalfRef { id, half: HalfOffset(half.offset), epoch };
+    let skewed = |count: u32| count.saturating_add_signed(i32::from(attempt));
+    let reason = String::new();
+    let record = match kind {
+        Kind::Decide(verdict) => {
+            let origin = Origin::Producer;
+            Record::Decision(Decision { of, verdict, origin, operator: None, reason })
+        }
+        Kind::Checked => {
+            let (attempt, outcome) = (skewed(attempts + 1), CheckOutcome::Unknown);
+            Record::Checked(Checked { of, attempt, outcome, reason })
+        }
+        Kind::Park(cause) => Record::Park(Park { of, attempts: skewed(attempts), cause, reason }),
+        Kind::Reopen => {
+            Record::Reopen(Reopen { of, meta: meta(id), operator: String::new(), reason })
+        }
+    };
+    world.append(record);
+}
+
+/// The life that a record has to name to count.
+fn life(world: &World, half: &SpecHalf) -> (u32, u32) {
+    match half.state {
+        _ if world.was_refused(half.id) => world.parked_life(half.id),
+        State::Open { epoch, attempts, .. } | State::Parked { epoch, attempts, .. } => {
+            (epoch, attempts)
+        }
+        State::Committed { .. } | State::RolledBack => (half.reopened, 0),
+    }
+}
+
+fn transaction(n: i64) -> TransactionId {
+    TransactionId::from_bytes(i128::from(n).to_be_bytes())
+}
+
+fn meta(id: TransactionId) -> HalfMeta {
+    HalfMeta {
+        id,
+        application: "app".into(),
+        purpose: "purpose".into(),
+        topic: "topic".into(),
+        timestamp_ms: 0,
+        check_after: None,
+    }
+}
