@@ -171,7 +171,7 @@ impl Admin {
         let seen = self.find(id).await?;
         match &seen.what {
             What::Open(..) => {}
-            What::Parked(_) => return Err(AdminError::NotOpen(id)),
+            What::Parked(..) => return Err(AdminError::NotOpen(id)),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         }
         self.ask(|reply| Query::CheckNow { id, reply }).await?;
@@ -188,9 +188,9 @@ impl Admin {
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
         request.validate()?;
-        let seen = self.find(id).await?;
+        let seen = self.find_to_change(id).await?;
         match &seen.what {
-            What::Parked(parked) => {
+            What::Parked(parked, _) => {
                 let offset = self.reopen(seen.partition, parked, &request).await?;
                 self.applied(seen.partition, offset).await?;
                 Ok(HalfView::of(&self.find(id).await?))
@@ -207,10 +207,12 @@ impl Admin {
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
         request.validate()?;
-        let seen = self.find(id).await?;
+        let seen = self.find_to_change(id).await?;
         let (half, epoch, attempts, parked) = match &seen.what {
             What::Open(open, _) => (&open.half, open.epoch, open.attempts, None),
-            What::Parked(parked) => (&parked.half, parked.epoch, parked.attempts, Some(parked)),
+            What::Parked(parked, _) => {
+                (&parked.half, parked.epoch, parked.attempts, Some(parked))
+            }
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
         self.ask_first(seen.partition, half, epoch, attempts, verdict, &request).await?;
@@ -312,6 +314,22 @@ impl Admin {
     async fn find(&self, id: TransactionId) -> Result<Seen, AdminError> {
         let seen = self.ask(|reply| Query::Find { id, reply }).await?;
         seen.ok_or(AdminError::NotFound(id))
+    }
+
+    /// The message as it is once a PARK that is being carried out is carried out: opened again
+    /// before that, a next owner might not know that it was parked.
+    async fn find_to_change(&self, id: TransactionId) -> Result<Seen, AdminError> {
+        let until = Instant::now() + self.producer.inner.config.decision_deadline;
+        loop {
+            let seen = self.find(id).await?;
+            if !matches!(seen.what, What::Parked(_, false)) {
+                return Ok(seen);
+            }
+            if Instant::now() > until {
+                return Err(AdminError::Unavailable("it is still being parked".into()));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     async fn ask<T>(

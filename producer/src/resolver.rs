@@ -18,7 +18,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{
-    Answer, Command, DecodeError, Event, HEADER, HalfRef, Record, ResolverCore, codec,
+    Answer, Command, DecodeError, Event, HEADER, HalfRef, Ledger, Record, ResolverCore, codec,
 };
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -79,7 +79,6 @@ pub(crate) struct Owned {
     pub(crate) is_lost: bool,
     /// The end of the log when it was taken over.
     pub(crate) end_at_takeover: i64,
-    pub(crate) replay_reported: bool,
 }
 
 /// What the resolver is made of.
@@ -119,6 +118,7 @@ pub(crate) struct Resolver {
     last_tick: Instant,
     throttled: bool,
     stop_asked: bool,
+    replay_reported: bool,
     commands: Vec<Command>,
 }
 
@@ -157,6 +157,7 @@ impl Resolver {
             last_tick: now,
             throttled: false,
             stop_asked: false,
+            replay_reported: true,
             commands: Vec::new(),
         })
     }
@@ -303,19 +304,20 @@ impl Resolver {
         self.report_replays();
     }
 
+    /// One line when all that was taken over is replayed.
     fn report_replays(&mut self) {
-        for (partition, owned) in &mut self.owned {
-            if !owned.replay_reported && !owned.core.is_replaying() {
-                owned.replay_reported = true;
-                tracing::info!(
-                    topic = self.store,
-                    partition,
-                    open = owned.core.ledger().open_count(),
-                    parked = owned.core.ledger().parked_count(),
-                    "the partition is taken over"
-                );
-            }
+        if self.replay_reported || self.owned.values().any(|owned| owned.core.is_replaying()) {
+            return;
         }
+        self.replay_reported = true;
+        let ledgers = || self.owned.values().map(|owned| owned.core.ledger());
+        tracing::info!(
+            topic = self.store,
+            partitions = self.owned.len(),
+            open = ledgers().map(Ledger::open_count).sum::<usize>(),
+            parked = ledgers().map(Ledger::parked_count).sum::<usize>(),
+            "the store's partitions are taken over"
+        );
     }
 
     /// With too many deliveries under way the store is not read on; the group's membership and

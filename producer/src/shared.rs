@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::resolver::Owned;
 
@@ -11,12 +12,18 @@ pub(crate) struct Shared {
     /// Per store partition, bytes of the log that replay needs.
     retained: Vec<AtomicU64>,
     resolver_runs: AtomicBool,
+    started: Instant,
     state: Mutex<State>,
 }
+
+/// A replica that got no partitions by then is ready all the same: there may be none left for it.
+const JOIN_GRACE: Duration = Duration::from_secs(15);
 
 #[derive(Default)]
 struct State {
     taking_over: bool,
+    /// The group has said which partitions are ours, if any.
+    joined: bool,
     stopped: Vec<String>,
     open: usize,
     broker: Option<String>,
@@ -28,6 +35,7 @@ impl Shared {
         Self {
             retained: (0..count).map(|_| AtomicU64::new(0)).collect(),
             resolver_runs: AtomicBool::new(true),
+            started: Instant::now(),
             state: Mutex::default(),
         }
     }
@@ -46,6 +54,7 @@ impl Shared {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.open = open;
         state.taking_over = taking_over;
+        state.joined |= taking_over || !owned.is_empty();
         let stopped = owned.values().filter_map(|owned| owned.stopped.as_ref());
         if state.stopped.len() != stopped.clone().count() {
             state.stopped = stopped.cloned().collect();
@@ -84,6 +93,9 @@ impl Shared {
         }
         if let Some(reason) = state.stopped.first() {
             return Err(format!("a partition is stopped: {reason}"));
+        }
+        if !state.joined && self.started.elapsed() < JOIN_GRACE {
+            return Err("joining the producer group".into());
         }
         if state.taking_over {
             return Err("the store's partitions are being taken over".into());

@@ -96,7 +96,7 @@ impl HalfView {
                     .map(|(outcome, reason)| format!("{}: {reason}", outcome.as_str())),
                 ..Self::base(seen.partition, &open.half)
             },
-            What::Parked(parked) => Self {
+            What::Parked(parked, _) => Self {
                 state: "parked",
                 epoch: parked.epoch.0,
                 attempts: parked.attempts,
@@ -160,7 +160,7 @@ impl HalfDetail {
         }
         let body = match &seen.what {
             What::Open(open, _) => Some(&open.half),
-            What::Parked(parked) => {
+            What::Parked(parked, _) => {
                 let detail = format!("{}: {}", parked.cause.as_str(), parked.reason);
                 history.push(entry(Some(rfc3339(parked.parked_ms)), "parked", detail));
                 Some(&parked.half)

@@ -128,7 +128,6 @@ impl Resolver {
                 stopped: None,
                 is_lost: found_lost,
                 end_at_takeover,
-                replay_reported: false,
             };
             self.owned.insert(partition, owned);
         }
@@ -139,6 +138,7 @@ impl Resolver {
             self.retry_take_at = Instant::now() + RETRY_DELAY;
         }
         self.throttled = false;
+        self.replay_reported = self.owned.is_empty();
         for (partition, reason) in stopped {
             self.halt(partition, reason);
         }

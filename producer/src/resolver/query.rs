@@ -40,7 +40,8 @@ pub(crate) struct Seen {
 pub(crate) enum What {
     /// Open; with the time until its next check, if none is under way.
     Open(Open, Option<std::time::Duration>),
-    Parked(ParkedHalf),
+    /// Parked; whether that is written to the parked topic yet.
+    Parked(ParkedHalf, bool),
     Closed(Closed),
 }
 
@@ -48,7 +49,7 @@ impl Seen {
     fn place(&self) -> (i32, i64) {
         let offset = match &self.what {
             What::Open(open, _) => open.half.offset,
-            What::Parked(parked) => parked.half.offset,
+            What::Parked(parked, _) => parked.half.offset,
             What::Closed(closed) => closed.half,
         };
         (self.partition, offset.0)
@@ -93,7 +94,7 @@ impl Resolver {
             if state != Some(HalfState::Open) {
                 here.extend(ledger.parked_from(begin).take(limit).map(|parked| Seen {
                     partition: *partition,
-                    what: What::Parked(parked.clone()),
+                    what: What::Parked(parked.clone(), ledger.is_park_carried_out(parked)),
                 }));
             }
             here.sort_by_key(Seen::place);
@@ -110,7 +111,7 @@ impl Resolver {
                 return Some(self.open(*partition, open));
             }
             let what = match ledger.find_parked(id) {
-                Some(parked) => What::Parked(parked.clone()),
+                Some(parked) => What::Parked(parked.clone(), ledger.is_park_carried_out(parked)),
                 None => What::Closed(ledger.find_closed(id)?.clone()),
             };
             Some(Seen { partition: *partition, what })

@@ -113,3 +113,14 @@ fn a_late_decision_about_an_undeliverable_message_is_a_conflict() {
     assert!(fold.ledger.find_closed(of.id).is_none(), "it is parked, not closed");
     assert_eq!(fold.ledger.parked_count(), 1);
 }
+
+#[test]
+fn a_parked_half_may_be_opened_again_only_once_its_park_is_carried_out() {
+    let mut fold = Fold::new();
+    let of = fold.half(1);
+    let (at, _) = fold.park(of, 0, ParkCause::MaxChecks);
+    let parked = fold.ledger.find_parked(of.id).unwrap().clone();
+    assert!(!fold.ledger.is_park_carried_out(&parked));
+    fold.ledger.carried_out(at);
+    assert!(fold.ledger.is_park_carried_out(&parked));
+}
