@@ -1,0 +1,128 @@
+//! What a database error means for the caller.
+
+use sea_orm::sqlx;
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+/// The four things that a caller can do something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DbFault {
+    /// The database is away, full, starting or overloaded: wait and try again. Whether the
+    /// statement took effect is unknown if it was a commit.
+    Unavailable,
+    /// Somebody else holds a lock for too long, or this transaction was chosen to make way:
+    /// nothing happened; try again.
+    Contended,
+    /// The row is there already.
+    UniqueViolation,
+    /// A mistake in the statement or in the data: trying again does not help.
+    Other,
+}
+
+/// SQLSTATE codes after which nothing happened and a repetition can succeed: serialization
+/// failure, deadlock, lock not available, statement cancelled by its timeout.
+const CONTENDED_STATES: &[&str] = &["40001", "40P01", "55P03", "57014"];
+
+/// SQLSTATE classes of a server that cannot work now: connection, resources, operator
+/// intervention (shutdown, starting up), system error.
+const UNAVAILABLE_CLASSES: &[&str] = &["08", "53", "57", "58"];
+
+/// Writes refused because the server is a standby: a failover is under way.
+const READ_ONLY_STATE: &str = "25006";
+
+/// SQLite's primary result codes BUSY and LOCKED.
+const SQLITE_CONTENDED: &[i32] = &[5, 6];
+
+/// SQLite's primary result codes IOERR, FULL and CANTOPEN.
+const SQLITE_UNAVAILABLE: &[i32] = &[10, 13, 14];
+
+impl DbFault {
+    /// Classifies an error.
+    pub fn of(error: &DbErr) -> Self {
+        if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) {
+            return Self::UniqueViolation;
+        }
+        match error {
+            DbErr::ConnectionAcquire(_) => Self::Unavailable,
+            DbErr::Conn(RuntimeErr::SqlxError(source))
+            | DbErr::Exec(RuntimeErr::SqlxError(source))
+            | DbErr::Query(RuntimeErr::SqlxError(source)) => Self::of_sqlx(source),
+            DbErr::Conn(RuntimeErr::Internal(_)) => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether waiting and repeating can help.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Contended)
+    }
+
+    fn of_sqlx(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(source) => {
+                let code = source.code().unwrap_or_default();
+                if source.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                    Self::of_sqlite(code.parse().unwrap_or_default())
+                } else {
+                    Self::of_sqlstate(&code)
+                }
+            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+
+    fn of_sqlite(extended: i32) -> Self {
+        let primary = extended & 0xff;
+        if SQLITE_CONTENDED.contains(&primary) {
+            Self::Contended
+        } else if SQLITE_UNAVAILABLE.contains(&primary) {
+            Self::Unavailable
+        } else {
+            Self::Other
+        }
+    }
+
+    fn of_sqlstate(code: &str) -> Self {
+        if CONTENDED_STATES.contains(&code) {
+            Self::Contended
+        } else if code == READ_ONLY_STATE
+            || UNAVAILABLE_CLASSES.iter().any(|class| code.starts_with(class))
+        {
+            Self::Unavailable
+        } else {
+            Self::Other
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sqlstates() {
+        for code in ["40001", "40P01", "55P03", "57014"] {
+            assert_eq!(DbFault::of_sqlstate(code), DbFault::Contended, "{code}");
+        }
+        for code in ["08006", "53300", "57P01", "57P03", "25006"] {
+            assert_eq!(DbFault::of_sqlstate(code), DbFault::Unavailable, "{code}");
+        }
+        for code in ["42601", "23514", ""] {
+            assert_eq!(DbFault::of_sqlstate(code), DbFault::Other, "{code}");
+        }
+    }
+
+    #[test]
+    fn reads_extended_sqlite_codes() {
+        assert_eq!(DbFault::of_sqlite(5), DbFault::Contended);
+        assert_eq!(DbFault::of_sqlite(517), DbFault::Contended, "BUSY_SNAPSHOT");
+        assert_eq!(DbFault::of_sqlite(262), DbFault::Contended, "LOCKED_SHAREDCACHE");
+        assert_eq!(DbFault::of_sqlite(13), DbFault::Unavailable);
+        assert_eq!(DbFault::of_sqlite(275), DbFault::Other, "CONSTRAINT_CHECK");
+    }
+}

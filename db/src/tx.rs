@@ -1,0 +1,52 @@
+//! Write transactions.
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+
+/// Begins a transaction that is going to write.
+///
+/// PostgreSQL: READ COMMITTED, said explicitly, because a server may be configured otherwise and
+/// the barriers rely on a statement seeing what was committed before it. SQLite: BEGIN IMMEDIATE,
+/// because a deferred transaction that reads first and writes then fails with SQLITE_BUSY at
+/// once, without waiting for its busy timeout.
+///
+/// Dropping the transaction rolls it back.
+///
+/// # Errors
+/// [`DbFault::Contended`](crate::DbFault) when SQLite's writer does not make way in time.
+pub async fn begin_write(connection: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let options = match connection.get_database_backend() {
+        DbBackend::Sqlite => TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        },
+        _ => TransactionOptions {
+            isolation_level: Some(IsolationLevel::ReadCommitted),
+            ..Default::default()
+        },
+    };
+    connection.begin_with_options(options).await
+}
+
+/// Bounds how long each later statement of this transaction waits for a lock (PostgreSQL).
+///
+/// SQLite knows one lock only, taken by [`begin_write`]; its wait is the pool's
+/// `sqlite_busy_timeout`, and this does nothing.
+///
+/// # Errors
+/// What the database says.
+pub async fn set_lock_timeout_in_tx(
+    transaction: &DatabaseTransaction,
+    timeout: Duration,
+) -> Result<(), DbErr> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        // 0 would mean no limit at all.
+        let millis = timeout.as_millis().clamp(1, i32::MAX as u128);
+        transaction.execute_unprepared(&format!("SET LOCAL lock_timeout = {millis}")).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! The schemas of both services, as SeaORM migrations for PostgreSQL and SQLite.
+//!
+//! The constraints live here and not in the services: available stock is never negative, a
+//! movement and a line happen once, states are of a known set. A migration that has been released
+//! must never be changed; a new one is added behind it.
+//!
+//! # Layout
+//! - [`order`]: [`OrderMigrator`], the database of order-svc
+//! - [`stock`]: [`StockMigrator`], the database of stock-svc
+//! - [`consumer`]: the tables of halfmsg-consumer, made in the database of the service it runs in
+//! - [`migrate`]: runs a migrator at start, one replica at a time
+
+pub mod consumer;
+pub mod order;
+pub mod stock;
+
+mod column;
+
+use std::time::Duration;
+
+use halfmsg_db::{begin_write, set_lock_timeout_in_tx};
+use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr};
+
+pub use order::OrderMigrator;
+pub use stock::StockMigrator;
+
+/// How long a replica waits for another one that is migrating. On SQLite it is the pool's busy
+/// timeout that counts.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The key of PostgreSQL's advisory lock: "halfmsg" in ASCII.
+const LOCK_KEY: i64 = 0x0068_616c_666d_7367;
+
+/// Brings the schema up to date.
+///
+/// All of it is one transaction under a lock (an advisory lock on PostgreSQL, the write lock on
+/// SQLite): replicas that start at once run one after the other, the later ones find nothing to
+/// do, and one that dies half-way leaves nothing behind. Cancelling rolls back.
+///
+/// # Errors
+/// What the database says; a schema newer than this program is an error too.
+pub async fn migrate<M: MigratorTrait>(connection: &DatabaseConnection) -> Result<(), DbErr> {
+    let transaction = begin_write(connection).await?;
+    if connection.get_database_backend() == DbBackend::Postgres {
+        set_lock_timeout_in_tx(&transaction, LOCK_TIMEOUT).await?;
+        // The lock may take longer than a statement of a request may.
+        transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+        let lock = format!("SELECT pg_advisory_xact_lock({LOCK_KEY})");
+        transaction.execute_unprepared(&lock).await?;
+    }
+    M::up(&transaction, None).await?;
+    transaction.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use halfmsg_db::{DbFault, DbOptions, connect};
+    use sea_orm_migration::SchemaManager;
+
+    use super::*;
+
+    async fn database() -> (tempfile::TempDir, DatabaseConnection) {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("a.db").display());
+        (directory, connect(&url, &DbOptions::default()).await.unwrap())
+    }
+
+    async fn run(connection: &DatabaseConnection, sql: &str) -> Result<(), DbErr> {
+        connection.execute_unprepared(sql).await.map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn goes_up_twice_and_down() {
+        let (_directory, connection) = database().await;
+        migrate::<OrderMigrator>(&connection).await.unwrap();
+        migrate::<OrderMigrator>(&connection).await.unwrap();
+        let schema = SchemaManager::new(&connection);
+        assert!(schema.has_table("orders").await.unwrap());
+        OrderMigrator::down(&connection, None).await.unwrap();
+        assert!(!schema.has_table("orders").await.unwrap());
+        let (_directory, connection) = database().await;
+        migrate::<StockMigrator>(&connection).await.unwrap();
+        let schema = SchemaManager::new(&connection);
+        assert!(schema.has_table("dead_letter").await.unwrap());
+        StockMigrator::down(&connection, None).await.unwrap();
+        assert!(!schema.has_table("dead_letter").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn replicas_may_start_at_once() {
+        let (_directory, connection) = database().await;
+        let starts = (0..4).map(|_| {
+            let connection = connection.clone();
+            tokio::spawn(async move { migrate::<StockMigrator>(&connection).await })
+        });
+        for start in starts.collect::<Vec<_>>() {
+            start.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_schema_of_stock_refuses_what_must_not_be() {
+        let (_directory, connection) = database().await;
+        migrate::<StockMigrator>(&connection).await.unwrap();
+        let now = "'2025-01-01T00:00:00+00:00'";
+        let good = [
+            format!("INSERT INTO product VALUES ('a', 'A', 0, {now}, {now})"),
+            "INSERT INTO stock VALUES ('a', 0)".into(),
+            format!("INSERT INTO deduction VALUES (x'01', 'void', NULL, '[]', {now}, {now})"),
+            format!(
+                "INSERT INTO stock_movement VALUES (x'01', x'01', NULL, 'a', 'void', 0, {now})"
+            ),
+        ];
+        for sql in &good {
+            run(&connection, sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        }
+        for (sql, unique) in [
+            (format!("INSERT INTO product VALUES ('b', 'B', -1, {now}, {now})"), false),
+            ("UPDATE stock SET available = -1".into(), false),
+            ("INSERT INTO stock VALUES ('b', 0)".into(), false),
+            (format!("INSERT INTO receipt VALUES ('r', 'a', 0, {now})"), false),
+            (
+                format!("INSERT INTO deduction VALUES (x'02', 'lost', NULL, '[]', {now}, {now})"),
+                false,
+            ),
+            (good[2].clone(), true),
+            (
+                format!(
+                    "INSERT INTO stock_movement VALUES (x'02', x'01', NULL, 'a', 'void', 0, {now})"
+                ),
+                true,
+            ),
+        ] {
+            let error = run(&connection, &sql).await.expect_err(&sql);
+            assert_eq!(DbFault::of(&error) == DbFault::UniqueViolation, unique, "{sql}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_schema_of_orders_refuses_what_must_not_be() {
+        let (_directory, connection) = database().await;
+        migrate::<OrderMigrator>(&connection).await.unwrap();
+        let order = |id: &str, transaction: &str, status: &str, cents: i64| {
+            format!(
+                "INSERT INTO orders (id, transaction_id, flow, status, total_cents, created_at, \
+                 updated_at) VALUES (x'{id}', x'{transaction}', 'rollback', '{status}', {cents}, \
+                 '2025-01-01T00:00:00+00:00', '2025-01-01T00:00:00+00:00')"
+            )
+        };
+        run(&connection, &order("01", "01", "void", 0)).await.unwrap();
+        for (sql, unique) in [
+            (order("01", "02", "confirmed", 0), true),
+            (order("02", "01", "confirmed", 0), true),
+            (order("02", "02", "lost", 0), false),
+            (order("02", "02", "confirmed", -1), false),
+            ("INSERT INTO order_line VALUES (x'01', 1, 'a', 0, NULL)".into(), false),
+            ("INSERT INTO order_line VALUES (x'09', 1, 'a', 1, NULL)".into(), false),
+        ] {
+            let error = run(&connection, &sql).await.expect_err(&sql);
+            assert_eq!(DbFault::of(&error) == DbFault::UniqueViolation, unique, "{sql}: {error}");
+        }
+        run(&connection, "INSERT INTO order_line VALUES (x'01', 1, 'a', 1, NULL)").await.unwrap();
+        let again = "INSERT INTO order_line VALUES (x'01', 2, 'a', 1, NULL)";
+        assert!(run(&connection, again).await.is_err(), "a sku twice");
+    }
+}

@@ -1,0 +1,250 @@
+//! The frame around a service's routes: health, metrics, limits, and answers for what no route
+//! handles.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::extract::{BODY_LIMIT_BYTES, Json};
+use crate::problem::ApiError;
+
+/// How long `/health/ready` waits for the check of the service.
+pub const READY_DEADLINE: Duration = Duration::from_secs(2);
+
+type Ready = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
+/// Adds to a service's routes: `/health/live`, `/health/ready`, `/metrics`, problem+json for
+/// unknown paths (404) and wrong methods (405), the body limit, request metrics by route, and a
+/// 500 in place of a handler's panic.
+pub struct Frame {
+    registry: Registry,
+    requests: HttpMetrics,
+    ready: Arc<dyn Fn() -> Ready + Send + Sync>,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    route: String,
+    method: String,
+    status: u16,
+}
+
+#[derive(Clone)]
+struct HttpMetrics {
+    count: Family<Labels, Counter>,
+    seconds: Family<Labels, Histogram>,
+}
+
+/// From 1 ms to 16 s, in doublings.
+fn request_buckets() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 15))
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Frame {
+    /// A frame whose service is always ready.
+    pub fn new() -> Self {
+        let requests = HttpMetrics {
+            count: Family::default(),
+            seconds: Family::new_with_constructor(request_buckets),
+        };
+        let mut registry = Registry::default();
+        registry.register("http_requests", "Answered requests", requests.count.clone());
+        registry.register(
+            "http_request_duration_seconds",
+            "From the request's head to the answer's head",
+            requests.seconds.clone(),
+        );
+        Self { registry, requests, ready: Arc::new(|| Box::pin(async { Ok(()) })) }
+    }
+
+    /// Where the service registers its own metrics.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// The check behind `/health/ready`: `Ok`, or the reason why not (answered with 503). It is
+    /// given up after [`READY_DEADLINE`].
+    #[must_use]
+    pub fn ready<F, Fut>(mut self, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.ready = Arc::new(move || Box::pin(check()));
+        self
+    }
+
+    /// The routes within the frame.
+    pub fn wrap(self, routes: Router) -> Router {
+        let registry = Arc::new(self.registry);
+        routes
+            .route("/health/live", get(async || Json(serde_json::json!({"status": "live"}))))
+            .route("/health/ready", get(ready).with_state(self.ready))
+            .route("/metrics", get(metrics).with_state(registry))
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(wrong_method)
+            .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(middleware::from_fn_with_state(self.requests, count))
+    }
+}
+
+async fn ready(State(check): State<Arc<dyn Fn() -> Ready + Send + Sync>>) -> Response {
+    let reason = match tokio::time::timeout(READY_DEADLINE, check()).await {
+        Ok(Ok(())) => return Json(serde_json::json!({"status": "ready"})).into_response(),
+        Ok(Err(reason)) => reason,
+        Err(_) => format!("the check took longer than {READY_DEADLINE:?}"),
+    };
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "the service is not ready")
+        .detail(reason)
+        .retry_after(1)
+        .into_response()
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], body).into_response()
+        }
+        Err(error) => ApiError::internal(error).into_response(),
+    }
+}
+
+async fn unknown_path(request: Request) -> ApiError {
+    ApiError::not_found(format!("no route for {}", request.uri().path()))
+}
+
+async fn wrong_method(method: Method) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path does not take this method",
+    )
+    .detail(format!("{method} is not in the header Allow"))
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    ApiError::internal(format!("a handler panicked: {text}")).into_response()
+}
+
+async fn count(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
+    // The route and not the path, and known methods only: the number of series has a bound.
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+    let route = route.to_owned();
+    let method = match *request.method() {
+        Method::GET | Method::POST | Method::PUT | Method::DELETE | Method::HEAD => {
+            request.method().as_str()
+        }
+        _ => "other",
+    };
+    let method = method.to_owned();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let labels = Labels { route, method, status: response.status().as_u16() };
+    metrics.seconds.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
+    metrics.count.get_or_create(&labels).inc();
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::post;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn router() -> Router {
+        let echo = async |Json(value): Json<Value>| Json(value);
+        let panicking = async || -> Json<()> { panic!("secret") };
+        let routes = Router::new().route("/echo", post(echo)).route("/panic", get(panicking));
+        Frame::new().ready(async || Err("the database is away".to_owned())).wrap(routes)
+    }
+
+    async fn call(request: Request) -> (StatusCode, String, String) {
+        let response = router().oneshot(request).await.unwrap();
+        let status = response.status();
+        let kind = response.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn request(method: &str, path: &str, body: impl Into<Body>) -> Request {
+        let builder = Request::builder().method(method).uri(path);
+        builder.header(header::CONTENT_TYPE, "application/json").body(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_refusal_is_a_problem() {
+        let large = format!("\"{}\"", "x".repeat(BODY_LIMIT_BYTES));
+        for (request, status) in [
+            (request("GET", "/nowhere", ""), 404),
+            (request("GET", "/echo", ""), 405),
+            (request("POST", "/echo", "{"), 400),
+            (request("POST", "/echo", large), 413),
+            (request("GET", "/panic", ""), 500),
+            (request("GET", "/health/ready", ""), 503),
+        ] {
+            let what = format!("{request:?}");
+            let (found, kind, body) = call(request).await;
+            assert_eq!(found, status, "{what}");
+            assert_eq!(kind, "application/problem+json", "{what}");
+            assert!(!body.contains("secret"), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_largest_body_passes() {
+        let body = format!("\"{}\"", "x".repeat(BODY_LIMIT_BYTES - 2));
+        assert_eq!(call(request("POST", "/echo", body)).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_method_names_the_right_ones() {
+        let response = router().oneshot(request("GET", "/echo", "")).await.unwrap();
+        assert_eq!(response.headers()[header::ALLOW], "POST");
+    }
+
+    #[tokio::test]
+    async fn counts_by_route() {
+        let router = router();
+        let live = request("GET", "/health/live", "");
+        assert_eq!(router.clone().oneshot(live).await.unwrap().status(), 200);
+        let unknown = request("GET", "/a/b/c", "");
+        assert_eq!(router.clone().oneshot(unknown).await.unwrap().status(), 404);
+        let answer = router.oneshot(request("GET", "/metrics", "")).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        for route in ["/health/live", "unmatched"] {
+            assert!(body.contains(&format!("http_requests_total{{route=\"{route}\"")), "{body}");
+        }
+        assert!(!body.contains("/a/b/c"), "{body}");
+    }
+}

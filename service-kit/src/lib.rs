@@ -1,0 +1,36 @@
+//! What both services share, so that they refuse, report, start and stop alike.
+//!
+//! It knows nothing of orders, of stock or of half messages.
+//!
+//! # Layout
+//! - [`problem`]: [`ApiError`], the one error type that becomes an answer (RFC 9457)
+//! - [`extract`]: [`Json`], [`Path`], [`Query`], whose rejections are `ApiError`s
+//! - [`validate`]: the limits of section 7 of the design (skus, quantities, items, texts)
+//! - [`auth`]: the operators' token, [`AdminToken`]
+//! - [`db`]: connections, write transactions, what a database error means
+//! - [`settings`]: the settings both services have, and [`Mistakes`], which collects all of them
+//! - [`telemetry`]: the log
+//! - [`shutdown`]: the token that ends a service, and [`serve`]
+//! - [`process`]: what a service's `main` does: the log, the signals, the exit
+//! - [`http`]: the frame around a service's routes: health, metrics, limits, panics
+//! - [`task`]: runs a handler's work to its end even if the client hangs up
+
+pub mod auth;
+pub mod extract;
+pub mod http;
+pub mod problem;
+pub mod process;
+pub mod settings;
+pub mod shutdown;
+pub mod task;
+pub mod telemetry;
+pub mod validate;
+
+pub use halfmsg_db as db;
+
+pub use auth::AdminToken;
+pub use extract::{Json, Path, Query};
+pub use http::Frame;
+pub use problem::ApiError;
+pub use settings::{Common, CommonSettings, Mistakes, ServiceDefaults};
+pub use shutdown::serve;
