@@ -1,0 +1,263 @@
+//! Flow A's local transaction, and the check-back's answers about it.
+//!
+//! Price lookup, deduction at stock-svc, then the order in one database transaction. Whatever
+//! fails after the half message is stored first writes the order void; then the order's row alone
+//! decides. No HTTP call and no sleep happens inside a database transaction.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use halfmsg_producer::{
+    HalfMessage, ListenerResult, LocalTransactionState, TransactionId, TransactionListener,
+};
+use halfmsg_service_kit::telemetry::LIFE;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::decision::Fate;
+use crate::draft::{Draft, Prices};
+use crate::fault::{Fault, crash_at};
+use crate::model::{NewOrder, Order, OrderId, OrderStatus};
+use crate::payload::RollbackPayload;
+use crate::reason::VoidReason;
+use crate::stock::{PriceError, StockClient};
+use crate::store::fence::Fenced;
+use crate::store::{OrderStore, StoreError, Stored};
+
+/// The times of a local transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTimes {
+    /// Price lookup and deduction together; shorter than the local deadline, so that there is
+    /// time left to write the order or its tombstone.
+    pub stock: Duration,
+    /// How long the fault slow-local stalls; longer than local deadline and first check.
+    pub stall: Duration,
+}
+
+/// The argument of one local transaction.
+#[derive(Debug)]
+pub struct LocalOrder {
+    /// The order's identity.
+    pub id: OrderId,
+    /// What is ordered.
+    pub order: NewOrder,
+    /// The failure that is asked for.
+    pub fault: Option<Fault>,
+    /// Told the order's row as soon as there is one. Nobody needs to listen.
+    pub tell: oneshot::Sender<Order>,
+}
+
+/// Runs and answers for the local transactions of purpose `order.rollback`. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct OrderListener {
+    store: OrderStore,
+    stock: StockClient,
+    times: LocalTimes,
+}
+
+/// Why a local transaction ends with a void order.
+struct Failure {
+    reason: VoidReason,
+    detail: String,
+    stock_untouched: bool,
+    prices: Option<Prices>,
+}
+
+impl Failure {
+    fn before_deduct(reason: VoidReason, detail: impl ToString) -> Self {
+        Self { reason, detail: detail.to_string(), stock_untouched: true, prices: None }
+    }
+
+    fn after_deduct(reason: VoidReason, prices: Prices) -> Self {
+        let prices = Some(prices);
+        Self { reason, detail: String::new(), stock_untouched: false, prices }
+    }
+}
+
+impl OrderListener {
+    /// A listener on this store and this stock.
+    pub fn new(store: OrderStore, stock: StockClient, times: LocalTimes) -> Self {
+        Self { store, stock, times }
+    }
+
+    /// Runs the local transaction of a half message that is stored, and gives the order's row.
+    ///
+    /// Cancelled, the order has a row or not: its check decides.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the row cannot be written or read: its check decides.
+    pub async fn run_local(
+        &self,
+        transaction_id: TransactionId,
+        local: LocalOrder,
+    ) -> Result<Order, StoreError> {
+        crash_at(Fault::CrashAfterHalf, local.fault);
+        let draft = Draft::new(local.id, transaction_id, &local.order);
+        let row = match self.attempt(&draft, local.fault).await {
+            Ok(order) => order,
+            Err(failure) => {
+                let Failure { reason, detail, stock_untouched, prices } = failure;
+                let text = reason.to_text(&detail);
+                let void = draft.void(text, prices.as_ref(), stock_untouched);
+                self.store.write_void(&void).await?
+            }
+        };
+        self.adopt(&Fate::from(&row), transaction_id).await;
+        tell_life(&row);
+        // Nobody listens if the request's deadline has passed.
+        drop(local.tell.send(row.clone()));
+        Ok(row)
+    }
+
+    async fn attempt(&self, draft: &Draft, fault: Option<Fault>) -> Result<Order, Failure> {
+        let until = Instant::now() + self.times.stock;
+        let prices = self.stock.prices(&draft.items, fault, until).await;
+        let prices = prices.map_err(|error| match &error {
+            PriceError::UnknownSku(skus) => Failure::before_deduct(VoidReason::UnknownSku, skus),
+            PriceError::Failed(_) => Failure::before_deduct(VoidReason::PriceLookupFailed, error),
+        })?;
+        let mut order = draft
+            .confirmed(&prices)
+            .map_err(|error| Failure::before_deduct(VoidReason::AmountTooLarge, error))?;
+        if let Err(error) = self.stock.deduct(draft.id, &draft.items, fault, until).await {
+            return Err(Failure {
+                reason: error.reason(),
+                detail: error.to_string(),
+                stock_untouched: error.untouched(),
+                prices: Some(prices),
+            });
+        }
+        crash_at(Fault::CrashAfterDeduct, fault);
+        match fault {
+            Some(Fault::AfterDeduct) => {
+                return Err(Failure::after_deduct(VoidReason::AfterDeductFailed, prices));
+            }
+            Some(Fault::SlowLocal) => sleep(self.times.stall).await,
+            // The schema forbids it, so the database transaction really fails.
+            Some(Fault::OrderInsert) => order.total_cents = -1,
+            _ => {}
+        }
+        match self.store.insert_confirmed_order(&order).await {
+            Ok(Stored::Inserted) => {
+                crash_at(Fault::CrashAfterOrder, fault);
+                Ok(order)
+            }
+            Ok(Stored::Fenced) => Err(Failure::after_deduct(VoidReason::Fenced, prices)),
+            Err(error) => {
+                // It may be stored all the same: writing it void finds that out.
+                tracing::warn!(order_id = %draft.id, %error, "the order may not be stored");
+                Err(Failure::after_deduct(VoidReason::OrderInsertFailed, prices))
+            }
+        }
+    }
+
+    /// Completes a row that was written void before its half message was known.
+    async fn adopt(&self, fate: &Fate, by: TransactionId) {
+        if fate.is_unclaimed()
+            && let Err(error) = self.store.adopt(fate.id, by).await
+        {
+            tracing::debug!(order_id = %fate.id, %error, "the row keeps its own transaction id");
+        }
+    }
+
+    /// The drafts of the halves that can be read, and where each half's is among them.
+    fn drafts(halves: &[HalfMessage]) -> (Vec<Draft>, Vec<Option<usize>>) {
+        let mut drafts = Vec::with_capacity(halves.len());
+        let mut places = Vec::with_capacity(halves.len());
+        for half in halves {
+            places.push(match RollbackPayload::of_half(half) {
+                Ok(payload) => {
+                    drafts.push(payload.into_draft(half.transaction_id));
+                    Some(drafts.len() - 1)
+                }
+                Err(error) => {
+                    let (transaction_id, partition) = (half.transaction_id, half.partition);
+                    let offset = half.offset;
+                    tracing::error!(%transaction_id, partition, offset, "{error}: it stays unknown");
+                    None
+                }
+            });
+        }
+        (drafts, places)
+    }
+
+    async fn state(
+        &self,
+        transaction_id: TransactionId,
+        found: &Result<Fenced, StoreError>,
+    ) -> LocalTransactionState {
+        let Fenced { fate, tombstone } = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%transaction_id, %error, "the order's fate is not known yet");
+                return LocalTransactionState::Unknown;
+            }
+        };
+        if *tombstone {
+            let order_id = fate.id;
+            tracing::info!(
+                target: LIFE, %order_id, %transaction_id,
+                "check-back found no order: it is void now, and its stock is restored"
+            );
+        }
+        match fate.decides(transaction_id) {
+            Ok(state) => {
+                self.adopt(fate, transaction_id).await;
+                state
+            }
+            Err(error) => {
+                tracing::error!(%transaction_id, "{error}: it stays unknown");
+                LocalTransactionState::Unknown
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TransactionListener for OrderListener {
+    type Arg = LocalOrder;
+
+    async fn execute_local_transaction(
+        &self,
+        half: &HalfMessage,
+        arg: LocalOrder,
+    ) -> ListenerResult<LocalTransactionState> {
+        let row = self.run_local(half.transaction_id, arg).await?;
+        Ok(Fate::from(&row).decides(half.transaction_id)?)
+    }
+
+    async fn check_local_transaction(
+        &self,
+        half: &HalfMessage,
+    ) -> ListenerResult<LocalTransactionState> {
+        let states = self.check_local_transactions(std::slice::from_ref(half)).await;
+        Ok(states.first().copied().unwrap_or(LocalTransactionState::Unknown))
+    }
+
+    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+        let (drafts, places) = Self::drafts(halves);
+        let found = self.store.fence_check(&drafts).await;
+        let mut states = Vec::with_capacity(halves.len());
+        for (half, place) in halves.iter().zip(places) {
+            states.push(match place.and_then(|at| found.get(at)) {
+                Some(found) => self.state(half.transaction_id, found).await,
+                None => LocalTransactionState::Unknown,
+            });
+        }
+        states
+    }
+}
+
+fn tell_life(order: &Order) {
+    let Order { id: order_id, transaction_id, .. } = order;
+    match (order.status, &order.reason) {
+        (OrderStatus::Void, reason) => tracing::info!(
+            target: LIFE, %order_id, %transaction_id,
+            "order void: {}", reason.as_deref().unwrap_or("no reason given")
+        ),
+        (status, _) => tracing::info!(
+            target: LIFE, %order_id, %transaction_id,
+            "order {}: {} cents", status.as_str(), order.total_cents
+        ),
+    }
+}

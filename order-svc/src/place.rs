@@ -1,0 +1,329 @@
+//! Places one order: claims its key, sends the half message, and answers as soon as the order has
+//! a row. It must never answer from an error that it cannot interpret.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use halfmsg_producer::{PrepareError, SendResult, TransactionId, TransactionProducer};
+use halfmsg_service_kit::{ApiError, db};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
+
+use crate::answer::{Answer, path_of};
+use crate::fault::Fault;
+use crate::listener::{LocalOrder, OrderListener};
+use crate::metrics::OrderMetrics;
+use crate::model::{NewOrder, Order, OrderId};
+use crate::payload::{PURPOSE, RollbackPayload};
+use crate::store::idempotency::{Claim, RepeatKey};
+use crate::store::{OrderStore, StoreError};
+
+/// Orders that are being placed at once; more are refused.
+pub const MAX_ORDERS_AT_ONCE: usize = 8_192;
+/// Between two looks for a row that is not there yet.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// When a client may ask again about an order whose fate is not known.
+const LOOK_AGAIN_SECS: u64 = 2;
+/// When a client may try again what could not begin.
+const TRY_AGAIN_SECS: u64 = 1;
+
+/// The bounds of placing an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlaceLimits {
+    /// From the request to its answer.
+    pub answer: Duration,
+    /// How long a claimed key is its request's; longer than its local transaction can take.
+    pub lease: Duration,
+}
+
+/// A request that keeps every limit.
+#[derive(Debug, Clone)]
+pub struct PlaceOrder {
+    /// What is ordered.
+    pub order: NewOrder,
+    /// The failure that is asked for.
+    pub fault: Option<Fault>,
+    /// Set if the request may be repeated.
+    pub key: Option<RepeatKey>,
+}
+
+/// What it takes to build a [`Placer`].
+pub struct Parts {
+    /// Stores half messages, with `listener` registered under [`PURPOSE`].
+    pub producer: TransactionProducer,
+    /// The orders.
+    pub store: OrderStore,
+    /// Runs the local transactions.
+    pub listener: OrderListener,
+    /// The topic of the half messages.
+    pub topic: String,
+    /// The bounds.
+    pub limits: PlaceLimits,
+    /// What is counted.
+    pub metrics: OrderMetrics,
+}
+
+/// Places orders. Cheap to clone.
+#[derive(Clone)]
+pub struct Placer {
+    parts: Arc<Parts>,
+    places: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+type Sending = JoinHandle<Result<Option<SendResult>, PrepareError>>;
+
+impl Placer {
+    /// A placer of these parts.
+    pub fn new(parts: Parts) -> Self {
+        let places = Arc::new(Semaphore::new(MAX_ORDERS_AT_ONCE));
+        Self { parts: Arc::new(parts), places, tasks: TaskTracker::new() }
+    }
+
+    /// Places an order, or says what became of the one that this request repeats.
+    ///
+    /// Run it in a task of its own: cancelled, the order may be placed or not, and its key stays
+    /// claimed for the length of the lease.
+    ///
+    /// # Errors
+    /// Nothing was begun, or (with `order_id`, 503 and 504) the order's fate is not known yet.
+    pub async fn place(&self, request: PlaceOrder) -> Result<Answer, ApiError> {
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(overloaded("too many orders are being placed"));
+        };
+        let Some(key) = request.key.clone() else {
+            // With the database away nothing may be deducted, so it is asked first.
+            self.parts.store.ping().await.map_err(database_problem)?;
+            return self.begin(OrderId::generate(), request).await.map_err(Unplaced::into_problem);
+        };
+        let user_id = request.order.user_id.clone();
+        let id = match self.claim(&key, &request.order).await? {
+            Ok(id) => id,
+            Err(answer) => return Ok(answer),
+        };
+        let placed = self.begin(id, request).await;
+        let store = &self.parts.store;
+        let kept = match &placed {
+            Ok(answer) => store.keep_answer(&user_id, &key.key, answer.stored()).await,
+            Err(Unplaced::NotBegun(_)) => store.release_key(&user_id, &key.key, id).await,
+            Err(Unplaced::NotKnown(_)) => Ok(()),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(order_id = %id, %error, "the key is left to the end of its lease");
+        }
+        placed.map_err(Unplaced::into_problem)
+    }
+
+    /// Waits for what goes on after the answers: local transactions and decisions.
+    pub async fn drain(&self, deadline: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
+            tracing::warn!("orders were still being placed: the check-back settles them");
+        }
+    }
+
+    /// Counts the work among what [`Placer::drain`] waits for.
+    pub fn track<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        self.tasks.track_future(work)
+    }
+
+    /// The order to be placed under this key, or the answer that is there already.
+    async fn claim(
+        &self,
+        key: &RepeatKey,
+        order: &NewOrder,
+    ) -> Result<Result<OrderId, Answer>, ApiError> {
+        let lease = self.parts.limits.lease;
+        let claim = self.parts.store.claim_key(key, order, db::now(), lease).await;
+        match claim.map_err(|error| match error {
+            // The first request is storing its order at this very moment.
+            StoreError::Contended(_) => in_progress(None),
+            error => database_problem(error),
+        })? {
+            Claim::Place(id) => Ok(Ok(id)),
+            Claim::Answered(stored) => Ok(Err(Answer::again(stored))),
+            Claim::Settled(row) => {
+                let stored = Answer::of(&row)?.stored().clone();
+                let kept = self.parts.store.keep_answer(&order.user_id, &key.key, &stored).await;
+                if let Err(error) = kept {
+                    tracing::debug!(order_id = %row.id, %error, "the answer is not kept");
+                }
+                Ok(Err(Answer::again(stored)))
+            }
+            Claim::Running(id) => Err(in_progress(id)),
+            Claim::OtherBody(id) => Err(ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "The Idempotency-Key was used for another order.",
+            )
+            .with("order_id", id)),
+        }
+    }
+
+    async fn begin(&self, id: OrderId, request: PlaceOrder) -> Result<Answer, Unplaced> {
+        let until = Instant::now() + self.parts.limits.answer;
+        let (tell, mut told) = oneshot::channel();
+        let PlaceOrder { order, fault, .. } = request;
+        let local = LocalOrder { id, order, fault, tell };
+        let parts = Arc::clone(&self.parts);
+        let mut sending: Sending = self.tasks.spawn(async move { parts.send(local).await });
+        let sent = tokio::select! {
+            biased;
+            Ok(row) = &mut told => return self.answer(&row),
+            sent = &mut sending => sent,
+            () = sleep_until(until) => return Err(self.unknown(id, None, None)),
+        };
+        if let Ok(row) = told.try_recv() {
+            return self.answer(&row);
+        }
+        match sent {
+            Ok(Err(error)) => {
+                self.parts.metrics.not_begun();
+                Err(Unplaced::NotBegun(prepare_problem(id, error)))
+            }
+            Ok(Ok(sent)) => self.settle(id, sent.map(|sent| sent.transaction_id), until).await,
+            Err(error) => {
+                tracing::error!(order_id = %id, %error, "sending a half message broke off");
+                self.settle(id, None, until).await
+            }
+        }
+    }
+
+    /// The local transaction did not tell: somebody else writes the row, or has written it.
+    async fn settle(
+        &self,
+        id: OrderId,
+        transaction_id: Option<TransactionId>,
+        until: Instant,
+    ) -> Result<Answer, Unplaced> {
+        loop {
+            let problem = match self.parts.store.find(id).await {
+                Ok(Some(row)) => return self.answer(&row),
+                Ok(None) => None,
+                Err(error) => Some(error),
+            };
+            if Instant::now() + LOOK_INTERVAL >= until {
+                return Err(self.unknown(id, transaction_id, problem));
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    fn answer(&self, row: &Order) -> Result<Answer, Unplaced> {
+        self.parts.metrics.placed(row);
+        Answer::of(row).map_err(Unplaced::NotKnown)
+    }
+
+    fn unknown(
+        &self,
+        id: OrderId,
+        transaction_id: Option<TransactionId>,
+        problem: Option<StoreError>,
+    ) -> Unplaced {
+        self.parts.metrics.unknown();
+        let answer = match problem {
+            Some(error) => database_problem(error),
+            None => ApiError::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "outcome_unknown",
+                "What becomes of the order is not known yet.",
+            ),
+        };
+        let answer = answer
+            .detail(format!("it is confirmed or void soon: see GET {}", path_of(id)))
+            .with("order_id", id)
+            .retry_after(LOOK_AGAIN_SECS);
+        Unplaced::NotKnown(with_transaction(answer, transaction_id))
+    }
+}
+
+impl Parts {
+    async fn send(&self, local: LocalOrder) -> Result<Option<SendResult>, PrepareError> {
+        let payload = RollbackPayload::new(local.id, &local.order);
+        let message = payload.to_message(&self.topic);
+        if local.fault != Some(Fault::DecisionLost) {
+            return self.producer.send_in_transaction(PURPOSE, message, local).await.map(Some);
+        }
+        let transaction = self.producer.begin(PURPOSE, message).await?;
+        let transaction_id = transaction.receipt().transaction_id;
+        if let Err(error) = self.listener.run_local(transaction_id, local).await {
+            tracing::warn!(%transaction_id, %error, "the order may not be stored");
+        }
+        transaction.leave_open();
+        Ok(None)
+    }
+}
+
+/// Why there is no answer that follows a row.
+enum Unplaced {
+    /// The local transaction has not begun and never will.
+    NotBegun(ApiError),
+    /// It may have.
+    NotKnown(ApiError),
+}
+
+impl Unplaced {
+    fn into_problem(self) -> ApiError {
+        match self {
+            Self::NotBegun(problem) | Self::NotKnown(problem) => problem,
+        }
+    }
+}
+
+/// The problem of a failed read or of a database that is away.
+pub(crate) fn database_problem(error: StoreError) -> ApiError {
+    if error.is_retryable() {
+        tracing::warn!(%error, "the database");
+        ApiError::database_unavailable()
+    } else {
+        ApiError::internal(error)
+    }
+}
+
+fn prepare_problem(id: OrderId, error: PrepareError) -> ApiError {
+    let transaction_id = error.transaction_id();
+    let unavailable = |code, title| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, title);
+    let problem = match &error {
+        PrepareError::Unavailable { .. } => {
+            unavailable("kafka_unavailable", "Kafka cannot be reached; nothing was deducted.")
+        }
+        PrepareError::Backpressure(_) => overloaded("too many transactions are open"),
+        PrepareError::ShuttingDown => unavailable("shutting_down", "The service is stopping."),
+        PrepareError::UnknownTopic(_) => {
+            tracing::error!(%error, "orders cannot be placed");
+            unavailable("topic_missing", "The topic that undoes orders does not exist yet.")
+        }
+        PrepareError::Invalid(_) | PrepareError::NoListener(_) => ApiError::internal(&error),
+    };
+    tracing::warn!(order_id = %id, %error, "an order could not begin");
+    with_transaction(problem.retry_after(TRY_AGAIN_SECS).with("order_id", id), transaction_id)
+}
+
+fn overloaded(detail: &str) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too much is under way.")
+        .detail(detail)
+        .retry_after(TRY_AGAIN_SECS)
+}
+
+fn in_progress(id: Option<OrderId>) -> ApiError {
+    let problem = ApiError::new(
+        StatusCode::CONFLICT,
+        "order_in_progress",
+        "The first request with this Idempotency-Key is still running.",
+    )
+    .retry_after(TRY_AGAIN_SECS);
+    match id {
+        Some(id) => problem.with("order_id", id),
+        None => problem,
+    }
+}
+
+fn with_transaction(problem: ApiError, id: Option<TransactionId>) -> ApiError {
+    match id {
+        Some(id) => problem.with("transaction_id", id.to_string()),
+        None => problem,
+    }
+}

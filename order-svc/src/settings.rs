@@ -1,0 +1,301 @@
+//! Every setting of order-svc: environment variables, the same as flags, checked all at once.
+
+use std::time::Duration;
+
+use clap::Parser;
+use halfmsg_producer::{Backoff, ProducerConfig};
+use halfmsg_service_kit::db::DbOptions;
+use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
+
+use crate::listener::LocalTimes;
+use crate::place::PlaceLimits;
+use crate::stock::StockClient;
+use crate::store::StoreLimits;
+
+/// The service's name, and the application's name in the half-message store.
+pub const NAME: &str = "order-svc";
+const DEFAULTS: ServiceDefaults = ServiceDefaults { name: NAME, listen: "127.0.0.1:8080" };
+/// The bounds of every setting in milliseconds.
+const MILLIS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
+/// The longest interval between two checks, unless the first is longer.
+const LONGEST_CHECK_INTERVAL: Duration = Duration::from_secs(300);
+/// The fault slow-local stalls this much longer than the later of local deadline and first check.
+const STALL_MORE: Duration = Duration::from_secs(1);
+/// Connections of the check-back: as many as checks run at once.
+const CHECK_CONNECTIONS: u32 = 4;
+
+/// Orders: places them, and answers the check-backs about them
+#[derive(Debug, Clone, Parser)]
+#[command(name = NAME)]
+pub struct Settings {
+    /// What both services are told.
+    #[command(flatten)]
+    pub common: CommonSettings,
+
+    /// The address of stock-svc; http only
+    #[arg(long, env = "STOCK_URL", default_value = "http://127.0.0.1:8081")]
+    pub stock_url: String,
+
+    /// The producer group: the replicas that share one store of half messages
+    #[arg(long, env = "HALFMSG_GROUP", default_value = NAME)]
+    pub group: String,
+
+    /// The topic that stock-svc restores from
+    #[arg(long, env = "HALFMSG_ROLLBACK_TOPIC", default_value = "stock.rollback")]
+    pub rollback_topic: String,
+
+    /// Partitions of the store, if it is created
+    #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value = "8")]
+    pub store_partitions: String,
+
+    /// Replication factor of the store, if it is created; -1 is the broker's default
+    #[arg(
+        long,
+        env = "HALFMSG_REPLICATION_FACTOR",
+        default_value = "-1",
+        allow_hyphen_values = true
+    )]
+    pub replication_factor: String,
+
+    /// Storing a half message, in milliseconds
+    #[arg(long, env = "HALFMSG_PREPARE_DEADLINE_MS", default_value = "2000")]
+    pub prepare_deadline_ms: String,
+
+    /// The local transaction, in milliseconds; past it the check decides
+    #[arg(long, env = "HALFMSG_LOCAL_DEADLINE_MS", default_value = "3000")]
+    pub local_deadline_ms: String,
+
+    /// Storing a decision, in milliseconds
+    #[arg(long, env = "HALFMSG_DECISION_DEADLINE_MS", default_value = "2000")]
+    pub decision_deadline_ms: String,
+
+    /// Price lookup and deduction together, in milliseconds; less than the local deadline
+    #[arg(long, env = "HALFMSG_STOCK_DEADLINE_MS", default_value = "1500")]
+    pub stock_deadline_ms: String,
+
+    /// From storing a half message to its first check, in milliseconds
+    #[arg(long, env = "HALFMSG_CHECK_AFTER_MS", default_value = "6000")]
+    pub check_after_ms: String,
+
+    /// From the first check to the second, in milliseconds; doubles from check to check
+    #[arg(long, env = "HALFMSG_CHECK_INTERVAL_MS", default_value = "10000")]
+    pub check_interval_ms: String,
+
+    /// Checks without an answer before a half message is parked
+    #[arg(long, env = "HALFMSG_MAX_CHECKS", default_value = "15")]
+    pub max_checks: String,
+
+    /// From a request for an order to its answer, in milliseconds
+    #[arg(long, env = "HALFMSG_ANSWER_DEADLINE_MS", default_value = "10000")]
+    pub answer_deadline_ms: String,
+
+    /// How long an Idempotency-Key waits for its first request, in milliseconds
+    #[arg(long, env = "HALFMSG_IDEMPOTENCY_LEASE_MS", default_value = "15000")]
+    pub idempotency_lease_ms: String,
+}
+
+/// The settings after validation. It has no `Debug`: the database's address has a password.
+#[derive(Clone)]
+pub struct Config {
+    /// What both services are told.
+    pub common: Common,
+    /// The pool of the check-back.
+    pub check_db: DbOptions,
+    /// The client of stock-svc.
+    pub stock: StockClient,
+    /// The producer.
+    pub producer: ProducerConfig,
+    /// The topic of the half messages.
+    pub rollback_topic: String,
+    /// The bounds of the store.
+    pub store: StoreLimits,
+    /// The times of the local transaction.
+    pub local: LocalTimes,
+    /// The bounds of placing an order.
+    pub place: PlaceLimits,
+}
+
+impl Settings {
+    /// Reads every value.
+    ///
+    /// # Errors
+    /// All mistakes, one line each.
+    pub fn validate(&self) -> Result<Config, Mistakes> {
+        let mut mistakes = Mistakes::new();
+        let config = self.read(&mut mistakes);
+        mistakes.clone().finish()?;
+        config.ok_or(mistakes)
+    }
+
+    fn read(&self, mistakes: &mut Mistakes) -> Option<Config> {
+        let common = self.common.validate(&DEFAULTS, mistakes);
+        mistakes.name("HALFMSG_GROUP", &self.group);
+        mistakes.name("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic);
+        let stock = StockClient::new(&self.stock_url);
+        if let Err(error) = &stock {
+            mistakes.add(error.to_string());
+        }
+        let times = self.times(mistakes);
+        if let Some(times) = &times {
+            times.check(mistakes);
+        }
+        let max_checks = mistakes.number("HALFMSG_MAX_CHECKS", &self.max_checks, 1..=1_000_000_u32);
+        let partitions =
+            mistakes.number("HALFMSG_STORE_PARTITIONS", &self.store_partitions, 1..=10_000_i32);
+        let replication =
+            mistakes.number("HALFMSG_REPLICATION_FACTOR", &self.replication_factor, -1..=100_i32);
+        let (common, times) = (common?, times?);
+        let producer = ProducerConfig {
+            topic_prefix: common.topic_prefix.clone(),
+            instance_id: common.instance_id.clone(),
+            store_partitions: partitions?,
+            replication_factor: replication?,
+            max_checks: max_checks?,
+            check_concurrency: CHECK_CONNECTIONS as usize,
+            ..times.producer(ProducerConfig::new(common.kafka.clone(), NAME, &self.group))
+        };
+        // Every mistake above has its line already; what is left is the producer's own.
+        if mistakes.lines().is_empty()
+            && let Err(error) = producer.validate()
+        {
+            mistakes.add(error.to_string());
+        }
+        let store = StoreLimits {
+            deadline: times.local / 3,
+            check_budget: producer.check_deadline * 2 / 3,
+            ..StoreLimits::default()
+        };
+        let stall = times.check_after.max(times.local) + STALL_MORE;
+        Some(Config {
+            check_db: DbOptions {
+                max_connections: CHECK_CONNECTIONS,
+                sqlite_busy_timeout: store.lock_timeout,
+                ..common.db.clone()
+            },
+            stock: stock.ok()?,
+            rollback_topic: self.rollback_topic.clone(),
+            local: LocalTimes { stock: times.stock, stall },
+            place: PlaceLimits { answer: times.answer, lease: times.lease },
+            store,
+            producer,
+            common,
+        })
+    }
+
+    fn times(&self, mistakes: &mut Mistakes) -> Option<Times> {
+        let mut millis = |name, raw| mistakes.millis(name, raw, MILLIS);
+        let prepare = millis("HALFMSG_PREPARE_DEADLINE_MS", &self.prepare_deadline_ms);
+        let local = millis("HALFMSG_LOCAL_DEADLINE_MS", &self.local_deadline_ms);
+        let decision = millis("HALFMSG_DECISION_DEADLINE_MS", &self.decision_deadline_ms);
+        let stock = millis("HALFMSG_STOCK_DEADLINE_MS", &self.stock_deadline_ms);
+        let check_after = millis("HALFMSG_CHECK_AFTER_MS", &self.check_after_ms);
+        let check_interval = millis("HALFMSG_CHECK_INTERVAL_MS", &self.check_interval_ms);
+        let answer = millis("HALFMSG_ANSWER_DEADLINE_MS", &self.answer_deadline_ms);
+        let lease = millis("HALFMSG_IDEMPOTENCY_LEASE_MS", &self.idempotency_lease_ms);
+        Some(Times {
+            prepare: prepare?,
+            local: local?,
+            decision: decision?,
+            stock: stock?,
+            check_after: check_after?,
+            check_interval: check_interval?,
+            answer: answer?,
+            lease: lease?,
+        })
+    }
+}
+
+/// The durations, each within its own bounds.
+struct Times {
+    prepare: Duration,
+    local: Duration,
+    decision: Duration,
+    stock: Duration,
+    check_after: Duration,
+    check_interval: Duration,
+    answer: Duration,
+    lease: Duration,
+}
+
+impl Times {
+    /// Checks them against each other.
+    fn check(&self, mistakes: &mut Mistakes) {
+        let Self { prepare, local, decision, stock, check_after, lease, .. } = *self;
+        if stock >= local {
+            mistakes.add(format!(
+                "HALFMSG_STOCK_DEADLINE_MS ({stock:?}) must be less than \
+                 HALFMSG_LOCAL_DEADLINE_MS ({local:?}): no time would be left to store the order"
+            ));
+        }
+        if prepare + local >= check_after {
+            mistakes.add(format!(
+                "HALFMSG_PREPARE_DEADLINE_MS ({prepare:?}) + HALFMSG_LOCAL_DEADLINE_MS ({local:?}) \
+                 must be less than HALFMSG_CHECK_AFTER_MS ({check_after:?}): a check would race \
+                 every slow order"
+            ));
+        }
+        if lease <= prepare + local + decision {
+            mistakes.add(format!(
+                "HALFMSG_IDEMPOTENCY_LEASE_MS ({lease:?}) must be more than the prepare, local and \
+                 decision deadlines together: a repeated request would void a running order"
+            ));
+        }
+    }
+
+    fn producer(&self, defaults: ProducerConfig) -> ProducerConfig {
+        let (initial, max) = (self.check_interval, LONGEST_CHECK_INTERVAL.max(self.check_interval));
+        ProducerConfig {
+            prepare_deadline: self.prepare,
+            local_deadline: self.local,
+            decision_deadline: self.decision,
+            check_after: self.check_after,
+            check_backoff: Backoff { initial, max },
+            ..defaults
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: [&str; 3] = ["x", "--kafka-brokers=k:9092", "--database-url=sqlite://x.db"];
+
+    fn lines(more: &[&str]) -> Vec<String> {
+        let arguments = LEAST.iter().chain(more).copied();
+        let settings: Settings =
+            halfmsg_service_kit::settings::parse_from(arguments).expect("known flags");
+        settings.validate().err().map_or_else(Vec::new, |mistakes| mistakes.lines().to_vec())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(lines(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn https_is_refused_in_clear_words() {
+        let lines = lines(&["--stock-url=https://stock"]);
+        assert!(lines[0].contains("STOCK_URL") && lines[0].contains("only http"), "{lines:?}");
+    }
+
+    #[test]
+    fn every_mistake_is_one_line() {
+        let lines = lines(&[
+            "--group=a b",
+            "--max-checks=0",
+            "--local-deadline-ms=5000",
+            "--stock-deadline-ms=5000",
+            "--idempotency-lease-ms=1000",
+        ]);
+        for name in [
+            "HALFMSG_GROUP is",
+            "HALFMSG_MAX_CHECKS is",
+            "HALFMSG_STOCK_DEADLINE_MS (5s)",
+            "HALFMSG_PREPARE_DEADLINE_MS (2s)",
+            "HALFMSG_IDEMPOTENCY_LEASE_MS (1s)",
+        ] {
+            assert_eq!(lines.iter().filter(|line| line.starts_with(name)).count(), 1, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Everything that is said to the database of orders.
+//!
+//! An order's row is the fence of its local transaction: whoever inserts it first has decided. It
+//! must never be deleted, and a void row must never become another one.
+//!
+//! # Layout
+//! - this file: storing an order, writing it void, reading it
+//! - [`fence`]: what the check-back reads and writes, on connections of its own
+//! - [`list`]: pages of orders
+//! - [`idempotency`]: requests that may be repeated
+//! - `entity`: the tables
+
+mod entity;
+pub mod fence;
+pub mod idempotency;
+pub mod list;
+
+use std::future::Future;
+use std::time::Duration;
+
+use halfmsg_producer::TransactionId;
+use halfmsg_service_kit::db::{DbFault, begin_write};
+use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr,
+    EntityTrait, QueryFilter, QueryOrder,
+};
+
+use uuid::Uuid;
+
+use crate::model::{Flow, Order, OrderId, OrderLine, OrderStatus};
+use entity::{order_line, orders};
+
+/// What the database did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No answer in time. A write may have taken effect: read the row.
+    #[error("the database did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// It is away or overloaded. A commit may have taken effect: read the row.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(DbErr),
+    /// Somebody else holds a lock for too long. Nothing was written; try again.
+    #[error("the database is busy: {0}")]
+    Contended(DbErr),
+    /// Neither waiting nor repeating helps.
+    #[error("the database refuses: {0}")]
+    Refused(DbErr),
+    /// A row that this version cannot read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Unavailable(_) | Self::Contended(_))
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match DbFault::of(&error) {
+            DbFault::Unavailable => Self::Unavailable(error),
+            DbFault::Contended => Self::Contended(error),
+            DbFault::UniqueViolation | DbFault::Other => Self::Refused(error),
+        }
+    }
+}
+
+/// What became of an attempt to store an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// It stands.
+    Inserted,
+    /// There was a row already: this transaction came too late, and left nothing behind.
+    Fenced,
+}
+
+/// The bounds of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// One operation on behalf of a request, waiting for a connection included.
+    pub deadline: Duration,
+    /// One check-back's wait for a lock. On SQLite it is the busy timeout of its pool that counts.
+    pub lock_timeout: Duration,
+    /// Answering one batch of check-backs; what is not reached by then is unknown.
+    pub check_budget: Duration,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(1),
+            lock_timeout: Duration::from_millis(100),
+            check_budget: Duration::from_secs(2),
+        }
+    }
+}
+
+/// The orders. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct OrderStore {
+    requests: DatabaseConnection,
+    checks: DatabaseConnection,
+    limits: StoreLimits,
+}
+
+impl OrderStore {
+    /// A store on two pools of one database: requests cannot take the check-back's connections.
+    pub fn new(
+        requests: DatabaseConnection,
+        checks: DatabaseConnection,
+        limits: StoreLimits,
+    ) -> Self {
+        Self { requests, checks, limits }
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError`], within the deadline.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.bounded(async { Ok(self.requests.ping().await?) }).await
+    }
+
+    /// Stores a confirmed order and its lines in one transaction, unless the order has a row.
+    ///
+    /// Cancelled, it is stored or not: read the row.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it does not say whether the order is stored. The row does.
+    pub async fn insert_confirmed_order(&self, order: &Order) -> Result<Stored, StoreError> {
+        self.bounded(async {
+            let tx = begin_write(&self.requests).await?;
+            if insert_order_in_tx(&tx, order).await? {
+                tx.commit().await?;
+                Ok(Stored::Inserted)
+            } else {
+                tx.rollback().await?;
+                Ok(Stored::Fenced)
+            }
+        })
+        .await
+    }
+
+    /// Writes an order void, unless it has a row, and gives the row that it has now.
+    ///
+    /// Cancelled, it is written or not; repeating it is harmless.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it does not say whether the row is written.
+    pub async fn write_void(&self, void: &Order) -> Result<Order, StoreError> {
+        self.bounded(async {
+            let tx = begin_write(&self.requests).await?;
+            if insert_order_in_tx(&tx, void).await? {
+                tx.commit().await?;
+                return Ok(void.clone());
+            }
+            let found = read_order(&tx, void.id).await?;
+            tx.rollback().await?;
+            found.ok_or_else(|| conflicting(void.id))
+        })
+        .await
+    }
+
+    /// The order of this identity, if it has a row.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn find(&self, id: OrderId) -> Result<Option<Order>, StoreError> {
+        self.bounded(read_order(&self.requests, id)).await
+    }
+
+    /// Gives a void row that was written before its half message was known (see
+    /// [`crate::decision::Fate`]) the half message that it goes with.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing depends on it but what people see.
+    pub async fn adopt(&self, id: OrderId, by: TransactionId) -> Result<(), StoreError> {
+        self.bounded(async {
+            orders::Entity::update_many()
+                .col_expr(orders::Column::TransactionId, Expr::value(by.as_uuid()))
+                .filter(orders::Column::Id.eq(id.as_uuid()))
+                .filter(orders::Column::TransactionId.eq(id.as_uuid()))
+                .filter(orders::Column::Status.eq(OrderStatus::Void.as_str()))
+                .exec(&self.requests)
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn bounded<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let deadline = self.limits.deadline;
+        tokio::time::timeout(deadline, work).await.unwrap_or(Err(StoreError::TimedOut(deadline)))
+    }
+}
+
+/// Inserts an order and its lines; false if there was a row already, and then nothing is written.
+pub(crate) async fn insert_order_in_tx(
+    tx: &DatabaseTransaction,
+    order: &Order,
+) -> Result<bool, StoreError> {
+    let row = orders::ActiveModel {
+        id: Set(order.id.as_uuid()),
+        transaction_id: Set(order.transaction_id.as_uuid()),
+        user_id: Set(order.user_id.clone()),
+        flow: Set(flow_name(order.flow).to_owned()),
+        status: Set(order.status.as_str().to_owned()),
+        stock_untouched: Set(order.stock_untouched),
+        reason: Set(order.reason.clone()),
+        total_cents: Set(order.total_cents),
+        created_at: Set(order.created_at),
+        updated_at: Set(order.updated_at),
+    };
+    // Without naming the key: of two inserts at once, one may meet the other first at the unique
+    // transaction id, which would be an error if only the id were named.
+    let inserted = orders::Entity::insert(row)
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .exec_without_returning(tx)
+        .await?;
+    if inserted == 0 {
+        return Ok(false);
+    }
+    let mut lines = Vec::with_capacity(order.items.len());
+    for (at, line) in order.items.iter().enumerate() {
+        let unfit = |_| StoreError::Unreadable(format!("order {}: line {at}", order.id));
+        lines.push(order_line::ActiveModel {
+            order_id: Set(order.id.as_uuid()),
+            line_no: Set(i32::try_from(at + 1).map_err(unfit)?),
+            sku: Set(line.sku.clone()),
+            quantity: Set(i32::try_from(line.quantity).map_err(unfit)?),
+            unit_price_cents: Set(line.unit_price_cents),
+        });
+    }
+    order_line::Entity::insert_many(lines).exec_without_returning(tx).await?;
+    Ok(true)
+}
+
+async fn read_order(db: &impl ConnectionTrait, id: OrderId) -> Result<Option<Order>, StoreError> {
+    let Some(row) = orders::Entity::find_by_id(id.as_uuid()).one(db).await? else {
+        return Ok(None);
+    };
+    let lines = order_line::Entity::find()
+        .filter(order_line::Column::OrderId.eq(id.as_uuid()))
+        .order_by_asc(order_line::Column::LineNo)
+        .all(db)
+        .await?;
+    to_order(row, lines).map(Some)
+}
+
+fn to_order(row: orders::Model, lines: Vec<order_line::Model>) -> Result<Order, StoreError> {
+    let status = OrderStatus::from_name(&row.status)
+        .ok_or_else(|| unreadable(row.id, "status", &row.status))?;
+    let line = |line: order_line::Model| {
+        let quantity = u32::try_from(line.quantity)
+            .map_err(|_| unreadable(line.order_id, "quantity", &line.quantity.to_string()))?;
+        Ok(OrderLine { sku: line.sku, quantity, unit_price_cents: line.unit_price_cents })
+    };
+    Ok(Order {
+        id: OrderId::from_uuid(row.id),
+        transaction_id: TransactionId::from_uuid(row.transaction_id),
+        user_id: row.user_id,
+        flow: flow_of(&row.flow).ok_or_else(|| unreadable(row.id, "flow", &row.flow))?,
+        status,
+        items: lines.into_iter().map(line).collect::<Result<_, StoreError>>()?,
+        total_cents: row.total_cents,
+        reason: row.reason,
+        stock_untouched: row.stock_untouched,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    })
+}
+
+fn flow_name(flow: Flow) -> &'static str {
+    match flow {
+        Flow::Rollback => "rollback",
+        Flow::Saga => "saga",
+    }
+}
+
+fn flow_of(name: &str) -> Option<Flow> {
+    [Flow::Rollback, Flow::Saga].into_iter().find(|flow| flow_name(*flow) == name)
+}
+
+fn unreadable(id: Uuid, column: &str, value: &str) -> StoreError {
+    StoreError::Unreadable(format!("order {id}: the {column} '{value}' is not known"))
+}
+
+/// The insert met a row, and the next statement did not: rows are never deleted.
+fn conflicting(id: OrderId) -> StoreError {
+    StoreError::Unreadable(format!("order {id}: a row conflicts and cannot be read"))
+}

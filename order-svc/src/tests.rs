@@ -1,0 +1,11 @@
+//! Tests that need a database, a stub of stock-svc or a broker.
+//!
+//! They run on SQLite; with `HALFMSG_TEST_POSTGRES` (an address whose user may create databases)
+//! on PostgreSQL, each in a database of its own.
+
+mod fence;
+mod idempotency;
+mod listing;
+mod placing;
+mod refusals;
+mod support;
