@@ -1,0 +1,277 @@
+//! Starts the poller and the worker, starts them anew when the client breaks, ends them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use halfmsg_kafka::{TopicError, ensure_topic};
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff;
+use crate::config::ConsumerConfig;
+use crate::dead_letter::DeadLetters;
+use crate::deliver::Deliverer;
+use crate::handler::MessageHandler;
+use crate::metrics::ConsumerMetrics;
+use crate::poller::Poller;
+use crate::worker::{Retries, Verdict, Worker};
+
+/// How long one attempt to make or verify a topic may take.
+const TOPIC_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a consumer cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// A setting that cannot work.
+    #[error("consumer: {0}")]
+    Config(&'static str),
+    /// Nothing was subscribed.
+    #[error("consumer: subscribe to at least one topic")]
+    NoTopic,
+    /// A topic that cannot be used; its owner must change it.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The operating system gives no thread.
+    #[error("consumer: no thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Whether messages are being consumed. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Mutex<Result<(), String>>>);
+
+impl Health {
+    pub(crate) fn starting() -> Self {
+        Self(Arc::new(Mutex::new(Err("the consumer is starting".into()))))
+    }
+
+    /// `Ok`, or what it is waiting for.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn check(&self) -> Result<(), String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets it; true if it changed from good to bad or back.
+    pub(crate) fn set(&self, health: Result<(), String>) -> bool {
+        let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = present.is_ok() != health.is_ok();
+        *present = health;
+        changed
+    }
+}
+
+/// A consumer that is being put together.
+pub struct ConsumerBuilder {
+    config: ConsumerConfig,
+    handlers: HashMap<String, Arc<dyn MessageHandler>>,
+}
+
+impl ConsumerBuilder {
+    /// Gives the messages of a topic to a handler; a second handler of a topic replaces the first.
+    #[must_use]
+    pub fn subscribe(mut self, topic: impl Into<String>, handler: impl MessageHandler) -> Self {
+        self.handlers.insert(topic.into(), Arc::new(handler));
+        self
+    }
+
+    /// The consumer, not yet running.
+    ///
+    /// # Errors
+    /// [`ConsumerError::Config`], [`ConsumerError::NoTopic`].
+    pub fn build(self) -> Result<Consumer, ConsumerError> {
+        if let Some(mistake) = self.config.mistake() {
+            return Err(ConsumerError::Config(mistake));
+        }
+        if self.handlers.is_empty() {
+            return Err(ConsumerError::NoTopic);
+        }
+        let deliverer = Arc::new(Deliverer {
+            database: self.config.database.clone(),
+            subscriber: self.config.subscriber.clone(),
+            handlers: self.handlers,
+            attempt_deadline: self.config.attempt_deadline,
+        });
+        let (metrics, health) = (ConsumerMetrics::default(), Health::starting());
+        Ok(Consumer { config: self.config, deliverer, metrics, health })
+    }
+
+    /// Builds and runs.
+    ///
+    /// # Errors
+    /// As [`ConsumerBuilder::build`] and [`Consumer::run`].
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+        self.build()?.run(shutdown).await
+    }
+}
+
+/// A consumer. Its tables must be in the database before it runs.
+pub struct Consumer {
+    config: ConsumerConfig,
+    deliverer: Arc<Deliverer>,
+    metrics: ConsumerMetrics,
+    health: Health,
+}
+
+impl Consumer {
+    /// A consumer with these settings.
+    pub fn builder(config: ConsumerConfig) -> ConsumerBuilder {
+        ConsumerBuilder { config, handlers: HashMap::new() }
+    }
+
+    /// Its dead letters.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters { deliverer: self.deliverer.clone(), metrics: self.metrics.clone() }
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> ConsumerMetrics {
+        self.metrics.clone()
+    }
+
+    /// Its health.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Consumes until `shutdown`; the batch in hand is finished, or released after
+    /// `drain_deadline`. Kafka or the database being away only makes it wait.
+    ///
+    /// Cancelling ends it too, less gently: a transaction in progress is rolled back.
+    ///
+    /// # Errors
+    /// A topic that cannot be used, or no thread.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+        let mut topics: Vec<String> = self.deliverer.handlers.keys().cloned().collect();
+        topics.sort();
+        for topic in &topics {
+            self.topic_ready(topic, &shutdown).await?;
+        }
+        let mut retry = 0;
+        while !shutdown.is_cancelled() {
+            let began = tokio::time::Instant::now();
+            self.session(&topics, &shutdown).await?;
+            if shutdown.is_cancelled() {
+                break;
+            }
+            retry = if began.elapsed() > self.config.longest_backoff { 0 } else { retry + 1 };
+            tracing::warn!(subscriber = self.config.subscriber, "starting a new Kafka client");
+            self.wait(retry, &shutdown).await;
+        }
+        Ok(())
+    }
+
+    /// Makes or verifies a topic, waiting for a cluster that is away.
+    async fn topic_ready(
+        &self,
+        topic: &str,
+        shutdown: &CancellationToken,
+    ) -> Result<(), ConsumerError> {
+        let spec = self.config.topic.spec(topic);
+        let mut retry = 0;
+        while !shutdown.is_cancelled() {
+            match ensure_topic(&self.config.kafka, &spec, TOPIC_DEADLINE).await {
+                Ok(_) => return Ok(()),
+                Err(error @ TopicError::Unavailable { .. }) => {
+                    if self.health.set(Err(format!("waiting for Kafka: {error}"))) || retry == 0 {
+                        tracing::warn!(%error, "waiting for Kafka");
+                    }
+                    self.wait(retry, shutdown).await;
+                    retry += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait(&self, retry: u32, shutdown: &CancellationToken) {
+        let pause = backoff::pause(self.config.first_backoff, self.config.longest_backoff, retry);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    /// One life of a Kafka client: until shutdown, or until the client breaks.
+    async fn session(
+        &self,
+        topics: &[String],
+        shutdown: &CancellationToken,
+    ) -> Result<(), ConsumerError> {
+        let (batches, mut incoming) = tokio::sync::mpsc::channel(1);
+        let (verdicts, verdict) = mpsc::channel();
+        let (ended, has_ended) = tokio::sync::oneshot::channel();
+        let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
+        let generation = Arc::new(AtomicU64::new(0));
+        let poller = Poller {
+            config: self.config.clone(),
+            topics: topics.to_vec(),
+            batches,
+            verdicts: verdict,
+            generation: generation.clone(),
+            stop: stop.0.clone(),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+        };
+        std::thread::Builder::new().name("halfmsg-consumer".into()).spawn(move || {
+            if let Err(error) = poller.run() {
+                tracing::error!(%error, "the Kafka client of the consumer failed");
+            }
+            // Nobody waits when the consumer was cancelled.
+            let _ = ended.send(());
+        })?;
+        let worker = self.worker(generation, shutdown.clone());
+        loop {
+            let batch = tokio::select! {
+                batch = incoming.recv() => batch,
+                () = shutdown.cancelled() => None,
+            };
+            let Some(batch) = batch else { break };
+            let verdict = tokio::select! {
+                verdict = worker.process(batch) => verdict,
+                () = self.overdue(shutdown) => Verdict::Released,
+            };
+            if verdicts.send(verdict).is_err() {
+                break;
+            }
+        }
+        drop((stop, incoming, verdicts));
+        // A client that cannot leave its group in time is left to the end of the process.
+        if tokio::time::timeout(self.config.drain_deadline, has_ended).await.is_err() {
+            tracing::warn!("the consumer did not leave its group in time");
+        }
+        Ok(())
+    }
+
+    fn worker(&self, generation: Arc<AtomicU64>, shutdown: CancellationToken) -> Worker {
+        Worker {
+            deliverer: self.deliverer.clone(),
+            retries: Retries {
+                max_attempts: self.config.max_attempts,
+                first: self.config.first_backoff,
+                longest: self.config.longest_backoff,
+            },
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+            generation,
+            shutdown,
+        }
+    }
+
+    async fn overdue(&self, shutdown: &CancellationToken) {
+        shutdown.cancelled().await;
+        tokio::time::sleep(self.config.drain_deadline).await;
+    }
+}
+
+/// Ends the thread when the session ends or is cancelled.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
