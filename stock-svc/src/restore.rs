@@ -1,0 +1,166 @@
+//! The handler of the topic that asks for restores.
+//!
+//! A message says for which order; how much is given back is what the movements say.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use halfmsg_consumer::{Context, HandlerError, MessageHandler, ReceivedMessage};
+use halfmsg_service_kit::db::set_lock_timeout_in_tx;
+use halfmsg_service_kit::telemetry::LIFE;
+use halfmsg_service_kit::validate;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::metrics::StockMetrics;
+use crate::model::{DeductionState, in_words};
+use crate::store::barrier::{Restore, RestoreRequest, restore_in_tx};
+use crate::store::{LOCK_TIMEOUT, StoreError};
+
+/// A reason is cut at this many characters.
+const MAX_REASON: usize = 500;
+
+/// Restores what orders have taken.
+#[derive(Debug, Clone, Default)]
+pub struct Restorer {
+    metrics: StockMetrics,
+}
+
+impl Restorer {
+    /// A handler that counts in `metrics`.
+    pub fn new(metrics: StockMetrics) -> Self {
+        Self { metrics }
+    }
+}
+
+/// The payload. Unknown fields are accepted: a later version of order-svc may add some.
+#[derive(Deserialize)]
+struct Rollback {
+    order_id: Uuid,
+    items: Vec<RollbackItem>,
+    reason: Option<String>,
+}
+
+/// Only its sku is of interest, for the trace of an order that took nothing.
+#[derive(Deserialize)]
+struct RollbackItem {
+    sku: String,
+}
+
+#[async_trait]
+impl MessageHandler for Restorer {
+    async fn handle(
+        &self,
+        context: &Context<'_>,
+        batch: &[ReceivedMessage],
+    ) -> Result<(), HandlerError> {
+        let requests: Vec<RestoreRequest> = batch.iter().map(decode).collect::<Result<_, _>>()?;
+        let transaction = context.transaction();
+        set_lock_timeout_in_tx(transaction, LOCK_TIMEOUT).await?;
+        let answers = restore_in_tx(transaction, &requests).await.map_err(failed)?;
+        for (request, answer) in requests.into_iter().zip(answers) {
+            let metrics = self.metrics.clone();
+            context.after_commit(move || tell(&metrics, request.order_id, &answer));
+        }
+        Ok(())
+    }
+}
+
+fn decode(message: &ReceivedMessage) -> Result<RestoreRequest, HandlerError> {
+    let payload = message.payload.as_deref();
+    let payload = payload.ok_or_else(|| HandlerError::Undecodable("no payload".into()))?;
+    let rollback: Rollback = serde_json::from_slice(payload)
+        .map_err(|error| HandlerError::Undecodable(error.to_string()))?;
+    let skus: BTreeSet<String> = rollback
+        .items
+        .into_iter()
+        .map(|item| item.sku)
+        .filter(|sku| validate::sku("sku", sku).is_ok())
+        .take(validate::MAX_ITEMS)
+        .collect();
+    // PostgreSQL's text cannot hold a NUL.
+    let reason = rollback.reason.map(|reason| {
+        reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect::<String>()
+    });
+    Ok(RestoreRequest { order_id: rollback.order_id, skus: skus.into_iter().collect(), reason })
+}
+
+fn failed(error: StoreError) -> HandlerError {
+    match error {
+        StoreError::Database(error) => HandlerError::Database(error),
+        error => HandlerError::Failed(error.to_string()),
+    }
+}
+
+/// Counts a restore and says what became of it, after the commit.
+fn tell(metrics: &StockMetrics, order_id: Uuid, answer: &Restore) {
+    metrics.restore(match answer {
+        Restore::Restored(_) => "restored",
+        Restore::Voided => "void",
+        Restore::Before(_) => "repeated",
+    });
+    tracing::info!(target: LIFE, "{}", line(order_id, answer));
+}
+
+fn line(order_id: Uuid, answer: &Restore) -> String {
+    let why = match answer {
+        Restore::Restored(items) => {
+            return format!("restored {} for order {order_id}", in_words(items));
+        }
+        Restore::Voided => "null compensation",
+        Restore::Before(DeductionState::Refused) => "its deduction was refused",
+        Restore::Before(DeductionState::Void) => "it was void before",
+        Restore::Before(_) => "it was restored before",
+    };
+    format!("nothing to restore for order {order_id} ({why})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(payload: Option<&str>) -> ReceivedMessage {
+        ReceivedMessage {
+            topic: "t".into(),
+            partition: 0,
+            offset: 0,
+            key: None,
+            headers: Vec::new(),
+            payload: payload.map(|text| text.to_owned().into()),
+        }
+    }
+
+    #[test]
+    fn reads_what_order_svc_writes() {
+        let id = "0198c0de-0000-7000-8000-000000000001";
+        let payload = format!(
+            r#"{{"order_id":"{id}","user_id":"u","items":[{{"sku":"b","quantity":1}},
+               {{"sku":"a","quantity":2}},{{"sku":"a b","quantity":2}}],"reason":"x\u0000y",
+               "new":true}}"#
+        );
+        let request = decode(&message(Some(&payload))).unwrap();
+        assert_eq!(request.order_id.to_string(), id);
+        assert_eq!(request.skus, ["a", "b"]);
+        assert_eq!(request.reason.as_deref(), Some("xy"));
+    }
+
+    #[test]
+    fn says_what_was_restored() {
+        let id = Uuid::nil();
+        let item = crate::model::Item { sku: "apple".into(), quantity: 1 };
+        let restored = line(id, &Restore::Restored(vec![item]));
+        assert_eq!(restored, format!("restored 1 x apple for order {id}"));
+        let void = line(id, &Restore::Voided);
+        assert_eq!(void, format!("nothing to restore for order {id} (null compensation)"));
+    }
+
+    #[test]
+    fn names_what_cannot_be_read() {
+        for payload in
+            [None, Some(""), Some("{}"), Some("[]"), Some(r#"{"order_id":"x","items":[]}"#)]
+        {
+            let error = decode(&message(payload)).unwrap_err();
+            assert!(matches!(error, HandlerError::Undecodable(_)), "{payload:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Every setting of stock-svc: environment variables, the same as flags, checked all at once.
+
+use std::time::Duration;
+
+use clap::Parser;
+use halfmsg_consumer::TopicSettings;
+use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
+
+use crate::seed::{self, SeedProduct};
+
+/// The service's name.
+pub const NAME: &str = "stock-svc";
+const DEFAULTS: ServiceDefaults = ServiceDefaults { name: NAME, listen: "127.0.0.1:8081" };
+
+/// Stock: products, deductions, and the consumer that restores them
+#[derive(Debug, Clone, Parser)]
+#[command(name = NAME)]
+pub struct Settings {
+    /// What both services are told.
+    #[command(flatten)]
+    pub common: CommonSettings,
+
+    /// The topic whose messages ask for restores
+    #[arg(long, env = "HALFMSG_ROLLBACK_TOPIC", default_value = "stock.rollback")]
+    pub rollback_topic: String,
+
+    /// The consumer group: the replicas that share the topic's partitions. Changing it forgets what
+    /// was consumed
+    #[arg(long, env = "HALFMSG_GROUP", default_value = NAME)]
+    pub group: String,
+
+    /// Products that are added at start if they are not there: sku=quantity, separated by commas
+    #[arg(long, env = "HALFMSG_SEED", default_value = "", hide_default_value = true)]
+    pub seed: String,
+
+    /// Partitions of the topic, if it is created
+    #[arg(long, env = "HALFMSG_TOPIC_PARTITIONS", default_value = "8")]
+    pub topic_partitions: String,
+
+    /// Replication factor of the topic, if it is created; -1 is the broker's default
+    #[arg(
+        long,
+        env = "HALFMSG_REPLICATION_FACTOR",
+        default_value = "-1",
+        allow_hyphen_values = true
+    )]
+    pub replication_factor: String,
+
+    /// Hours for which the topic keeps messages, if it is created; 0 is for ever
+    #[arg(long, env = "HALFMSG_TOPIC_RETENTION_HOURS", default_value = "168")]
+    pub topic_retention_hours: String,
+}
+
+/// The settings after validation. It has no `Debug`: the database's address has a password.
+#[derive(Clone)]
+pub struct Config {
+    /// What both services are told.
+    pub common: Common,
+    /// The topic whose messages ask for restores.
+    pub rollback_topic: String,
+    /// The consumer group.
+    pub group: String,
+    /// What is added at start.
+    pub seed: Vec<SeedProduct>,
+    /// How the topic is created if it is missing.
+    pub topic: TopicSettings,
+}
+
+impl Settings {
+    /// Reads every value.
+    ///
+    /// # Errors
+    /// All mistakes, one line each.
+    pub fn validate(&self) -> Result<Config, Mistakes> {
+        let mut mistakes = Mistakes::new();
+        let config = self.read(&mut mistakes);
+        mistakes.clone().finish()?;
+        config.ok_or(mistakes)
+    }
+
+    fn read(&self, mistakes: &mut Mistakes) -> Option<Config> {
+        let common = self.common.validate(&DEFAULTS, mistakes);
+        mistakes.name("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic);
+        mistakes.name("HALFMSG_GROUP", &self.group);
+        let seed = seed::read("HALFMSG_SEED", &self.seed, mistakes);
+        let topic = self.topic(mistakes);
+        Some(Config {
+            common: common?,
+            rollback_topic: self.rollback_topic.clone(),
+            group: self.group.clone(),
+            seed,
+            topic: topic?,
+        })
+    }
+
+    fn topic(&self, mistakes: &mut Mistakes) -> Option<TopicSettings> {
+        let partitions =
+            mistakes.number("HALFMSG_TOPIC_PARTITIONS", &self.topic_partitions, 1..=10_000_i32);
+        let replication_factor =
+            mistakes.number("HALFMSG_REPLICATION_FACTOR", &self.replication_factor, -1..=100_i32);
+        if replication_factor == Some(0) {
+            mistakes.add("HALFMSG_REPLICATION_FACTOR is '0': use -1 or at least 1");
+        }
+        let hours = mistakes.number(
+            "HALFMSG_TOPIC_RETENTION_HOURS",
+            &self.topic_retention_hours,
+            0..=1_000_000_u64,
+        )?;
+        let retention = (hours > 0).then(|| Duration::from_secs(hours * 3600));
+        Some(TopicSettings {
+            partitions: partitions?,
+            replication_factor: replication_factor?,
+            retention,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: [&str; 3] = ["x", "--kafka-brokers=k:9092", "--database-url=sqlite://x.db"];
+
+    fn validate(more: &[&str]) -> Result<Config, Mistakes> {
+        let arguments = LEAST.iter().chain(more).copied();
+        let settings: Settings =
+            halfmsg_service_kit::settings::parse_from(arguments).expect("known flags");
+        settings.validate()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let Ok(config) = validate(&[]) else { panic!("the defaults are valid") };
+        assert_eq!(config.rollback_topic, "stock.rollback");
+        assert_eq!(config.common.listen.port(), 8081);
+        assert_eq!(config.topic, TopicSettings::default());
+        assert_eq!(config.seed, []);
+    }
+
+    #[test]
+    fn every_mistake_is_one_line() {
+        let Err(mistakes) = validate(&[
+            "--rollback-topic=a b",
+            "--group=",
+            "--replication-factor=0",
+            "--topic-partitions=0",
+            "--topic-retention-hours=x",
+            "--seed=apple",
+        ]) else {
+            panic!("six mistakes")
+        };
+        for name in [
+            "HALFMSG_ROLLBACK_TOPIC is",
+            "HALFMSG_GROUP is",
+            "HALFMSG_REPLICATION_FACTOR is",
+            "HALFMSG_TOPIC_PARTITIONS is",
+            "HALFMSG_TOPIC_RETENTION_HOURS is",
+            "HALFMSG_SEED has",
+        ] {
+            let lines = mistakes.lines();
+            assert_eq!(lines.iter().filter(|line| line.starts_with(name)).count(), 1, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn keeps_messages_for_ever_if_told_so() {
+        let config = validate(&["--topic-retention-hours=0"]);
+        assert!(config.is_ok_and(|config| config.topic.retention.is_none()));
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests that need a database or a broker.
+//!
+//! They run on SQLite; with `HALFMSG_TEST_POSTGRES` (an address whose user may create databases)
+//! on PostgreSQL, each in a database of its own.
+
+mod barrier;
+mod http;
+mod service;
+mod support;
