@@ -1,0 +1,78 @@
+//! The launcher. Without a command it runs everything on this machine with nothing installed; the
+//! services and the health probe are commands of the same binary, so that one image and one
+//! `cargo run` serve all.
+//!
+//! # Layout
+//! - [`embedded`]: the demonstration: broker, databases, both services
+//! - [`child`]: a service as a child process that is started again when it dies
+//! - [`banner`]: what the demonstration prints
+//! - [`health`]: the probe for containers
+//! - [`bench`]: transactions per second and latency against a broker
+
+mod banner;
+mod bench;
+mod child;
+mod embedded;
+mod health;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use halfmsg_service_kit::settings;
+
+/// Transactional half messages with check-back for Kafka.
+///
+/// Without a command: runs order-svc and stock-svc on an in-process broker and SQLite, to try it
+/// out. Nothing is kept after it ends.
+#[derive(Parser)]
+#[command(name = "halfmsg", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    embedded: embedded::EmbeddedArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the order service
+    OrderSvc(Box<order_svc::Settings>),
+    /// Runs the stock service
+    StockSvc(Box<stock_svc::Settings>),
+    /// Asks a health address; exit code 0 if it answers with success
+    Health(health::HealthArgs),
+    /// Measures transactions per second and latency against a broker
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    let cli: Cli = settings::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("halfmsg: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    // Nothing that still blocks (a look-up of a broker that is away) may hold the end up.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("halfmsg: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        None => embedded::run(cli.embedded).await?,
+        Some(Command::OrderSvc(settings)) => order_svc::main(*settings).await?,
+        Some(Command::StockSvc(settings)) => stock_svc::main(*settings).await?,
+        Some(Command::Health(args)) => return Ok(health::probe(&args).await),
+        Some(Command::Bench(args)) => bench::run(args).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
