@@ -7,7 +7,7 @@
 //! - [`child`]: a service as a child process that is started again when it dies
 //! - [`banner`]: what the demonstration prints
 //! - [`health`]: the probe for containers
-//! - [`bench`]: transactions per second and latency against a broker
+//! - [`mod@bench`]: transactions per second and latency against a broker
 
 mod banner;
 mod bench;

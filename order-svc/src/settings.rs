@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use halfmsg_producer::{Backoff, ProducerConfig};
+use halfmsg_producer::{Backoff, CrashPoint, ProducerConfig};
 use halfmsg_service_kit::db::DbOptions;
 use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
 
@@ -92,6 +92,11 @@ pub struct Settings {
     /// How long an Idempotency-Key waits for its first request, in milliseconds
     #[arg(long, env = "HALFMSG_IDEMPOTENCY_LEASE_MS", default_value = "15000")]
     pub idempotency_lease_ms: String,
+
+    /// Tests only, needs HALFMSG_FAULTS=on: abort after-decision (its record is stored) or
+    /// after-delivery (before its progress is stored)
+    #[arg(long, env = "HALFMSG_CRASH_AT", default_value = "", hide_default_value = true)]
+    pub crash_at: String,
 }
 
 /// The settings after validation. It has no `Debug`: the database's address has a password.
@@ -144,7 +149,11 @@ impl Settings {
             mistakes.number("HALFMSG_STORE_PARTITIONS", &self.store_partitions, 1..=10_000_i32);
         let replication =
             mistakes.number("HALFMSG_REPLICATION_FACTOR", &self.replication_factor, -1..=100_i32);
+        let crash_at = self.crash_point(mistakes);
         let (common, times) = (common?, times?);
+        if crash_at.is_some() && !common.faults {
+            mistakes.add("HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on");
+        }
         let producer = ProducerConfig {
             topic_prefix: common.topic_prefix.clone(),
             instance_id: common.instance_id.clone(),
@@ -152,6 +161,7 @@ impl Settings {
             replication_factor: replication?,
             max_checks: max_checks?,
             check_concurrency: CHECK_CONNECTIONS as usize,
+            crash_at,
             ..times.producer(ProducerConfig::new(common.kafka.clone(), NAME, &self.group))
         };
         // Every mistake above has its line already; what is left is the producer's own.
@@ -180,6 +190,20 @@ impl Settings {
             producer,
             common,
         })
+    }
+
+    fn crash_point(&self, mistakes: &mut Mistakes) -> Option<CrashPoint> {
+        match self.crash_at.as_str() {
+            "" => None,
+            "after-decision" => Some(CrashPoint::AfterDecision),
+            "after-delivery" => Some(CrashPoint::AfterDelivery),
+            other => {
+                mistakes.add(format!(
+                    "HALFMSG_CRASH_AT is '{other}': use after-decision or after-delivery, or unset it"
+                ));
+                None
+            }
+        }
     }
 
     fn times(&self, mistakes: &mut Mistakes) -> Option<Times> {
@@ -277,6 +301,14 @@ mod tests {
     fn https_is_refused_in_clear_words() {
         let lines = lines(&["--stock-url=https://stock"]);
         assert!(lines[0].contains("STOCK_URL") && lines[0].contains("only http"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_crash_point_needs_faults() {
+        let at = "--crash-at=after-delivery";
+        assert_eq!(lines(&[at]), ["HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on"]);
+        assert_eq!(lines(&[at, "--faults=on"]), Vec::<String>::new());
+        assert!(lines(&["--crash-at=sometimes"])[0].starts_with("HALFMSG_CRASH_AT is 'sometimes'"));
     }
 
     #[test]

@@ -210,9 +210,7 @@ impl Admin {
         let seen = self.find_to_change(id).await?;
         let (half, epoch, attempts, parked) = match &seen.what {
             What::Open(open, _) => (&open.half, open.epoch, open.attempts, None),
-            What::Parked(parked, _) => {
-                (&parked.half, parked.epoch, parked.attempts, Some(parked))
-            }
+            What::Parked(parked, _) => (&parked.half, parked.epoch, parked.attempts, Some(parked)),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
         self.ask_first(seen.partition, half, epoch, attempts, verdict, &request).await?;

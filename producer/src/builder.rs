@@ -1,7 +1,7 @@
 //! Builds a producer: topics, clients, the resolver's thread.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,7 @@ impl ProducerBuilder {
             config,
         };
         let producer = TransactionProducer { inner: Arc::new(inner) };
-        producer.inner.tasks.spawn(probe(Arc::clone(&producer.inner)));
+        producer.inner.tasks.spawn(probe(Arc::downgrade(&producer.inner)));
         Ok(producer)
     }
 }
@@ -138,10 +138,14 @@ async fn store_partitions(log: &Arc<StoreLog>, config: &ProducerConfig) -> Resul
     }
 }
 
-/// Looks at the broker from time to time, until the producer stops.
-async fn probe(inner: Arc<Inner>) {
+/// Looks at the broker from time to time, until the producer stops. It must not keep alive a
+/// producer whose handles are all dropped.
+async fn probe(inner: Weak<Inner>) {
     loop {
-        let (log, store) = (Arc::clone(&inner.log), inner.config.store_topic());
+        let Some(strong) = inner.upgrade() else { return };
+        let (log, store) = (Arc::clone(&strong.log), strong.config.store_topic());
+        let (shared, stopping) = (Arc::clone(&strong.shared), strong.stopping.clone());
+        drop(strong);
         let looked = tokio::task::spawn_blocking(move || {
             halfmsg_kafka::partition_count(log.client(), &store, PROBE_INTERVAL)
         });
@@ -150,9 +154,9 @@ async fn probe(inner: Arc<Inner>) {
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        inner.shared.broker(problem);
+        shared.broker(problem);
         tokio::select! {
-            () = inner.stopping.cancelled() => return,
+            () = stopping.cancelled() => return,
             () = tokio::time::sleep(PROBE_INTERVAL) => {}
         }
     }

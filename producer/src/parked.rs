@@ -96,39 +96,43 @@ fn packed(record: &Record) -> Option<Bytes> {
 /// What a record of the parked topic says; `None` if it is not about a half message.
 fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
     let mut body = body_of(message);
-    let mut take = |name: &str| {
-        let at = body.headers.iter().rposition(|(found, _)| found == name)?;
-        body.headers.remove(at).1
-    };
-    let record = codec::decode(&take(HEADER)?).ok()?;
+    let record = codec::decode(value(&body.headers, HEADER)?).ok()?;
     match record {
         Record::Park(park) => {
-            let Ok(Record::Half(meta)) = codec::decode(&take(HALF_HEADER)?) else { return None };
-            let parked_at = take(PARKED_AT_HEADER)?.as_ref().try_into().ok()?;
-            let key = take(KEY_HEADER);
-            let null = body.headers.iter().rposition(|(name, _)| name == NULL_HEADER);
-            if let Some(at) = null {
-                body.headers.remove(at);
+            // Ours stand behind the user's, which may have the same names.
+            let begin = body.headers.iter().rposition(|(name, _)| name == HALF_HEADER)?;
+            let ours = body.headers.split_off(begin);
+            let half = codec::decode(value(&ours, HALF_HEADER)?).ok()?;
+            let Record::Half(meta) = half else { return None };
+            body.key = value(&ours, KEY_HEADER).cloned();
+            if ours.iter().any(|(name, _)| name == NULL_HEADER) {
                 body.payload = None;
             }
-            body.key = key;
-            let half = Arc::new(Half { meta, body, offset: park.of.half });
             Some(ParkedState::Parked(ParkedHalf {
-                half,
+                half: Arc::new(Half { meta, body, offset: park.of.half }),
                 epoch: park.of.epoch,
                 attempts: park.attempts,
                 cause: park.cause,
                 reason: park.reason,
-                parked_at: i64::from_le_bytes(parked_at),
+                parked_at: offset(&ours, PARKED_AT_HEADER)?,
                 parked_ms: message.timestamp().to_millis().unwrap_or(0),
             }))
         }
         Record::Decision(decision) => {
-            let at = i64::from_le_bytes(take(SETTLED_HEADER)?.as_ref().try_into().ok()?);
+            let at = offset(&body.headers, SETTLED_HEADER)?;
             Some(ParkedState::Settled { of: decision.of, at })
         }
         _ => None,
     }
+}
+
+/// The value of the last header of this name.
+fn value<'a>(headers: &'a [(String, Option<Bytes>)], name: &str) -> Option<&'a Bytes> {
+    headers.iter().rfind(|(found, _)| found == name)?.1.as_ref()
+}
+
+fn offset(headers: &[(String, Option<Bytes>)], name: &str) -> Option<i64> {
+    Some(i64::from_le_bytes(value(headers, name)?.as_ref().try_into().ok()?))
 }
 
 /// The user's part of a record, every header included.

@@ -43,7 +43,19 @@ pub(crate) struct Inner {
     pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        // The resolver holds a sender itself, so it would never see that nobody else does. It may
+        // have ended already.
+        let _ = self.inputs.send(Input::Stop);
+    }
+}
+
 /// Sends messages together with local transactions. Cheap to clone; all clones are one producer.
+///
+/// [`TransactionProducer::shutdown`] ends it in good order. When the last clone, transaction and
+/// [`Admin`] is dropped without it, the resolver ends by itself in the background.
 #[derive(Clone)]
 pub struct TransactionProducer {
     pub(crate) inner: Arc<Inner>,

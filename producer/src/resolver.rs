@@ -81,6 +81,14 @@ pub(crate) struct Owned {
     pub(crate) end_at_takeover: i64,
 }
 
+impl Owned {
+    /// Whether the log held records at the takeover that are not read yet: what is open is not
+    /// known before.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.stopped.is_none() && self.core.ledger().position() < self.end_at_takeover
+    }
+}
+
 /// What the resolver is made of.
 pub(crate) struct Parts {
     pub(crate) config: ProducerConfig,
@@ -304,9 +312,9 @@ impl Resolver {
         self.report_replays();
     }
 
-    /// One line when all that was taken over is replayed.
+    /// One line when all that the log held at the takeover is known.
     fn report_replays(&mut self) {
-        if self.replay_reported || self.owned.values().any(|owned| owned.core.is_replaying()) {
+        if self.replay_reported || self.owned.values().any(Owned::is_behind) {
             return;
         }
         self.replay_reported = true;

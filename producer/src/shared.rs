@@ -53,7 +53,7 @@ impl Shared {
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.open = open;
-        state.taking_over = taking_over;
+        state.taking_over = taking_over || owned.values().any(Owned::is_behind);
         state.joined |= taking_over || !owned.is_empty();
         let stopped = owned.values().filter_map(|owned| owned.stopped.as_ref());
         if state.stopped.len() != stopped.clone().count() {

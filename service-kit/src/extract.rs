@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -90,19 +90,20 @@ async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Json<T>, ApiError> {
-    match axum::Json::<T>::from_bytes(bytes) {
-        Ok(axum::Json(value)) => Ok(Json(value)),
-        Err(JsonRejection::JsonDataError(error)) => Err(ApiError::invalid(root(&error))),
-        // A number beyond every type, such as 1e999, is well-formed all the same.
-        Err(error) if serde_json::from_slice::<IgnoredAny>(bytes).is_ok() => {
-            Err(ApiError::invalid(root(&error)))
-        }
-        Err(error) => Err(ApiError::new(
+    let error = match axum::Json::<T>::from_bytes(bytes) {
+        Ok(axum::Json(value)) => return Ok(Json(value)),
+        Err(error) => error,
+    };
+    // The parser stops at the first thing that it dislikes: a wrong field may come before the
+    // place where the JSON breaks off, and a number such as 1e999 is well-formed all the same.
+    match serde_json::from_slice::<IgnoredAny>(bytes) {
+        Ok(_) => Err(ApiError::invalid(root(&error))),
+        Err(syntax) => Err(ApiError::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",
             "the body is not well-formed JSON",
         )
-        .detail(root(&error))),
+        .detail(syntax.to_string())),
     }
 }
 
@@ -185,6 +186,7 @@ mod tests {
         assert_eq!(refusal("{").0, 400);
         assert_eq!(refusal("").0, 400);
         assert_eq!(refusal("{\"items\":[]} x").0, 400);
+        assert_eq!(refusal("{\"more\":1} x").0, 400);
         for shape in [
             r#"{"items":[{"quantity":-1}]}"#,
             r#"{"items":[{"quantity":99999999999999999999}]}"#,

@@ -8,7 +8,8 @@
 //! - [`validate`]: the limits of section 7 of the design (skus, quantities, items, texts)
 //! - [`auth`]: the operators' token, [`AdminToken`]
 //! - [`db`]: connections, write transactions, what a database error means
-//! - [`settings`]: the settings both services have, and [`Mistakes`], which collects all of them
+//! - [`settings`]: the settings that both services have
+//! - [`mistakes`]: [`Mistakes`], which collects all that is wrong with them
 //! - [`telemetry`]: the log
 //! - [`shutdown`]: the token that ends a service, and [`serve`]
 //! - [`process`]: what a service's `main` does: the log, the signals, the exit
@@ -18,6 +19,7 @@
 pub mod auth;
 pub mod extract;
 pub mod http;
+pub mod mistakes;
 pub mod problem;
 pub mod process;
 pub mod settings;
@@ -31,6 +33,7 @@ pub use halfmsg_db as db;
 pub use auth::AdminToken;
 pub use extract::{Json, Path, Query};
 pub use http::Frame;
+pub use mistakes::Mistakes;
 pub use problem::ApiError;
-pub use settings::{Common, CommonSettings, Mistakes, ServiceDefaults};
+pub use settings::{Common, CommonSettings, ServiceDefaults};
 pub use shutdown::serve;

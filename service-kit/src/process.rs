@@ -5,7 +5,8 @@ use std::future::Future;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use crate::settings::{CommonSettings, Mistakes};
+use crate::mistakes::Mistakes;
+use crate::settings::CommonSettings;
 use crate::telemetry::LogSettings;
 use crate::{shutdown, telemetry};
 

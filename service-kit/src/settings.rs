@@ -5,17 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::{self, Display};
+use std::fmt;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{Args, Command, Parser};
 use halfmsg_db::DbOptions;
 use halfmsg_kafka::KafkaConfig;
 
 use crate::auth::AdminToken;
+use crate::mistakes::Mistakes;
 use crate::telemetry::{self, DEFAULT_FILTER, LogFormat, LogSettings};
 
 /// What both services are told. All values are text until [`CommonSettings::validate`].
@@ -125,7 +123,7 @@ pub struct Common {
 impl CommonSettings {
     /// Reads every value; `None` if at least one mistake was added.
     pub fn validate(&self, defaults: &ServiceDefaults, mistakes: &mut Mistakes) -> Option<Common> {
-        let before = mistakes.0.len();
+        let before = mistakes.lines().len();
         let kafka = self.kafka(mistakes);
         if self.database_url.is_empty() {
             mistakes.add("DATABASE_URL is not set: give postgres://… or sqlite://…");
@@ -144,7 +142,7 @@ impl CommonSettings {
         let faults = mistakes.switch("HALFMSG_FAULTS", &self.faults);
         let parent_pipe = mistakes.switch("HALFMSG_PARENT_PIPE", &self.parent_pipe);
         let log = self.log(mistakes);
-        if mistakes.0.len() > before {
+        if mistakes.lines().len() > before {
             return None;
         }
         Some(Common {
@@ -224,99 +222,6 @@ fn properties(list: &str, mistakes: &mut Mistakes) -> BTreeMap<String, String> {
     found
 }
 
-/// All mistakes in the settings, one line each.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Mistakes(Vec<String>);
-
-impl Mistakes {
-    /// None yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds one. Say the setting's name, what is wrong and what would be right.
-    pub fn add(&mut self, mistake: impl Into<String>) {
-        self.0.push(mistake.into());
-    }
-
-    /// The lines.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
-
-    /// `Ok` if there are none.
-    ///
-    /// # Errors
-    /// Itself.
-    pub fn finish(self) -> Result<(), Self> {
-        if self.0.is_empty() { Ok(()) } else { Err(self) }
-    }
-
-    /// Reads a value; `expected` says what would be right.
-    pub fn parse<T: FromStr>(&mut self, name: &str, raw: &str, expected: &str) -> Option<T> {
-        let value = raw.trim().parse().ok();
-        if value.is_none() {
-            self.add(format!("{name} is '{raw}': it must be {expected}"));
-        }
-        value
-    }
-
-    /// Reads a number within bounds.
-    pub fn number<T>(&mut self, name: &str, raw: &str, bounds: RangeInclusive<T>) -> Option<T>
-    where
-        T: FromStr + PartialOrd + Display,
-    {
-        let value = raw.trim().parse().ok().filter(|value| bounds.contains(value));
-        if value.is_none() {
-            let (low, high) = bounds.into_inner();
-            self.add(format!("{name} is '{raw}': it must be a number from {low} to {high}"));
-        }
-        value
-    }
-
-    /// Reads milliseconds within bounds.
-    pub fn millis(
-        &mut self,
-        name: &str,
-        raw: &str,
-        bounds: RangeInclusive<u64>,
-    ) -> Option<Duration> {
-        self.number(name, raw, bounds).map(Duration::from_millis)
-    }
-
-    /// Reads `on` or `off`.
-    pub fn switch(&mut self, name: &str, raw: &str) -> Option<bool> {
-        match raw.trim() {
-            "on" => Some(true),
-            "off" => Some(false),
-            _ => {
-                self.add(format!("{name} is '{raw}': it must be on or off"));
-                None
-            }
-        }
-    }
-
-    /// Checks a name that becomes part of a topic's or a group's name.
-    pub fn name(&mut self, name: &str, raw: &str) {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if raw.is_empty() || raw.len() > 100 || !raw.chars().all(allowed) {
-            self.add(format!(
-                "{name} is '{raw}': it must be 1 to 100 characters out of A-Z a-z 0-9 . _ -"
-            ));
-        }
-    }
-}
-
-impl Display for Mistakes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = if self.0.len() == 1 { "mistake" } else { "mistakes" };
-        write!(f, "{} {plural} in the settings:", self.0.len())?;
-        self.0.iter().try_for_each(|line| write!(f, "\n  - {line}"))
-    }
-}
-
-impl std::error::Error for Mistakes {}
-
 /// Reads flags and environment of this process; ends it with clap's message on a wrong flag.
 pub fn parse<P: Parser>() -> P {
     parse_from(std::env::args_os()).unwrap_or_else(|error| error.exit())
@@ -362,7 +267,7 @@ mod tests {
         let cli: Cli = parse_from(arguments).unwrap();
         let mut mistakes = Mistakes::new();
         let common = cli.common.validate(&DEFAULTS, &mut mistakes);
-        (common, mistakes.0)
+        (common, mistakes.lines().to_vec())
     }
 
     #[test]

@@ -1,0 +1,173 @@
+//! The list of all cases. One that is missing from a tier, or altogether, shows here: a case in no
+//! list is never used, which the compiler reports.
+
+/// Makes the tests of a tier.
+macro_rules! cases {
+    ($tier:ident) => {
+        // What only the other tier stands on is compiled, not used.
+        const _: () = {
+            let _ = ($crate::suite::Env::embedded, $crate::suite::Env::real);
+        };
+        $crate::suite::cases::every_tier! { $tier
+            [deciding] {
+                c01_all_commit
+                c02_all_rollback
+                c03_check_commits
+                c04_check_rolls_back
+                c05_a_mix
+                c07_local_fails_and_the_check_decides_at_once
+                c09_commit_sent_twice
+            }
+            [checking] {
+                c12_no_check_before_its_time
+                c15_only_real_attempts_count
+            }
+            [parking] {
+                c16_parked_once_and_listed
+                c16_resumed_committed_or_dropped_by_an_operator
+            }
+            [outage] {
+                c06_prepare_fails_while_kafka_is_away
+                c06_decisions_in_flight_while_kafka_goes_away
+            }
+            [restart] {
+                c22_dropped_without_shutdown
+                c22_dropped_producer_ends
+                c24_restart_with_open_halves
+            }
+            [borders] {
+                c28_payload_at_the_limit
+                c28_everything_arrives_byte_for_byte
+                c31_order_of_commits_within_a_key
+            }
+            [garbage] {
+                c30_garbage_is_passed_and_kept
+                c30_a_newer_record_stops_its_partition_only
+            }
+            [fence] {
+                c08_the_row_decides_not_the_call
+                c14_fence_first_business_second
+            }
+            [race] {
+                c13_check_races_the_local_transaction
+            }
+            [services::crashes] {
+                c22_killed_between_half_and_decision
+                c22_killed_during_the_local_transaction
+                c22_killed_after_a_decision
+                c22_killed_after_a_rollback
+                c22_killed_between_delivery_and_progress
+                c22_stock_svc_killed_before_it_restores
+            }
+            [services::faults] {
+                c40_the_last_piece_is_sold_once
+                c41_a_failure_after_the_deduct_gives_the_stock_back
+                c42_a_failed_order_insert_gives_the_stock_back
+                c43_a_crash_after_the_deduct_gives_the_stock_back
+                c44_a_lost_decision_leaves_the_order_and_drops_the_message
+                c45_a_failed_price_lookup_deducts_nothing
+                fault_deduct_refused
+                fault_deduct_timeout
+                fault_slow_local
+                fault_crash_after_half
+                fault_crash_after_order
+            }
+            [services::repeats] {
+                repeats_hear_the_first_answer
+                repeats_wait_for_the_first
+                repeats_after_the_client_hung_up
+                repeats_after_a_crash_behind_the_order
+                repeats_after_a_crash_before_the_order
+                repeats_after_a_crash_and_its_check
+            }
+            [services::operators] {
+                operators_see_and_settle_an_open_half
+                operators_ask_for_a_check
+                operators_resume_a_parked_half
+                operators_settle_a_parked_half
+                operators_force_what_nobody_can_tell
+            }
+            [services::bad_input] {
+                bad_input_is_refused_and_changes_nothing
+                bad_input_without_faults_and_token
+            }
+            [services::outages] {
+                kafka_away_and_back
+            }
+            [services::soak] {
+                long_500_orders_and_seven_kills_conserve_the_stock
+            }
+        }
+        $crate::suite::cases::embedded_tier! { $tier
+            [services::launcher] {
+                launcher_prints_three_lines_that_work
+                launcher_ends_by_interrupt
+                launcher_killed_leaves_no_process
+            }
+        }
+        $crate::suite::cases::real_tier! { $tier
+            [targets] {
+                c29_missing_target_is_refused
+                c29_target_gone_parks_and_resumes
+                c29_target_that_refuses_parks
+                c29_a_store_that_would_lose_messages_is_refused
+            }
+            [race] {
+                c13_on_the_embedded_broker_and_postgresql
+                c13_on_kafka_and_sqlite
+            }
+            [services::outages] {
+                postgres_away_and_back
+            }
+        }
+    };
+}
+
+/// Cases for whichever tier it is.
+macro_rules! every_tier {
+    ($tier:ident $($path:tt { $($case:ident)* })*) => {
+        $($( $crate::suite::cases::one_case! { $tier $path $case } )*)*
+    };
+}
+
+/// Cases that bring their own broker in their own process: once is enough.
+macro_rules! embedded_tier {
+    (embedded $($cases:tt)*) => {
+        $crate::suite::cases::every_tier! { embedded $($cases)* }
+    };
+    (real $($path:tt { $($case:ident)* })*) => {
+        $($( $crate::suite::cases::other_case! { $path $case } )*)*
+    };
+}
+
+/// Cases that only the real tier can show.
+macro_rules! real_tier {
+    (real $($cases:tt)*) => {
+        $crate::suite::cases::every_tier! { real $($cases)* }
+    };
+    (embedded $($path:tt { $($case:ident)* })*) => {
+        $($( $crate::suite::cases::other_case! { $path $case } )*)*
+    };
+}
+
+/// One case as a test.
+macro_rules! one_case {
+    ($tier:ident [$($path:tt)*] $case:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            let env = $crate::suite::Env::$tier(stringify!($case)).await;
+            $crate::suite::$($path)*::$case(env).await;
+        }
+    };
+}
+
+/// A case of the other tier: compiled, not run.
+macro_rules! other_case {
+    ([$($path:tt)*] $case:ident) => {
+        const _: () = {
+            let _ = $crate::suite::$($path)*::$case;
+        };
+    };
+}
+
+pub(crate) use {cases, embedded_tier, every_tier, one_case, other_case, real_tier};

@@ -1,0 +1,109 @@
+//! The ground that one case stands on: a broker, databases, and names that nobody else has.
+
+use std::time::Duration;
+
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_producer::{Backoff, ProducerConfig, TransactionProducer};
+use uuid::Uuid;
+
+use super::broker::Broker;
+use super::database::{Database, Kind};
+use super::told::{PURPOSE, Told};
+
+/// Partitions of the topics of a test.
+pub(crate) const PARTITIONS: i32 = 4;
+
+/// The ground of one case. What it made on shared servers is removed when it is dropped.
+pub(crate) struct Env {
+    pub(crate) broker: Broker,
+    name: String,
+    database: Kind,
+}
+
+impl Env {
+    /// A broker in this process, and SQLite.
+    pub(crate) async fn embedded(case: &str) -> Self {
+        Self::on(Broker::embedded(), Kind::Sqlite, case)
+    }
+
+    /// Apache Kafka and PostgreSQL, as the environment names them.
+    pub(crate) async fn real(case: &str) -> Self {
+        Self::on(Broker::shared(), Kind::Postgres, case)
+    }
+
+    fn on(broker: Broker, database: Kind, case: &str) -> Self {
+        log();
+        let row = case.split('_').next().unwrap_or(case);
+        let name = format!("{row}-{}", &Uuid::new_v4().simple().to_string()[..12]);
+        Self { broker, name, database }
+    }
+
+    /// The same on a broker that this case may stop and start: on the real tier, one of its own.
+    pub(crate) async fn with_own_broker(self) -> Self {
+        Self { broker: self.broker.into_own().await, ..self }
+    }
+
+    /// The same on a broker in this process.
+    pub(crate) fn with_embedded_broker(self) -> Self {
+        Self { broker: Broker::embedded(), ..self }
+    }
+
+    /// The same with the other kind of database.
+    pub(crate) fn with_database(self, database: Kind) -> Self {
+        Self { database, ..self }
+    }
+
+    /// How to reach the broker.
+    pub(crate) fn kafka(&self) -> KafkaConfig {
+        self.broker.config()
+    }
+
+    /// A name that no other test has.
+    pub(crate) fn named(&self, what: &str) -> String {
+        format!("{}.{what}", self.name)
+    }
+
+    /// A target topic of this test's own.
+    pub(crate) async fn topic(&self, what: &str) -> String {
+        let name = self.named(what);
+        self.broker.create_topic(&name, PARTITIONS, &[]).await;
+        name
+    }
+
+    /// An empty database of the tier's kind.
+    pub(crate) async fn database(&self) -> Database {
+        Database::new(self.database).await
+    }
+
+    /// Settings of a new producer group, with short times: a check comes soon, and a debug build
+    /// on a loaded machine still has its time.
+    pub(crate) async fn group(&self) -> ProducerConfig {
+        let mut config = ProducerConfig::new(self.kafka(), "tests", self.named("group"));
+        config.topic_prefix = "test".into();
+        config.store_partitions = PARTITIONS;
+        config.start_deadline = Duration::from_secs(30);
+        config.prepare_deadline = Duration::from_secs(3);
+        config.decision_deadline = Duration::from_secs(3);
+        config.local_deadline = Duration::from_millis(500);
+        config.check_after = Duration::from_millis(3_600);
+        config.check_deadline = Duration::from_secs(1);
+        config.check_backoff =
+            Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(200) };
+        self.broker.expect_group(&config).await;
+        config
+    }
+
+    /// A started producer with this listener.
+    pub(crate) async fn start(config: &ProducerConfig, told: &Told) -> TransactionProducer {
+        let builder = TransactionProducer::builder(config.clone());
+        builder.listener(PURPOSE, told.clone()).start().await.expect("the producer starts")
+    }
+}
+
+/// Shown when a test fails; `RUST_LOG` asks for more.
+fn log() {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,halfmsg_producer=info".into());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
+    // The tests of a binary share one; the first has set it.
+    drop(subscriber.try_init());
+}

@@ -1,0 +1,51 @@
+//! The suite that both tiers run: what a transactional producer with check-back must show, row by
+//! row, on whatever broker and database a tier has.
+//!
+//! A case is an `async fn(env: Env)`; its name begins with the row that it shows. It waits for
+//! conditions with a deadline and never sleeps in hope; that nothing comes is shown by a marker
+//! behind it.
+//!
+//! # Layout
+//! - [`cases`]: the list of all cases, with the tiers that they run in
+//! - [`env`](mod@env): the ground of one case: [`Env`] has a broker, databases and names of its own
+//! - [`broker`], [`kafka_script`], [`database`]: what a tier stands on
+//! - [`until`](mod@until): waiting for a condition
+//! - [`setup`]: a producer with its listener and its target, ready to be used
+//! - [`told`]: a listener that answers as it is told
+//! - [`reader`]: what arrives in a target topic
+//! - [`topic`], [`store`], [`progress`]: a topic's records, what those of the store say, how far
+//!   they are carried out
+//! - [`deciding`], [`checking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
+//!   [`targets`]: the producer by itself
+//! - [`fence`], [`race`]: with the orders table and its listener
+//! - [`services`]: the whole thing, with real processes
+//! - [`random`]: numbers that are the same in every run
+
+pub(crate) mod borders;
+pub(crate) mod broker;
+pub(crate) mod cases;
+pub(crate) mod checking;
+pub(crate) mod database;
+pub(crate) mod deciding;
+pub(crate) mod env;
+pub(crate) mod fence;
+pub(crate) mod garbage;
+pub(crate) mod kafka_script;
+pub(crate) mod outage;
+pub(crate) mod parking;
+pub(crate) mod progress;
+pub(crate) mod race;
+pub(crate) mod random;
+pub(crate) mod reader;
+pub(crate) mod restart;
+pub(crate) mod services;
+pub(crate) mod setup;
+pub(crate) mod store;
+pub(crate) mod targets;
+pub(crate) mod told;
+pub(crate) mod topic;
+pub(crate) mod until;
+
+pub(crate) use cases::cases;
+pub(crate) use env::Env;
+pub(crate) use until::{PATIENCE, until};

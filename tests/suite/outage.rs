@@ -1,0 +1,93 @@
+//! Row 6: Kafka is away, and comes back.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use halfmsg_producer::PrepareError;
+use tokio::time::sleep;
+
+use super::reader::counts;
+use super::setup::{Setup, text};
+use super::told::{Do, PURPOSE};
+use super::{Env, PATIENCE, until};
+
+/// Over a deadline, on a loaded machine.
+const MARGIN: Duration = Duration::from_secs(3);
+/// Between two decisions while the broker is being stopped, which takes a few of them.
+const STEP: Duration = Duration::from_millis(50);
+
+/// The local transaction has not run, the caller hears of it in time, and once Kafka is back the
+/// next transaction works, without a restart.
+pub(crate) async fn c06_prepare_fails_while_kafka_is_away(env: Env) {
+    let setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
+    setup.send(0, Do::Commit).await;
+    setup.reader.sees(&text(0)).await;
+    setup.env.broker.stop().await;
+
+    let began = Instant::now();
+    let sends = (1..4).map(|number| {
+        setup.producer.send_in_transaction(PURPOSE, setup.message(number), Do::Commit)
+    });
+    for failed in join_all(sends).await {
+        let error = failed.expect_err("nobody stores it");
+        assert!(matches!(error, PrepareError::Unavailable { .. }), "{error}");
+        assert!(error.is_retryable(), "{error}");
+    }
+    let took = began.elapsed();
+    assert!(took < setup.config.prepare_deadline + MARGIN, "refused after {took:?}");
+    assert_eq!(setup.told.executed().len(), 1, "a local transaction ran without its half");
+    until(PATIENCE, "the producer to tell that Kafka is away", async || {
+        match setup.producer.health() {
+            Err(reason) if reason.contains("Kafka does not answer") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    setup.env.broker.resume().await;
+    setup.ready().await;
+    let sent = setup.send(4, Do::Commit).await;
+    assert!(sent.decision_recorded, "{sent:?}");
+    setup.reader.sees(&text(4)).await;
+    // One that was stored after all has no local transaction, as its check says.
+    setup.ends_with([0, 4].into_iter()).await;
+}
+
+/// Every one ends as its local transaction did.
+pub(crate) async fn c06_decisions_in_flight_while_kafka_goes_away(env: Env) {
+    const COMMITTED: usize = 12;
+    const ALL: usize = 24;
+    let setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
+    let mut begun = Vec::new();
+    for number in 0..ALL {
+        if number < COMMITTED {
+            setup.told.check(text(number), &[Do::Commit]);
+        }
+        let transaction = setup.producer.begin(PURPOSE, setup.message(number)).await;
+        begun.push(transaction.expect("it is stored"));
+    }
+    let began = Instant::now();
+    // Some before the broker goes, some while it goes, some after it.
+    let decided = join_all(begun.iter().enumerate().map(async |(number, transaction)| {
+        sleep(STEP * u32::try_from(number % COMMITTED).expect("a few")).await;
+        if number < COMMITTED { transaction.commit().await } else { transaction.rollback().await }
+    }));
+    let (decided, ()) = tokio::join!(decided, setup.env.broker.stop());
+    let took = began.elapsed();
+    assert!(took < setup.config.decision_deadline + MARGIN + MARGIN, "told after {took:?}");
+    let lost = decided.iter().filter(|decided| decided.is_err()).count();
+    assert!(lost > 0, "the broker did not go away in time");
+    setup.env.broker.resume().await;
+    setup.ready().await;
+    setup.none_open().await;
+    assert_eq!(setup.producer.conflicts(), 0);
+    let delivered = setup.reader.everything_of(&setup.config).await;
+    let found = counts(&delivered);
+    let expected: Vec<String> = (0..COMMITTED).map(text).collect();
+    let mut sorted = expected.clone();
+    sorted.sort();
+    assert_eq!(found.keys().cloned().collect::<Vec<_>>(), sorted);
+    setup.send(ALL, Do::Commit).await;
+    setup.reader.sees(&text(ALL)).await;
+    setup.producer.shutdown().await;
+}

@@ -1,0 +1,73 @@
+//! How far a group has carried its store out, as it is stored in Kafka.
+
+use std::time::Duration;
+
+use halfmsg_kafka::{KafkaConfig, partition_count};
+use halfmsg_producer::ProducerConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{PATIENCE, until};
+
+/// One look-up.
+const LOOKUP: Duration = Duration::from_secs(10);
+
+/// Waits until the outcome of every record that the store holds now is carried out and that is
+/// stored as progress; of partitions in `but`, nothing is expected.
+pub(crate) async fn carried_out(config: &ProducerConfig, but: &[i32]) {
+    let (kafka, store) = (config.kafka.clone(), config.store_topic());
+    let ends = blocking(&kafka, &store, ends).await.expect("the store can be looked up");
+    until(PATIENCE, "every decision to be carried out", async || {
+        let stored = blocking(&kafka, &store, positions).await?;
+        let behind: Vec<_> = (0_i32..)
+            .zip(ends.iter().zip(stored))
+            .filter(|(partition, (end, at))| !but.contains(partition) && at < *end)
+            .collect();
+        if behind.is_empty() { Ok(()) } else { Err(format!("(end, P) by partition: {behind:?}")) }
+    })
+    .await;
+}
+
+async fn blocking<T: Send + 'static>(
+    kafka: &KafkaConfig,
+    store: &str,
+    look: fn(&BaseConsumer, &str) -> Result<T, String>,
+) -> Result<T, String> {
+    let (kafka, store) = (kafka.clone(), store.to_owned());
+    let looked = tokio::task::spawn_blocking(move || {
+        // The group of a store has the store's name.
+        let consumer: BaseConsumer =
+            kafka.consumer(&store).create().map_err(|error| error.to_string())?;
+        look(&consumer, &store)
+    });
+    looked.await.map_err(|error| error.to_string())?
+}
+
+fn partitions(consumer: &BaseConsumer, store: &str) -> Result<i32, String> {
+    partition_count(consumer.client(), store, LOOKUP).map_err(|error| error.to_string())
+}
+
+/// The end of each partition's log.
+fn ends(consumer: &BaseConsumer, store: &str) -> Result<Vec<i64>, String> {
+    let end = |partition| {
+        let bounds = consumer.fetch_watermarks(store, partition, LOOKUP);
+        bounds.map(|(_, end)| end).map_err(|error| error.to_string())
+    };
+    (0..partitions(consumer, store)?).map(end).collect()
+}
+
+/// P of each partition: what is below it is carried out.
+fn positions(consumer: &BaseConsumer, store: &str) -> Result<Vec<i64>, String> {
+    let mut wanted = TopicPartitionList::new();
+    for partition in 0..partitions(consumer, store)? {
+        wanted.add_partition(store, partition);
+    }
+    let found = consumer.committed_offsets(wanted, LOOKUP).map_err(|error| error.to_string())?;
+    let position = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+        let Offset::Offset(_) = element.offset() else { return Ok(-1) };
+        let position = element.metadata().strip_prefix("v1;P=");
+        let position = position.and_then(|position| position.parse().ok());
+        position.ok_or_else(|| format!("metadata {:?}", element.metadata()))
+    };
+    found.elements().into_iter().map(position).collect()
+}

@@ -1,0 +1,225 @@
+//! Row 13: the check-back races a running local transaction, a thousand times. The fence decides:
+//! never both outcomes, never neither.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use futures::{StreamExt, stream};
+use halfmsg_producer::{
+    HalfFilter, HalfMessage, HalfState, ListenerResult, LocalTransactionState, ProducerConfig,
+    TransactionId, TransactionListener, TransactionProducer,
+};
+use order_svc::decision::Fate;
+use order_svc::listener::OrderListener;
+use order_svc::model::{OrderId, OrderStatus};
+use order_svc::payload::PURPOSE;
+use order_svc::store::{OrderStore, Stored};
+use tokio::time::sleep;
+
+use super::database::Kind;
+use super::fence::{Orders, confirmed, delivered_are, message, start};
+use super::progress::carried_out;
+use super::random::Random;
+use super::{Env, until};
+
+const ORDERS: u64 = 1_000;
+/// Of those that race the immediate check, at once.
+const AT_ONCE: usize = 64;
+const SEED: u64 = 13;
+/// The check comes at once when this is over.
+const LOCAL_DEADLINE: Duration = Duration::from_millis(250);
+/// A local transaction stores its order at a random moment around the check, within this time.
+const SOON_WINDOW: Duration = Duration::from_millis(60);
+/// The same around a check that is due.
+const LATE_WINDOW: Duration = Duration::from_millis(300);
+/// Each side must win so many of either kind, or there was no race.
+const WON_AT_LEAST: usize = 5;
+/// Until all thousand are decided.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// What storing an order said; nothing if the database did not say.
+type Said = Arc<Mutex<HashMap<OrderId, Stored>>>;
+
+/// A local transaction that stores its order after a while, and the check that is the orders' own.
+#[derive(Clone)]
+struct Racing {
+    store: OrderStore,
+    check: OrderListener,
+    said: Said,
+}
+
+/// Which check a local transaction races.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Against {
+    /// The one that is made at once when the local transaction is late.
+    ImmediateCheck,
+    /// The one that is due after check_after.
+    DueCheck,
+}
+
+struct Race {
+    id: OrderId,
+    after: Duration,
+}
+
+#[async_trait]
+impl TransactionListener for Racing {
+    type Arg = Race;
+
+    async fn execute_local_transaction(
+        &self,
+        half: &HalfMessage,
+        race: Race,
+    ) -> ListenerResult<LocalTransactionState> {
+        sleep(race.after).await;
+        let order = confirmed(race.id, half.transaction_id);
+        let stored = self.store.insert_confirmed_order(&order).await?;
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(race.id, stored);
+        match stored {
+            Stored::Inserted => Ok(Fate::from(&order).decides(half.transaction_id)?),
+            // Whose row it is, its check says.
+            Stored::Fenced => Ok(LocalTransactionState::Unknown),
+        }
+    }
+
+    async fn check_local_transaction(
+        &self,
+        half: &HalfMessage,
+    ) -> ListenerResult<LocalTransactionState> {
+        self.check.check_local_transaction(half).await
+    }
+
+    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+        self.check.check_local_transactions(halves).await
+    }
+}
+
+/// On the tier's own broker and database.
+pub(crate) async fn c13_check_races_the_local_transaction(env: Env) {
+    race(env).await;
+}
+
+/// On the embedded broker and PostgreSQL.
+pub(crate) async fn c13_on_the_embedded_broker_and_postgresql(env: Env) {
+    race(env.with_embedded_broker()).await;
+}
+
+/// On Apache Kafka and SQLite.
+pub(crate) async fn c13_on_kafka_and_sqlite(env: Env) {
+    race(env.with_database(Kind::Sqlite)).await;
+}
+
+async fn race(env: Env) {
+    let orders = Orders::new(&env).await;
+    let mut config = env.group().await;
+    config.local_deadline = LOCAL_DEADLINE;
+    // What an immediate check could not tell is asked again soon after check_after.
+    config.prepare_deadline = Duration::from_millis(2_500);
+    config.check_after = Duration::from_millis(2_900);
+    // SQLite's one writer is busy often here.
+    config.max_checks = 10_000;
+    let target = env.topic("target").await;
+    let said = Said::default();
+    let racing = Racing {
+        store: orders.store.clone(),
+        check: orders.listener.clone(),
+        said: Arc::clone(&said),
+    };
+    let (producer, reader) = start(&config, &target, racing.clone()).await;
+    let sent = send_all(&producer, &config, &racing, &target).await;
+    none_open(&producer, &config).await;
+
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut void = Vec::new();
+    let mut ends: BTreeMap<(Against, &'static str), usize> = BTreeMap::new();
+    for (against, id, transaction_id) in sent {
+        let row = orders.row(id).await.expect("neither outcome");
+        assert_eq!(row.transaction_id, transaction_id);
+        match said.get(&id) {
+            Some(Stored::Inserted) => assert_eq!(row.status, OrderStatus::Confirmed, "{id}"),
+            Some(Stored::Fenced) => assert_eq!(row.status, OrderStatus::Void, "{id}"),
+            None => {}
+        }
+        match row.status {
+            OrderStatus::Confirmed => assert_eq!(row.total_cents, 240),
+            OrderStatus::Void => void.push(transaction_id),
+            other => panic!("{id}: {other:?}"),
+        }
+        *ends.entry((against, row.status.as_str())).or_default() += 1;
+    }
+    println!("who won: {ends:?}");
+    assert_eq!(ends.len(), 4, "one side won all races: {ends:?}");
+    assert!(ends.values().all(|won| *won >= WON_AT_LEAST), "hardly a race: {ends:?}");
+    assert_eq!(producer.conflicts(), 0, "two decisions that contradict each other");
+    delivered_are(&reader, &config, void).await;
+    producer.shutdown().await;
+}
+
+/// Every second local transaction takes about as long as its deadline, and races the check that
+/// comes then; the others take about as long as check_after, and race the one that is due.
+async fn send_all(
+    producer: &TransactionProducer,
+    config: &ProducerConfig,
+    racing: &Racing,
+    target: &str,
+) -> Vec<(Against, OrderId, TransactionId)> {
+    let mut random = Random::new(SEED);
+    let mut around = |moment: Duration, window: Duration| {
+        let window_us = u64::try_from(window.as_micros()).expect("a short time");
+        moment - window / 2 + Duration::from_micros(random.below(window_us))
+    };
+    let races: Vec<(Race, Race)> = (0..ORDERS / 2)
+        .map(|_| {
+            let soon = around(config.local_deadline, SOON_WINDOW);
+            let late = around(config.check_after, LATE_WINDOW);
+            let race = |after| Race { id: OrderId::generate(), after };
+            (race(soon), race(late))
+        })
+        .collect();
+    let (soon, late): (Vec<_>, Vec<_>) = races.into_iter().unzip();
+    let soon = soon.into_iter().map(|race| async move {
+        let (id, message) = (race.id, message(race.id, target));
+        let sent = producer.send_in_transaction(PURPOSE, message, race).await;
+        (Against::ImmediateCheck, id, sent.expect("it is stored").transaction_id)
+    });
+    let soon = stream::iter(soon).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
+    let late = late.into_iter().map(|race| run_late(producer, racing, target, race));
+    let (soon, late) = tokio::join!(soon, join_all(late));
+    soon.into_iter().chain(late).collect()
+}
+
+/// Begins, takes its time, stores the order and decides as its result says.
+async fn run_late(
+    producer: &TransactionProducer,
+    racing: &Racing,
+    target: &str,
+    race: Race,
+) -> (Against, OrderId, TransactionId) {
+    let id = race.id;
+    let begun = producer.begin(PURPOSE, message(id, target)).await.expect("it is stored");
+    let transaction_id = begun.receipt().transaction_id;
+    match racing.execute_local_transaction(begun.half(), race).await {
+        Ok(LocalTransactionState::Rollback) => {
+            // Not stored in time, its check says the same.
+            drop(begun.rollback().await);
+        }
+        _ => drop(begun.check().await),
+    }
+    (Against::DueCheck, id, transaction_id)
+}
+
+async fn none_open(producer: &TransactionProducer, config: &ProducerConfig) {
+    carried_out(config, &[]).await;
+    until(DEADLINE, "every order to be decided", async || {
+        let filter = HalfFilter { state: Some(HalfState::Open), limit: 1_000, cursor: None };
+        let open = producer.admin().list(filter).await.map_err(|error| error.to_string())?;
+        let parked = HalfFilter { state: Some(HalfState::Parked), limit: 10, cursor: None };
+        let parked = producer.admin().list(parked).await.map_err(|error| error.to_string())?;
+        assert!(parked.items.is_empty(), "{parked:#?}");
+        if open.items.is_empty() { Ok(()) } else { Err(format!("{} are open", open.items.len())) }
+    })
+    .await;
+}

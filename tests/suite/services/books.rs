@@ -1,0 +1,196 @@
+//! The books of a shop: what its databases and its topics say, read whole, and whether they agree.
+//!
+//! It trusts no answer of a service: orders, stock, movements and inbox come from the databases,
+//! half messages and deliveries from the topics.
+//!
+//! # Layout
+//! - this file: reading
+//! - [`audit`]: whether the books agree
+
+mod audit;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use halfmsg_protocol::{HEADER, Record, TRANSACTION_ID_HEADER, Verdict, codec};
+use sea_orm::sea_query::Query;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, TryGetable};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::ground::Ground;
+use crate::suite::topic::{Entry, read_all};
+
+/// An order's row.
+#[derive(Debug, Clone)]
+pub(crate) struct OrderRow {
+    pub(crate) transaction_id: Uuid,
+    pub(crate) user_id: Option<String>,
+    pub(crate) status: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) stock_untouched: bool,
+    /// Quantities by sku.
+    pub(crate) items: BTreeMap<String, i64>,
+}
+
+/// A half message of the store, and the first decision about it.
+#[derive(Debug, Clone)]
+pub(crate) struct HalfRow {
+    pub(crate) order_id: Uuid,
+    pub(crate) verdict: Option<Verdict>,
+}
+
+/// One change of the stock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MovementRow {
+    pub(crate) order_id: Option<Uuid>,
+    pub(crate) sku: String,
+    pub(crate) kind: String,
+    pub(crate) quantity: i64,
+}
+
+/// Everything at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) orders: HashMap<Uuid, OrderRow>,
+    /// Half messages by transaction id.
+    pub(crate) halves: HashMap<Uuid, HalfRow>,
+    /// How often each transaction's message is in the target topic.
+    pub(crate) delivered: HashMap<Uuid, usize>,
+    /// The keys in the inbox of stock-svc.
+    pub(crate) inbox: BTreeSet<String>,
+    /// States of deductions by order.
+    pub(crate) deductions: HashMap<Uuid, String>,
+    pub(crate) movements: Vec<MovementRow>,
+    /// What was received, by sku.
+    pub(crate) received: BTreeMap<String, i64>,
+    /// What is available, by sku.
+    pub(crate) available: BTreeMap<String, i64>,
+}
+
+impl Books {
+    /// Reads everything. Store and orders come first: what moves meanwhile shows as a difference,
+    /// and the reader comes again.
+    ///
+    /// # Errors
+    /// Whatever could not be read, in words.
+    pub(crate) async fn read(
+        ground: &Ground,
+        orders: &DatabaseConnection,
+        stock: &DatabaseConnection,
+    ) -> Result<Self, String> {
+        let mut books = Self::default();
+        books.read_store(read_all(&ground.kafka(), &ground.group.store_topic()).await)?;
+        books.read_deliveries(read_all(&ground.kafka(), &ground.rollback_topic).await)?;
+        books.read_orders(orders).await.map_err(|error| format!("orders: {error}"))?;
+        books.read_stock(stock).await.map_err(|error| format!("stock: {error}"))?;
+        Ok(books)
+    }
+
+    /// How many orders are void for which reason.
+    pub(crate) fn reasons(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for reason in self.orders.values().filter_map(|order| order.reason.as_deref()) {
+            *counts.entry(reason.split(": ").next().unwrap_or_default()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn read_store(&mut self, records: Vec<Entry>) -> Result<(), String> {
+        for entry in records {
+            let header = entry.header(HEADER).ok_or("a record of the store is none of ours")?;
+            match codec::decode(header).map_err(|error| format!("a record: {error}"))? {
+                Record::Half(meta) => {
+                    let order = json(entry.payload.as_deref());
+                    let order_id = order["order_id"].as_str().map(str::parse);
+                    let order_id = order_id.and_then(Result::ok).ok_or("a half without order")?;
+                    let row = HalfRow { order_id, verdict: None };
+                    self.halves.insert(meta.id.as_uuid(), row);
+                }
+                Record::Decision(decision) => {
+                    if let Some(half) = self.halves.get_mut(&decision.of.id.as_uuid()) {
+                        half.verdict.get_or_insert(decision.verdict);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read_deliveries(&mut self, messages: Vec<Entry>) -> Result<(), String> {
+        for message in messages {
+            let id =
+                message.header(TRANSACTION_ID_HEADER).and_then(|id| Uuid::try_parse_ascii(id).ok());
+            let id = id.ok_or("a delivered message has no transaction id")?;
+            *self.delivered.entry(id).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    async fn read_orders(&mut self, db: &DatabaseConnection) -> Result<(), DbErr> {
+        let columns = ["id", "transaction_id", "user_id", "status", "reason", "stock_untouched"];
+        for row in rows(db, "orders", &columns).await? {
+            let order = OrderRow {
+                transaction_id: get(&row, "transaction_id")?,
+                user_id: get(&row, "user_id")?,
+                status: get(&row, "status")?,
+                reason: get(&row, "reason")?,
+                stock_untouched: get(&row, "stock_untouched")?,
+                items: BTreeMap::new(),
+            };
+            self.orders.insert(get(&row, "id")?, order);
+        }
+        for row in rows(db, "order_line", &["order_id", "sku", "quantity"]).await? {
+            let (order_id, quantity): (Uuid, i32) =
+                (get(&row, "order_id")?, get(&row, "quantity")?);
+            // An order that was stored between the two statements.
+            if let Some(order) = self.orders.get_mut(&order_id) {
+                order.items.insert(get(&row, "sku")?, i64::from(quantity));
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_stock(&mut self, db: &DatabaseConnection) -> Result<(), DbErr> {
+        for row in rows(db, "inbox", &["message_key"]).await? {
+            self.inbox.insert(get(&row, "message_key")?);
+        }
+        for row in rows(db, "deduction", &["order_id", "state"]).await? {
+            self.deductions.insert(get(&row, "order_id")?, get(&row, "state")?);
+        }
+        for row in rows(db, "stock_movement", &["order_id", "sku", "kind", "quantity"]).await? {
+            self.movements.push(MovementRow {
+                order_id: get(&row, "order_id")?,
+                sku: get(&row, "sku")?,
+                kind: get(&row, "kind")?,
+                quantity: get(&row, "quantity")?,
+            });
+        }
+        for row in rows(db, "receipt", &["sku", "quantity"]).await? {
+            *self.received.entry(get(&row, "sku")?).or_default() += get::<i64>(&row, "quantity")?;
+        }
+        for row in rows(db, "stock", &["sku", "available"]).await? {
+            self.available.insert(get(&row, "sku")?, get(&row, "available")?);
+        }
+        Ok(())
+    }
+}
+
+async fn rows(
+    db: &DatabaseConnection,
+    table: &'static str,
+    columns: &[&'static str],
+) -> Result<Vec<QueryResult>, DbErr> {
+    let mut select = Query::select();
+    select.columns(columns.iter().copied()).from(table);
+    db.query_all(&select).await
+}
+
+fn get<T: TryGetable>(row: &QueryResult, column: &str) -> Result<T, DbErr> {
+    row.try_get("", column)
+}
+
+/// The JSON of a payload; null if it is none.
+fn json(payload: Option<&[u8]>) -> Value {
+    payload.and_then(|payload| serde_json::from_slice(payload).ok()).unwrap_or_default()
+}

@@ -1,0 +1,150 @@
+//! Whether the books agree: nothing lost, nothing doubled, no stock created or destroyed.
+
+use std::collections::{BTreeMap, HashSet};
+
+use halfmsg_protocol::Verdict;
+use uuid::Uuid;
+
+use super::{Books, OrderRow};
+
+/// The most findings that are told; a hundred more would say the same.
+const TOLD: usize = 10;
+
+impl Books {
+    /// Everything that must hold when nothing is under way any more.
+    ///
+    /// # Errors
+    /// What does not hold, in words.
+    pub(crate) fn audit(&self) -> Result<(), String> {
+        let mut findings = Vec::new();
+        self.audit_halves(&mut findings);
+        self.audit_deliveries(&mut findings);
+        self.audit_orders(&mut findings);
+        self.audit_deductions(&mut findings);
+        self.audit_stock(&mut findings);
+        if findings.is_empty() {
+            return Ok(());
+        }
+        let more = findings.len().saturating_sub(TOLD);
+        findings.truncate(TOLD);
+        Err(format!("{} (and {more} more)", findings.join("; ")))
+    }
+
+    /// Each half is decided as its order's row says, and each has a row.
+    fn audit_halves(&self, findings: &mut Vec<String>) {
+        for (id, half) in &self.halves {
+            let order_id = half.order_id;
+            let Some(order) = self.orders.get(&order_id) else {
+                findings.push(format!("half {id}: order {order_id} has no row"));
+                continue;
+            };
+            let expected = match (order.status.as_str(), order.stock_untouched) {
+                ("confirmed", _) | ("void", true) => Verdict::Rollback,
+                _ => Verdict::Commit,
+            };
+            if half.verdict != Some(expected) {
+                findings.push(format!("half {id}: {:?}, but {order:?}", half.verdict));
+            }
+        }
+    }
+
+    /// Exactly the committed halves are delivered, and the inbox has each once.
+    fn audit_deliveries(&self, findings: &mut Vec<String>) {
+        let committed = |half: &super::HalfRow| half.verdict == Some(Verdict::Commit);
+        for id in self.delivered.keys() {
+            if !self.halves.get(id).is_some_and(committed) {
+                findings.push(format!("{id} was delivered and never committed"));
+            }
+        }
+        for (id, _) in self.halves.iter().filter(|(_, half)| committed(half)) {
+            if !self.delivered.contains_key(id) {
+                findings.push(format!("{id} was committed and not delivered"));
+            }
+            if !self.inbox.contains(&id.to_string()) {
+                findings.push(format!("{id} was committed and is not in the inbox"));
+            }
+        }
+        // Its primary key is the message's: a row too many is one that was never delivered.
+        if self.inbox.len() != self.delivered.len() {
+            let (inbox, delivered) = (self.inbox.len(), self.delivered.len());
+            findings.push(format!("{inbox} messages in the inbox, {delivered} delivered"));
+        }
+    }
+
+    fn audit_orders(&self, findings: &mut Vec<String>) {
+        let mut transactions = HashSet::new();
+        for (id, order) in &self.orders {
+            let OrderRow { status, transaction_id, .. } = order;
+            if !["confirmed", "void"].contains(&status.as_str()) {
+                findings.push(format!("order {id} is {status}"));
+            }
+            if !transactions.insert(transaction_id) {
+                findings.push(format!("two orders of half message {transaction_id}"));
+            }
+            let deducted = self.deductions.get(id).map(String::as_str) == Some("deducted");
+            if (status == "confirmed") != deducted {
+                findings.push(format!("order {id} is {status}, deducted: {deducted}"));
+            }
+            if status == "confirmed" && self.moved(*id, "deduct") != order.items {
+                findings.push(format!("order {id}: deducted is not what was ordered"));
+            }
+        }
+    }
+
+    /// Every deduction belongs to a confirmed order, or is restored.
+    fn audit_deductions(&self, findings: &mut Vec<String>) {
+        for (id, state) in &self.deductions {
+            let Some(order) = self.orders.get(id) else {
+                findings.push(format!("{state} for order {id}, which has no row"));
+                continue;
+            };
+            let (taken, given) = (self.moved(*id, "deduct"), self.moved(*id, "restore"));
+            let right = match state.as_str() {
+                "deducted" => order.status == "confirmed" && !taken.is_empty() && given.is_empty(),
+                "restored" => order.status == "void" && !taken.is_empty() && given == taken,
+                "refused" | "void" => {
+                    order.status == "void" && taken.is_empty() && given.is_empty()
+                }
+                _ => false,
+            };
+            if !right {
+                findings.push(format!("deduction of {id} is {state}: {taken:?}, {given:?}"));
+            }
+        }
+    }
+
+    /// For every sku: received = available + quantities of live orders = available + movements.
+    fn audit_stock(&self, findings: &mut Vec<String>) {
+        let mut sold: BTreeMap<&str, i64> = BTreeMap::new();
+        for order in self.orders.values().filter(|order| order.status == "confirmed") {
+            for (sku, quantity) in &order.items {
+                *sold.entry(sku).or_default() += quantity;
+            }
+        }
+        for (sku, available) in &self.available {
+            let received = self.received.get(sku).copied().unwrap_or_default();
+            let live = sold.get(sku.as_str()).copied().unwrap_or_default();
+            let sum = |kind: &str| {
+                let of_kind =
+                    self.movements.iter().filter(|row| row.kind == kind && row.sku == *sku);
+                of_kind.map(|row| row.quantity).sum::<i64>()
+            };
+            if received != available + live {
+                findings.push(format!("{sku}: received {received}, {available} + {live} live"));
+            }
+            if received - sum("deduct") + sum("restore") != *available {
+                findings.push(format!("{sku}: the movements do not give {available}"));
+            }
+            if *available < 0 {
+                findings.push(format!("{sku}: {available} available"));
+            }
+        }
+    }
+
+    /// What an order moved in one direction, by sku.
+    fn moved(&self, order_id: Uuid, kind: &str) -> BTreeMap<String, i64> {
+        let of_order = self.movements.iter().filter(|row| row.order_id == Some(order_id));
+        let of_kind = of_order.filter(|row| row.kind == kind);
+        of_kind.map(|row| (row.sku.clone(), row.quantity)).collect()
+    }
+}

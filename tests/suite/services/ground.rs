@@ -1,0 +1,106 @@
+//! What a shop stands on: the broker and the two databases of one test, and the names that are its
+//! own on them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_producer::ProducerConfig;
+use reqwest::Url;
+use tempfile::TempDir;
+
+use super::proxy::Proxy;
+use crate::suite::Env;
+use crate::suite::broker::Broker;
+use crate::suite::database::Database;
+
+/// The broker, the databases, the names.
+pub(crate) struct Ground {
+    /// The names of the producer group; its times are not the services'.
+    pub(crate) group: ProducerConfig,
+    pub(crate) stock_group: String,
+    pub(crate) rollback_topic: String,
+    pub(crate) orders: Database,
+    pub(crate) stock: Database,
+    /// Where services find the database server, if not where it is.
+    port: Option<u16>,
+    directory: TempDir,
+    // Last: it removes its topics when nobody uses them any more.
+    env: Env,
+}
+
+impl Ground {
+    /// Of this tier, with topics and databases that no other test uses.
+    pub(crate) async fn of(env: Env) -> Self {
+        let rollback_topic = env.named("rollback");
+        env.broker.expect_topic(&rollback_topic).await;
+        let directory = tempfile::Builder::new().prefix("halfmsg-shop-").tempdir();
+        Self {
+            group: env.group().await,
+            stock_group: env.named("stock"),
+            rollback_topic,
+            orders: env.database().await,
+            stock: env.database().await,
+            port: None,
+            directory: directory.expect("a temporary directory"),
+            env,
+        }
+    }
+
+    /// The same with a proxy between the services and their database server, PostgreSQL.
+    pub(crate) async fn behind_a_proxy(env: Env) -> (Self, Proxy) {
+        let mut ground = Self::of(env).await;
+        let url = Url::parse(ground.orders.url()).expect("the address of a database");
+        let host = url.host_str().expect("a database on a server");
+        let proxy = Proxy::to(&format!("{host}:{}", url.port().unwrap_or(5432))).await;
+        ground.port = Some(proxy.port());
+        (ground, proxy)
+    }
+
+    /// The broker.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.env.broker
+    }
+
+    /// How to reach it.
+    pub(crate) fn kafka(&self) -> KafkaConfig {
+        self.env.kafka()
+    }
+
+    /// The settings that both services get from it.
+    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+        let kafka = self.kafka();
+        let embedded = if kafka.embedded { "on" } else { "off" };
+        [
+            ("KAFKA_BROKERS", kafka.brokers.as_str()),
+            ("HALFMSG_EMBEDDED", embedded),
+            ("HALFMSG_TOPIC_PREFIX", &self.group.topic_prefix),
+            ("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// The database of orders, as order-svc reaches it.
+    pub(crate) fn orders_url(&self) -> String {
+        self.through_the_proxy(&self.orders)
+    }
+
+    /// The database of stock-svc, as it reaches it.
+    pub(crate) fn stock_url(&self) -> String {
+        self.through_the_proxy(&self.stock)
+    }
+
+    fn through_the_proxy(&self, database: &Database) -> String {
+        let Some(port) = self.port else { return database.url().to_owned() };
+        let mut url = Url::parse(database.url()).expect("the address of a database");
+        let moved = url.set_host(Some("127.0.0.1")).is_ok() && url.set_port(Some(port)).is_ok();
+        assert!(moved, "the address takes another host and port");
+        url.into()
+    }
+
+    /// Where logs go; deleted with the ground.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}

@@ -1,0 +1,32 @@
+//! End to end: both services as processes of their own, asked over HTTP, killed with signals.
+//!
+//! # Layout
+//! - [`faults`]: every induced failure, CONFORMANCE 40 to 45
+//! - [`crashes`]: CONFORMANCE 22, order-svc dies at every step
+//! - [`soak`]: 500 orders, five kills, and what must be conserved
+//! - [`bad_input`]: what is refused, and that nothing comes of it
+//! - [`repeats`]: requests with an Idempotency-Key, repeated
+//! - [`operators`]: half messages as people see and settle them
+//! - [`outages`]: Kafka away, PostgreSQL away
+//! - [`launcher`]: `halfmsg` without a command
+//! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
+//! - [`books`]: what databases and topics say, and whether they agree
+//! - `process`, `http`, `ports`, `proxy`, `lock`, `heavy`: what these are made of
+
+pub(crate) mod bad_input;
+mod books;
+pub(crate) mod crashes;
+pub(crate) mod faults;
+mod ground;
+mod heavy;
+mod http;
+pub(crate) mod launcher;
+mod lock;
+pub(crate) mod operators;
+pub(crate) mod outages;
+mod ports;
+mod process;
+mod proxy;
+pub(crate) mod repeats;
+mod shop;
+pub(crate) mod soak;

@@ -1,0 +1,170 @@
+//! What is asked of the services.
+
+use reqwest::{Client, Error, RequestBuilder};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::TOKEN;
+use crate::suite::services::http::{Answer, send};
+
+/// Asks the services of one shop. Cheap to clone, for clients in tasks of their own.
+#[derive(Clone)]
+pub(crate) struct Calls {
+    pub(crate) http: Client,
+    pub(super) order: String,
+    pub(super) stock: String,
+}
+
+/// An order that is about to be asked for.
+pub(crate) struct Place {
+    request: RequestBuilder,
+    user_id: String,
+    items: Vec<Value>,
+}
+
+impl Place {
+    /// With an induced failure.
+    pub(crate) fn fault(mut self, fault: &str) -> Self {
+        self.request = self.request.header("X-Fault", fault);
+        self
+    }
+
+    /// With an Idempotency-Key.
+    pub(crate) fn key(mut self, key: &str) -> Self {
+        self.request = self.request.header("Idempotency-Key", key);
+        self
+    }
+
+    /// On behalf of this user.
+    pub(crate) fn user(mut self, user_id: &str) -> Self {
+        self.user_id = user_id.into();
+        self
+    }
+
+    /// Sends it.
+    ///
+    /// # Errors
+    /// The connection's, such as the reset by a process that died.
+    pub(crate) async fn try_send(self) -> Result<Answer, Error> {
+        let body = json!({"user_id": self.user_id, "items": self.items});
+        send(self.request.json(&body)).await
+    }
+
+    /// Sends it to a service that answers.
+    pub(crate) async fn send(self) -> Answer {
+        self.try_send().await.expect("order-svc answers")
+    }
+
+    /// Sends it to a service that dies of it.
+    pub(crate) async fn send_and_lose(self) {
+        let answer = self.try_send().await;
+        assert!(answer.is_err(), "the connection breaks off, but: {answer:?}");
+    }
+}
+
+impl Calls {
+    /// The address of a path of order-svc.
+    pub(crate) fn order_url(&self, path: &str) -> String {
+        format!("{}{path}", self.order)
+    }
+
+    /// The address of a path of stock-svc.
+    pub(crate) fn stock_url(&self, path: &str) -> String {
+        format!("{}{path}", self.stock)
+    }
+
+    /// Puts a product and receives so much of it.
+    pub(crate) async fn seed(&self, sku: &str, price_cents: i64, quantity: i64) {
+        let url = self.stock_url(&format!("/products/{sku}"));
+        let product = json!({"name": sku, "price_cents": price_cents});
+        let put = send(self.http.put(&url).json(&product)).await.expect("stock-svc answers");
+        put.expect(201);
+        if quantity > 0 {
+            let receipt = json!({"quantity": quantity, "reference": "seed"});
+            let request = self.http.post(format!("{url}/receipts")).json(&receipt);
+            send(request).await.expect("stock-svc answers").expect(201);
+        }
+    }
+
+    /// An order of these quantities.
+    pub(crate) fn place(&self, items: &[(&str, i64)]) -> Place {
+        let item = |(sku, quantity): &(&str, i64)| json!({"sku": sku, "quantity": quantity});
+        Place {
+            request: self.http.post(self.order_url("/orders")),
+            user_id: "ann".into(),
+            items: items.iter().map(item).collect(),
+        }
+    }
+
+    /// A body as it is, of this content type.
+    pub(crate) async fn post_raw(&self, content_type: &str, body: String) -> Answer {
+        let request =
+            self.http.post(self.order_url("/orders")).header("Content-Type", content_type);
+        send(request.body(body)).await.expect("order-svc answers")
+    }
+
+    /// `GET` of order-svc.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        send(self.http.get(self.order_url(path))).await.expect("order-svc answers")
+    }
+
+    /// `GET` of stock-svc.
+    pub(crate) async fn get_stock(&self, path: &str) -> Answer {
+        send(self.http.get(self.stock_url(path))).await.expect("stock-svc answers")
+    }
+
+    /// How many can be sold now.
+    pub(crate) async fn available(&self, sku: &str) -> i64 {
+        let answer = self.get_stock(&format!("/stock/{sku}")).await.expect(200);
+        answer.body["available"].as_i64().expect("a number")
+    }
+
+    /// The movements of an order as (kind, sku, quantity), oldest first.
+    pub(crate) async fn movements(&self, order_id: Uuid) -> Vec<(String, String, i64)> {
+        let answer = self.get_stock(&format!("/movements?order_id={order_id}")).await.expect(200);
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let row = |row: &Value| {
+            (text(&row["kind"]), text(&row["sku"]), row["quantity"].as_i64().expect("a number"))
+        };
+        answer.body["items"].as_array().expect("a list").iter().map(row).collect()
+    }
+
+    /// An order, if it has a row.
+    pub(crate) async fn find(&self, order_id: Uuid) -> Option<Value> {
+        let answer = self.get(&format!("/orders/{order_id}")).await;
+        if answer.status == 404 { None } else { Some(answer.expect(200).body) }
+    }
+
+    /// All orders of a user; the first page is enough for a test.
+    pub(crate) async fn orders_of(&self, user_id: &str) -> Vec<Value> {
+        let answer = self.get("/orders?limit=100").await.expect(200);
+        let orders = answer.body["items"].as_array().expect("a list").clone();
+        orders.into_iter().filter(|order| order["user_id"] == user_id).collect()
+    }
+
+    /// The half messages of a state, `open` or `parked`.
+    ///
+    /// # Errors
+    /// The answer, if it is another; a busy resolver may say 503.
+    pub(crate) async fn halves(&self, state: &str) -> Result<Vec<Value>, String> {
+        let answer = self.get(&format!("/halves?state={state}")).await;
+        match answer.body["items"].as_array() {
+            Some(items) if answer.status == 200 => Ok(items.clone()),
+            _ => Err(format!("{} {}", answer.status, answer.text)),
+        }
+    }
+
+    /// Where one half message stands: `open`, `parked`, `committed`, `rolled_back`, or `unknown`.
+    pub(crate) async fn half_state(&self, transaction_id: &str) -> String {
+        let answer = self.get(&format!("/halves/{transaction_id}")).await;
+        answer.body["state"].as_str().unwrap_or("unknown").to_owned()
+    }
+
+    /// An operator's call: `commit`, `rollback`, `check` or `resume`.
+    pub(crate) async fn settle(&self, transaction_id: &str, verb: &str, force: bool) -> Answer {
+        let body = json!({"reason": "a test", "force": force, "operator": "olga"});
+        let url = self.order_url(&format!("/halves/{transaction_id}/{verb}"));
+        let request = self.http.post(url).bearer_auth(TOKEN).json(&body);
+        send(request).await.expect("order-svc answers")
+    }
+}

@@ -1,0 +1,100 @@
+//! Waiting until nothing is under way, and the audit of the books.
+
+use std::time::Duration;
+
+use halfmsg_service_kit::db::{DbOptions, connect};
+use sea_orm::DatabaseConnection;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::Shop;
+use crate::suite::services::books::Books;
+use crate::suite::until;
+
+/// A half message that nobody decided is void, and its stock back, within this.
+pub(crate) const VOID_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Shop {
+    /// Waits until nothing is under way and the books agree: no half open or parked, every order
+    /// confirmed or void as its half says, every delivery in the inbox, every deduction of a
+    /// confirmed order or restored, and for every sku received = available + live orders.
+    pub(crate) async fn conservation(&self, within: Duration) -> Books {
+        let orders = database(self.ground.orders.url()).await;
+        let stock = database(self.ground.stock.url()).await;
+        until(within, "nothing under way and books that agree", async || {
+            for state in ["open", "parked"] {
+                let halves = self.halves(state).await?;
+                if !halves.is_empty() {
+                    return Err(format!("{} halves are {state}: {}", halves.len(), halves[0]));
+                }
+            }
+            let books = Books::read(&self.ground, &orders, &stock).await?;
+            books.audit().map(|()| books)
+        })
+        .await
+    }
+
+    /// Waits until an order has this status.
+    pub(crate) async fn becomes(&self, order_id: Uuid, status: &str) -> Value {
+        let what = format!("order {order_id} to be {status}");
+        until(VOID_DEADLINE, &what, async || {
+            let order = self.find(order_id).await.ok_or("it has no row")?;
+            if order["status"] == status { Ok(order) } else { Err(order.to_string()) }
+        })
+        .await
+    }
+
+    /// Waits until so much of a product can be sold.
+    pub(crate) async fn stock_is(&self, sku: &str, expected: i64) {
+        until(VOID_DEADLINE, &format!("{expected} {sku} to be available"), async || {
+            let available = self.available(sku).await;
+            if available == expected { Ok(()) } else { Err(format!("{available} are")) }
+        })
+        .await
+    }
+
+    /// Waits until a half message is seen in this state: a moment after it was stored, because the
+    /// resolver reads it back first.
+    pub(crate) async fn half_is(&self, transaction_id: &str, expected: &str) {
+        until(
+            VOID_DEADLINE,
+            &format!("half message {transaction_id} to be {expected}"),
+            async || {
+                let state = self.half_state(transaction_id).await;
+                if state == expected { Ok(()) } else { Err(state) }
+            },
+        )
+        .await;
+    }
+
+    /// Waits until a half message is closed, and says how.
+    pub(crate) async fn half_ends(&self, transaction_id: &str) -> String {
+        until(VOID_DEADLINE, &format!("half message {transaction_id} to be closed"), async || {
+            let state = self.half_state(transaction_id).await;
+            if ["committed", "rolled_back"].contains(&state.as_str()) {
+                Ok(state)
+            } else {
+                Err(state)
+            }
+        })
+        .await
+    }
+
+    /// Waits for the only order of a user that no answer has named.
+    pub(crate) async fn only_order_of(&self, user_id: &str) -> Value {
+        until(VOID_DEADLINE, &format!("the order of {user_id}"), async || {
+            let orders = self.orders_of(user_id).await;
+            match <[Value; 1]>::try_from(orders) {
+                Ok([order]) => Ok(order),
+                Err(orders) => Err(format!("there are {}", orders.len())),
+            }
+        })
+        .await
+    }
+}
+
+/// A connection of the test's own.
+pub(crate) async fn database(url: &str) -> DatabaseConnection {
+    let options = DbOptions { max_connections: 1, ..DbOptions::default() };
+    connect(url, &options).await.expect("the database of the test")
+}

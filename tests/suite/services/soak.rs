@@ -1,0 +1,248 @@
+//! Conservation: orders from many clients with failures drawn at random, while the services are
+//! killed again and again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::Error;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::books::Books;
+use super::heavy::alone;
+use super::http::Answer;
+use super::shop::{Calls, Place, Shop};
+use crate::suite::random::Random;
+use crate::suite::{Env, until};
+
+const ORDERS: usize = 500;
+const CLIENTS: usize = 16;
+/// Who is killed, at even distances: order-svc five times, stock-svc twice.
+const KILLS: [Victim; 7] = {
+    use Victim::{Order, Stock};
+    [Order, Order, Stock, Order, Order, Stock, Order]
+};
+const SEED: u64 = 20_261_121;
+/// Out of a hundred orders, so many have this failure. Crashes are not drawn: the kills are.
+const FAULTS: &[(&str, u64)] = &[
+    ("price-lookup", 6),
+    ("deduct-refused", 6),
+    ("deduct-timeout", 5),
+    ("after-deduct", 8),
+    ("order-insert", 7),
+    ("decision-lost", 5),
+    ("slow-local", 2),
+];
+/// Product and stock; the last one runs out.
+const STOCK: &[(&str, i64)] = &[("apple", 5_000), ("banana", 5_000), ("cherry", 300)];
+/// One request with all its repetitions.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// All of them.
+const DEADLINE: Duration = Duration::from_secs(180);
+/// After the last answer.
+const QUIET_DEADLINE: Duration = Duration::from_secs(90);
+/// Before a service that is away is asked again.
+const KNOCK: Duration = Duration::from_millis(100);
+
+/// A service that is killed.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Order,
+    Stock,
+}
+
+/// What one client wants: one order, however often it has to ask.
+#[derive(Debug, Clone)]
+struct Wish {
+    user: String,
+    key: Option<String>,
+    fault: Option<&'static str>,
+    items: Vec<(&'static str, i64)>,
+    /// Whether it asks once more after its answer.
+    repeats: bool,
+}
+
+/// What it was told.
+#[derive(Debug)]
+enum Told {
+    Confirmed(Uuid),
+    Void(Uuid),
+    /// Nothing: the connection broke, or the answer said that the fate is not known.
+    Nothing,
+}
+
+impl Wish {
+    fn draw(number: usize, random: &mut Random) -> Self {
+        let user = format!("user-{number}");
+        let key = random.chance(40).then(|| format!("key-{number}"));
+        let mut items = Vec::new();
+        for (sku, _) in STOCK {
+            if random.chance(50) {
+                items.push((*sku, 1 + i64::try_from(random.below(5)).expect("it is small")));
+            }
+        }
+        if items.is_empty() {
+            items.push(("apple", 1));
+        }
+        Self { user, key, fault: draw_fault(random), items, repeats: random.chance(25) }
+    }
+
+    fn place(&self, calls: &Calls) -> Place {
+        let place = calls.place(&self.items).user(&self.user);
+        let place = if let Some(key) = &self.key { place.key(key) } else { place };
+        if let Some(fault) = self.fault { place.fault(fault) } else { place }
+    }
+
+    async fn come_true(&self, calls: &Calls) -> Told {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < until, "{self:?} was never answered");
+            match self.place(calls).try_send().await {
+                Err(error) if self.may_repeat(&error) => tokio::time::sleep(KNOCK).await,
+                Err(_) => return Told::Nothing,
+                Ok(answer) => match self.understand(&answer) {
+                    Some(told) => {
+                        self.repeat(calls, &answer).await;
+                        return told;
+                    }
+                    None => tokio::time::sleep(Duration::from_millis(500)).await,
+                },
+            }
+        }
+    }
+
+    /// Without a connection nothing was asked; with a key it may be asked again.
+    fn may_repeat(&self, error: &Error) -> bool {
+        error.is_connect() || self.key.is_some()
+    }
+
+    /// Nothing if it has to be asked again.
+    fn understand(&self, answer: &Answer) -> Option<Told> {
+        match (answer.status, answer.code()) {
+            (201, _) => Some(Told::Confirmed(answer.order_id())),
+            (409, "order_in_progress") | (503, _) | (504, "outcome_unknown") => {
+                assert!(!answer.header("retry-after").is_empty(), "{}", answer.text);
+                if self.key.is_some() { None } else { Some(Told::Nothing) }
+            }
+            (400..600, _) => Some(Told::Void(answer.order_id())),
+            _ => panic!("{self:?}: {} {}", answer.status, answer.text),
+        }
+    }
+
+    /// A repetition hears the same, unless the service dies over it.
+    async fn repeat(&self, calls: &Calls, first: &Answer) {
+        if self.key.is_none() || !self.repeats {
+            return;
+        }
+        if let Ok(again) = self.place(calls).try_send().await
+            && again.status != 503
+            && again.code() != "order_in_progress"
+        {
+            assert_eq!((again.status, &again.text), (first.status, &first.text), "{self:?}");
+        }
+    }
+}
+
+fn draw_fault(random: &mut Random) -> Option<&'static str> {
+    let mut drawn = random.below(100);
+    for (fault, share) in FAULTS {
+        if drawn < *share {
+            return Some(fault);
+        }
+        drawn -= share;
+    }
+    None
+}
+
+/// 500 orders from 16 clients; order-svc is killed five times while they run, stock-svc twice.
+pub(crate) async fn long_500_orders_and_seven_kills_conserve_the_stock(env: Env) {
+    let _alone = alone().await;
+    // Longer than elsewhere: sixteen clients at once on a machine that may have two cores.
+    let builder = Shop::builder(env).await;
+    let mut shop = builder
+        .order("HALFMSG_PREPARE_DEADLINE_MS", "2500")
+        .order("HALFMSG_LOCAL_DEADLINE_MS", "3000")
+        .order("HALFMSG_STOCK_DEADLINE_MS", "1500")
+        .order("HALFMSG_CHECK_AFTER_MS", "5600")
+        .order("HALFMSG_ANSWER_DEADLINE_MS", "9000")
+        .order("HALFMSG_IDEMPOTENCY_LEASE_MS", "6600")
+        .open()
+        .await;
+    for (sku, quantity) in STOCK {
+        shop.seed(sku, 100, *quantity).await;
+    }
+    let mut random = Random::new(SEED);
+    let wishes: Vec<_> = (0..ORDERS).map(|number| Wish::draw(number, &mut random)).collect();
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut clients = JoinSet::new();
+    for share in wishes.chunks(ORDERS.div_ceil(CLIENTS)) {
+        let (share, calls, done) = (share.to_vec(), shop.calls.clone(), Arc::clone(&done));
+        clients.spawn(async move {
+            let mut told = Vec::new();
+            for wish in share {
+                told.push((wish.come_true(&calls).await, wish));
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            told
+        });
+    }
+    for (number, victim) in KILLS.into_iter().enumerate() {
+        let enough = ORDERS * (number + 1) / (KILLS.len() + 1);
+        until(DEADLINE, &format!("{enough} orders to be answered"), async || {
+            let answered = done.load(Ordering::Relaxed);
+            if answered >= enough { Ok(()) } else { Err(format!("{answered} are")) }
+        })
+        .await;
+        match victim {
+            Victim::Order => {
+                shop.order.kill();
+                shop.restart_orders().await;
+            }
+            Victim::Stock => {
+                shop.stock.kill();
+                shop.restart_stock().await;
+            }
+        }
+    }
+    let mut told = Vec::new();
+    while let Some(client) = clients.join_next().await {
+        told.extend(client.expect("a client does not panic"));
+    }
+    let books = shop.conservation(QUIET_DEADLINE).await;
+    hold_against(&told, &books);
+}
+
+/// What clients were told is what the books say, and no wish came true twice.
+fn hold_against(told: &[(Told, Wish)], books: &Books) {
+    let mut live: HashMap<&str, Vec<Uuid>> = HashMap::new();
+    for (id, order) in books.orders.iter().filter(|(_, order)| order.status == "confirmed") {
+        live.entry(order.user_id.as_deref().unwrap_or_default()).or_default().push(*id);
+    }
+    let mut unanswered = 0;
+    for (told, wish) in told {
+        let confirmed = live.get(wish.user.as_str()).map(Vec::as_slice).unwrap_or_default();
+        match told {
+            Told::Confirmed(id) => assert_eq!(confirmed, [*id], "{wish:?}"),
+            Told::Void(id) => {
+                let order = books.orders.get(id).expect("a void order has a row");
+                assert_eq!((order.status.as_str(), confirmed.len()), ("void", 0), "{wish:?}");
+            }
+            Told::Nothing => {
+                unanswered += 1;
+                assert!(confirmed.len() <= 1 && wish.key.is_none(), "{wish:?}: {confirmed:?}");
+            }
+        }
+    }
+    // The run proves something only if most orders had their way and each kind of end occurred.
+    let of = |status: &str| books.orders.values().filter(|order| order.status == status).count();
+    let (confirmed, void) = (of("confirmed"), of("void"));
+    let delivered = books.delivered.len();
+    println!("{confirmed} confirmed, {void} void, {unanswered} unanswered, {delivered} delivered");
+    println!("void because: {:?}", books.reasons());
+    assert!(confirmed > ORDERS / 4, "only {confirmed} orders were confirmed");
+    assert!(void > ORDERS / 10 && !books.delivered.is_empty(), "only {void} orders are void");
+    assert!(unanswered < ORDERS / 5, "{unanswered} requests were never answered");
+}

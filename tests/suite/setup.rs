@@ -1,0 +1,151 @@
+//! A producer with its listener and its target, ready to be used.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use halfmsg_producer::{
+    AdminError, HalfDetail, HalfFilter, HalfState, HalfView, Message, OperatorRequest,
+    ProducerConfig, Receipt, SendResult, TransactionId, TransactionProducer,
+};
+
+use super::progress::carried_out;
+use super::reader::{Reader, counts, once_each};
+use super::told::{Do, PURPOSE, Told};
+use super::{Env, PATIENCE, until};
+
+/// Transactions at once, where there are many.
+pub(crate) const AT_ONCE: usize = 16;
+/// More than any case leaves open or parked.
+const ALL: usize = 1_000;
+
+/// What most cases begin with.
+pub(crate) struct Setup {
+    pub(crate) config: ProducerConfig,
+    pub(crate) told: Told,
+    pub(crate) producer: TransactionProducer,
+    pub(crate) reader: Reader,
+    pub(crate) target: String,
+    // Last: everything else needs its broker.
+    pub(crate) env: Env,
+}
+
+impl Setup {
+    /// With the short times, and a listener that answers this unless it is told otherwise.
+    pub(crate) async fn new(env: Env, otherwise: Do) -> Self {
+        let config = env.group().await;
+        Self::with(env, config, otherwise).await
+    }
+
+    /// With these settings.
+    pub(crate) async fn with(env: Env, config: ProducerConfig, otherwise: Do) -> Self {
+        let target = env.topic("target").await;
+        let told = Told::otherwise(otherwise);
+        let producer = Env::start(&config, &told).await;
+        let reader = Reader::start(&config.kafka, &target).await;
+        Self { config, told, producer, reader, target, env }
+    }
+
+    /// A message whose payload is its number; some share a key, one in eight has none.
+    pub(crate) fn message(&self, number: usize) -> Message {
+        let message = Message::new(&self.target, text(number));
+        if number % 8 == 7 { message } else { message.key(format!("key-{}", number % 8)) }
+    }
+
+    /// Sends the message of this number with a local transaction that does this.
+    pub(crate) async fn send(&self, number: usize, local: Do) -> SendResult {
+        let sent = self.producer.send_in_transaction(PURPOSE, self.message(number), local).await;
+        sent.expect("it is stored")
+    }
+
+    /// Sends so many.
+    pub(crate) async fn send_all(
+        &self,
+        count: usize,
+        locals: impl Fn(usize) -> Do,
+    ) -> Vec<SendResult> {
+        let sends = (0..count).map(|number| self.send(number, locals(number)));
+        stream::iter(sends).buffered(AT_ONCE).collect().await
+    }
+
+    /// Stores halves and leaves them to the check-back.
+    pub(crate) async fn leave_open(&self, numbers: impl Iterator<Item = usize>) -> Vec<Receipt> {
+        let begins = numbers.map(|number| self.producer.begin(PURPOSE, self.message(number)));
+        let begun: Vec<_> =
+            stream::iter(begins).buffered(AT_ONCE).try_collect().await.expect("they are stored");
+        begun.into_iter().map(|transaction| transaction.leave_open()).collect()
+    }
+
+    /// The halves in this state, in the order of partition and offset.
+    pub(crate) async fn list(&self, state: HalfState) -> Result<Vec<HalfView>, AdminError> {
+        let filter = HalfFilter { state: Some(state), limit: ALL, cursor: None };
+        Ok(self.producer.admin().list(filter).await?.items)
+    }
+
+    /// Waits until so many halves are in this state.
+    pub(crate) async fn listed(&self, state: HalfState, count: usize) -> Vec<HalfView> {
+        until(PATIENCE, &format!("{count} halves {state:?}"), async || {
+            let items = self.list(state).await.map_err(|error| error.to_string())?;
+            if items.len() == count { Ok(items) } else { Err(format!("{items:#?}")) }
+        })
+        .await
+    }
+
+    /// Waits until the half shows what is asked for.
+    pub(crate) async fn shows(
+        &self,
+        id: TransactionId,
+        what: &str,
+        is_it: impl Fn(&HalfDetail) -> bool,
+    ) -> HalfDetail {
+        until(PATIENCE, what, async || {
+            let found = self.producer.admin().get(id).await.map_err(|error| error.to_string())?;
+            let found = found.ok_or("it is not known")?;
+            if is_it(&found) { Ok(found) } else { Err(format!("{found:#?}")) }
+        })
+        .await
+    }
+
+    /// Waits until every half that was stored by now is decided.
+    pub(crate) async fn none_open(&self) {
+        carried_out(&self.config, &[]).await;
+        self.listed(HalfState::Open, 0).await;
+    }
+
+    /// What was delivered in the end is exactly this, each once.
+    pub(crate) async fn ends_with(self, expected: impl Iterator<Item = usize>) {
+        self.none_open().await;
+        let delivered = self.reader.everything_of(&self.config).await;
+        assert_eq!(counts(&delivered), once_each(expected.map(text)));
+        self.producer.shutdown().await;
+    }
+
+    /// Stops the producer in good order and starts another one of the same group.
+    pub(crate) async fn restart(&mut self) {
+        self.producer.shutdown().await;
+        self.producer = Env::start(&self.config, &self.told).await;
+        self.ready().await;
+    }
+
+    /// Drops the producer without a word and starts another one of the same group.
+    pub(crate) async fn drop_and_start_another(self) -> Self {
+        let Self { config, told, producer, reader, target, env } = self;
+        drop(producer);
+        let producer = Env::start(&config, &told).await;
+        let another = Self { config, told, producer, reader, target, env };
+        another.ready().await;
+        another
+    }
+
+    /// Waits until Kafka answers and every partition is read.
+    pub(crate) async fn ready(&self) {
+        until(PATIENCE, "the producer to be ready", async || self.producer.health()).await;
+    }
+}
+
+/// The payload of the message of this number.
+pub(crate) fn text(number: usize) -> String {
+    format!("message {number}")
+}
+
+/// What an operator says.
+pub(crate) fn operator(force: bool) -> OperatorRequest {
+    OperatorRequest { operator: "ann".into(), reason: "seen in the books".into(), force }
+}
