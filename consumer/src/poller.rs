@@ -74,11 +74,15 @@ impl ConsumerContext for Events {
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(partitions) = rebalance
-            && self.paused.load(Ordering::Acquire)
-            && let Err(error) = consumer.pause(partitions)
-        {
-            tracing::debug!(%error, "cannot pause new partitions");
+        let Rebalance::Assign(partitions) = rebalance else { return };
+        // Said either way: librdkafka remembers that a partition was paused when it went away.
+        let done = if self.paused.load(Ordering::Acquire) {
+            consumer.pause(partitions)
+        } else {
+            consumer.resume(partitions)
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "new partitions are not paused or resumed");
         }
     }
 

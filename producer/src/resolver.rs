@@ -9,7 +9,8 @@
 //! - `ownership`: taking over, giving up, stopping
 //! - `carry`: feeds the cores and carries out what they command
 //! - `takeover`: where a partition is taken up, and what the parked topic says
-//! - `outbox`: deliveries and parked records on their way, until they are acknowledged
+//! - `outbox`: deliveries and parked records on their way, until they are acknowledged;
+//!   `delivery`: their clients, and what errors mean
 //! - `progress`: storing (L, P)
 //! - `query`: what the views and operators ask
 
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use halfmsg_kafka::TopicError;
 use halfmsg_protocol::{
     Answer, Command, DecodeError, Event, HEADER, HalfRef, Ledger, Record, ResolverCore, codec,
 };
@@ -34,6 +36,7 @@ use crate::shared::Shared;
 
 pub(crate) mod assignment;
 mod carry;
+mod delivery;
 pub(crate) mod outbox;
 mod ownership;
 pub(crate) mod progress;
@@ -41,7 +44,8 @@ pub(crate) mod query;
 pub(crate) mod takeover;
 
 use assignment::StoreContext;
-use outbox::{Ack, Outbox};
+use delivery::Ack;
+use outbox::Outbox;
 use progress::ProgressWriter;
 use query::Query;
 
@@ -56,6 +60,8 @@ const TICK: Duration = Duration::from_millis(20);
 pub(crate) enum Input {
     /// A delivery or parked record was acknowledged or refused.
     Ack(Ack),
+    /// Whether a target topic exists.
+    TopicFound { topic: String, found: Result<(), TopicError> },
     /// The answer about one half.
     Answered { partition: i32, generation: u64, of: HalfRef, answer: Answer },
     /// A question is over.
@@ -201,6 +207,7 @@ impl Resolver {
     fn input(&mut self, input: Input) {
         match input {
             Input::Ack(ack) => self.acknowledged(ack),
+            Input::TopicFound { topic, found } => self.topic_found(&topic, found),
             Input::Answered { partition, generation, of, answer } => {
                 self.metrics.checked(&answer);
                 if !matches!(answer, Answer::NotAsked(_)) {

@@ -10,7 +10,7 @@ use super::Env;
 use super::random::Random;
 use super::reader::Delivered;
 use super::setup::{Setup, operator};
-use super::store::{Stored, read_store};
+use super::store::read_store;
 use super::told::{Do, PURPOSE};
 
 /// A payload at the limit passes, key and headers counted; one byte more is refused and not
@@ -114,14 +114,14 @@ fn shapes(target: &str) -> Vec<Message> {
 }
 
 #[track_caller]
-fn arrived_as(found: &Delivered, message: &Message, store: &[Stored]) {
+fn arrived_as(found: &Delivered, message: &Message, store: &[Record]) {
     let Delivered { transaction_id, entry } = found;
     assert_eq!(entry.key.as_deref(), message.key.as_deref());
     assert_eq!(entry.payload.as_deref(), message.payload.as_deref());
     let headers = message.headers.iter();
     let headers = headers.map(|(name, value)| (name.clone(), value.as_ref().map(|v| v.to_vec())));
     assert_eq!(entry.headers, headers.collect::<Vec<_>>());
-    let stored = store.iter().find_map(|stored| match &stored.record {
+    let stored = store.iter().find_map(|record| match record {
         Record::Half(meta) if meta.id == *transaction_id => Some(meta.timestamp_ms),
         _ => None,
     });

@@ -51,6 +51,9 @@ macro_rules! cases {
             [race] {
                 c13_check_races_the_local_transaction
             }
+            [barrier] {
+                c35_deducts_and_restores_meet_at_the_barrier
+            }
             [services::crashes] {
                 c22_killed_between_half_and_decision
                 c22_killed_during_the_local_transaction
@@ -118,6 +121,7 @@ macro_rules! cases {
             }
             [services::outages] {
                 postgres_away_and_back
+                kafka_away_while_the_database_is_away
             }
         }
     };

@@ -17,10 +17,12 @@
 //!   they are carried out
 //! - [`deciding`], [`checking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
 //!   [`targets`]: the producer by itself
-//! - [`fence`], [`race`]: with the orders table and its listener
+//! - [`fence`], [`race`]: with the orders table and its listener; [`barrier`]: with stock-svc's
+//!   tables
 //! - [`services`]: the whole thing, with real processes
 //! - [`random`]: numbers that are the same in every run
 
+pub(crate) mod barrier;
 pub(crate) mod borders;
 pub(crate) mod broker;
 pub(crate) mod cases;

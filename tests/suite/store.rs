@@ -5,33 +5,25 @@ use halfmsg_protocol::{HEADER, Record, codec};
 
 use super::topic::{Entry, read_all};
 
-/// A record of the store that is ours.
-#[derive(Debug, Clone)]
-pub(crate) struct Stored {
-    pub(crate) record: Record,
-    pub(crate) entry: Entry,
-}
-
 /// Every record of the store that is ours.
-pub(crate) async fn read_store(config: &ProducerConfig) -> Vec<Stored> {
+pub(crate) async fn read_store(config: &ProducerConfig) -> Vec<Record> {
     let entries = read_all(&config.kafka, &config.store_topic()).await;
     entries.into_iter().filter_map(ours).collect()
 }
 
-fn ours(entry: Entry) -> Option<Stored> {
-    let record = codec::decode(entry.header(HEADER)?).ok()?;
-    Some(Stored { record, entry })
+fn ours(entry: Entry) -> Option<Record> {
+    codec::decode(entry.header(HEADER)?).ok()
 }
 
 /// How many PARK records the store has about this half.
-pub(crate) fn parks_in(store: &[Stored], id: TransactionId) -> usize {
-    let parks = store.iter().filter(|stored| matches!(stored.record, Record::Park(_)));
-    parks.filter(|stored| stored.record.id() == id).count()
+pub(crate) fn parks_in(store: &[Record], id: TransactionId) -> usize {
+    let parks = store.iter().filter(|record| matches!(record, Record::Park(_)));
+    parks.filter(|record| record.id() == id).count()
 }
 
 /// The numbers of the attempts that the store counts about this half.
-pub(crate) fn attempts_in(store: &[Stored], id: TransactionId) -> Vec<u32> {
-    let attempt = |stored: &Stored| match &stored.record {
+pub(crate) fn attempts_in(store: &[Record], id: TransactionId) -> Vec<u32> {
+    let attempt = |record: &Record| match record {
         Record::Checked(checked) if checked.of.id == id => Some(checked.attempt),
         _ => None,
     };

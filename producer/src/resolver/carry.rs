@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use halfmsg_kafka::TopicError;
 use halfmsg_protocol::{Command, Event, HalfRef, Ignored, Question, Record};
 
-use super::outbox::{Ack, Settled, Token, Work};
+use super::delivery::Ack;
+use super::outbox::{Settled, Token, Work};
 use super::{Input, Resolver};
 use crate::checker::Asked;
 use crate::config::CrashPoint;
@@ -27,11 +29,22 @@ impl Resolver {
                 }
                 self.step(partition, Some(generation), Event::CarriedOut { at });
             }
-            Settled::Refused { at, reason } => {
-                self.step(partition, Some(generation), Event::DeliveryRefused { at, reason });
-            }
+            Settled::Refused { token, reason } => self.refused(token, reason),
             Settled::Nothing => {}
         }
+    }
+
+    pub(super) fn topic_found(&mut self, topic: &str, found: Result<(), TopicError>) {
+        for settled in self.outbox.found(topic, found) {
+            if let Settled::Refused { token, reason } = settled {
+                self.refused(token, reason);
+            }
+        }
+    }
+
+    fn refused(&mut self, token: Token, reason: String) {
+        let Token { partition, generation, at } = token;
+        self.step(partition, Some(generation), Event::DeliveryRefused { at, reason });
     }
 
     /// Feeds one event to a partition's core and carries out what follows. An event of an earlier

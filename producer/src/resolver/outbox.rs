@@ -5,19 +5,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use halfmsg_kafka::KafkaConfig;
+use halfmsg_kafka::{KafkaConfig, TopicError, partition_count};
 use halfmsg_protocol::{Body, Half, HalfRef, TRANSACTION_ID_HEADER, TransactionId};
-use rdkafka::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer};
 
 use super::Input;
+use super::delivery::{Ack, BATCH, Blame, Client, blame, client};
 use crate::config::{ProducerConfig, RETRY_DELAY};
 use crate::parked::ParkedRecord;
+
+/// Asking the cluster whether a topic exists.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// The record whose outcome is being carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,18 +40,12 @@ pub(crate) enum Work {
     Park(ParkedRecord),
 }
 
-/// A delivery report.
-pub(crate) struct Ack {
-    pub(crate) token: Token,
-    result: Result<(), KafkaError>,
-}
-
 /// What an acknowledgement led to.
 pub(crate) enum Settled {
     /// Carried out.
     Done { at: i64, delivered: bool },
     /// The target refuses the message for good.
-    Refused { at: i64, reason: String },
+    Refused { token: Token, reason: String },
     /// Not at its end yet, or not known any more.
     Nothing,
 }
@@ -58,33 +55,9 @@ struct Item {
     settled: Option<HalfRef>,
     /// The work itself is acknowledged; the mark is on its way.
     marking: bool,
+    /// The broker refused a batch that it was in: it goes out by itself, to tell who is to blame.
+    alone: bool,
     retry_at: Option<Instant>,
-}
-
-struct OutboxContext {
-    inputs: mpsc::Sender<Input>,
-}
-
-impl ClientContext for OutboxContext {}
-
-impl ProducerContext for OutboxContext {
-    type DeliveryOpaque = Box<Option<Token>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, token: Box<Option<Token>>) {
-        let result = match result {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.clone()),
-        };
-        match *token {
-            // The resolver may have ended; its successor carries the outcome out again.
-            Some(token) => drop(self.inputs.send(Input::Ack(Ack { token, result }))),
-            None => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "a settled message stays in the parked topic");
-                }
-            }
-        }
-    }
 }
 
 /// What is on its way.
@@ -93,9 +66,13 @@ pub(crate) struct Outbox {
     max_record_bytes: usize,
     max_items: usize,
     parked_topic: String,
-    producer: ThreadedProducer<OutboxContext>,
+    producer: Arc<Client>,
+    /// Sends one message per batch.
+    single: Arc<Client>,
     inputs: mpsc::Sender<Input>,
     items: HashMap<Token, Item>,
+    /// Deliveries that wait until it is known whether their topic exists.
+    looked_up: HashMap<String, Vec<Token>>,
     foreign: HashMap<(i32, i64), Body>,
 }
 
@@ -106,15 +83,19 @@ impl Outbox {
     ) -> Result<Self, KafkaError> {
         let max_record_bytes = crate::topics::parked_record_bytes(config);
         let max_items = config.max_deliveries;
-        let producer = producer(&config.kafka, max_record_bytes, max_items, inputs.clone())?;
+        let limits = (max_record_bytes, max_items);
+        let producer = client(&config.kafka, limits, BATCH, inputs.clone())?;
+        let single = client(&config.kafka, limits, 1, inputs.clone())?;
         Ok(Self {
             kafka: config.kafka.clone(),
             max_record_bytes,
             max_items,
             parked_topic: config.parked_topic(),
             producer,
+            single,
             inputs,
             items: HashMap::new(),
+            looked_up: HashMap::new(),
             foreign: HashMap::new(),
         })
     }
@@ -131,13 +112,14 @@ impl Outbox {
     /// Forgets everything: the next owner carries it out again.
     pub(crate) fn abandon(&mut self) {
         self.items.clear();
+        self.looked_up.clear();
         self.foreign.clear();
     }
 
     /// Begins to carry an outcome out.
     pub(crate) fn send(&mut self, token: Token, work: Work, settled: Option<HalfRef>) {
         let marking = matches!(work, Work::Settle);
-        self.items.insert(token, Item { work, settled, marking, retry_at: None });
+        self.items.insert(token, Item { work, settled, marking, alone: false, retry_at: None });
         self.try_send(token);
     }
 
@@ -182,7 +164,10 @@ impl Outbox {
 
     /// Sends again what failed for a passing reason.
     pub(crate) fn retry(&mut self) {
-        if self.producer.client().fatal_error().is_some() {
+        let fatal =
+            [&self.producer, &self.single].into_iter().find_map(|c| c.client().fatal_error());
+        if let Some((code, text)) = fatal {
+            tracing::error!(%code, text, "the delivery clients are made anew");
             self.renew();
         }
         let now = Instant::now();
@@ -197,21 +182,76 @@ impl Outbox {
         }
     }
 
+    /// Whether a topic exists is known now: its messages go out again, or are refused.
+    pub(crate) fn found(&mut self, topic: &str, found: Result<(), TopicError>) -> Vec<Settled> {
+        let waiting = self.looked_up.remove(topic).unwrap_or_default();
+        let mut refused = Vec::new();
+        for token in waiting {
+            match &found {
+                Err(error @ TopicError::Unknown(_)) => {
+                    refused.extend(self.refuse(token, &error.to_string()));
+                }
+                Ok(()) | Err(_) => self.retry_later(token),
+            }
+        }
+        refused
+    }
+
     fn failed(&mut self, token: Token, error: &KafkaError) -> Settled {
         let Some(item) = self.items.get_mut(&token) else { return Settled::Nothing };
-        if let (Work::Deliver(half), false, true) = (&item.work, item.marking, is_permanent(error))
-        {
-            let reason = format!("topic '{}' refuses it: {error}", half.meta.topic);
-            tracing::error!(transaction_id = %half.meta.id, reason, "undeliverable; parking it");
-            self.items.remove(&token);
-            return Settled::Refused { at: token.at, reason };
+        if let (Work::Deliver(half), false) = (&item.work, item.marking) {
+            match blame(error) {
+                Blame::Topic => {
+                    let topic = half.meta.topic.clone();
+                    self.look_up(topic, token);
+                    return Settled::Nothing;
+                }
+                Blame::Batch if item.alone => {
+                    return self.refuse(token, &error.to_string()).unwrap_or(Settled::Nothing);
+                }
+                Blame::Batch => {
+                    item.alone = true;
+                    self.try_send(token);
+                    return Settled::Nothing;
+                }
+                Blame::Nobody => {}
+            }
         }
         tracing::warn!(
             partition = token.partition, offset = token.at, %error,
             "an outcome is not carried out yet; trying again"
         );
-        item.retry_at = Some(Instant::now() + RETRY_DELAY);
+        self.retry_later(token);
         Settled::Nothing
+    }
+
+    fn refuse(&mut self, token: Token, error: &str) -> Option<Settled> {
+        let Work::Deliver(half) = self.items.remove(&token)?.work else { return None };
+        let reason = format!("topic '{}' refuses it: {error}", half.meta.topic);
+        tracing::error!(transaction_id = %half.meta.id, reason, "undeliverable; parking it");
+        Some(Settled::Refused { token, reason })
+    }
+
+    fn retry_later(&mut self, token: Token) {
+        if let Some(item) = self.items.get_mut(&token) {
+            item.retry_at = Some(Instant::now() + RETRY_DELAY);
+        }
+    }
+
+    /// The client remembers for a while that a topic is missing, also when it is there again: the
+    /// cluster is asked, which makes the client forget. Not here, because it blocks.
+    fn look_up(&mut self, topic: String, token: Token) {
+        let waiting = self.looked_up.entry(topic.clone()).or_default();
+        waiting.push(token);
+        if waiting.len() > 1 {
+            return;
+        }
+        let (producer, inputs) = (Arc::clone(&self.producer), self.inputs.clone());
+        std::thread::spawn(move || {
+            let found = partition_count(producer.client(), &topic, LOOKUP).map(|_| ());
+            // The resolver may have ended; its successor carries the outcome out again.
+            drop(inputs.send(Input::TopicFound { topic, found }));
+        });
     }
 
     fn try_send(&mut self, token: Token) {
@@ -219,7 +259,7 @@ impl Outbox {
         item.retry_at = None;
         let Some(item) = self.items.get(&token) else { return };
         let sent = match (&item.work, item.marking, item.settled) {
-            (Work::Deliver(half), false, _) => self.send_delivery(half, token),
+            (Work::Deliver(half), false, _) => self.send_delivery(half, token, item.alone),
             (Work::Park(record), _, _) => self.send_parked(token.partition, record, Some(token)),
             (_, _, Some(of)) => {
                 let record = ParkedRecord::settled(of, token.at);
@@ -235,7 +275,7 @@ impl Outbox {
 
     /// The delivered record: the user's key, payload, headers and timestamp, and the transaction
     /// id as text, by which a consumer in any language deduplicates.
-    fn send_delivery(&self, half: &Half, token: Token) -> Result<(), KafkaError> {
+    fn send_delivery(&self, half: &Half, token: Token, alone: bool) -> Result<(), KafkaError> {
         let id = half.meta.id.to_string();
         let headers = headers(&half.body.headers)
             .insert(Header { key: TRANSACTION_ID_HEADER, value: Some(id.as_bytes()) });
@@ -249,7 +289,8 @@ impl Outbox {
         if let Some(payload) = &half.body.payload {
             record = record.payload(payload.as_ref());
         }
-        self.producer.send(record).map_err(|(error, _)| error)
+        let client = if alone { &self.single } else { &self.producer };
+        client.send(record).map_err(|(error, _)| error)
     }
 
     fn send_parked(
@@ -272,16 +313,17 @@ impl Outbox {
     /// A client with a fatal error sends nothing any more: everything goes out again through a
     /// new one.
     fn renew(&mut self) {
-        tracing::error!(error = ?self.producer.client().fatal_error(), "the delivery client is made anew");
-        let made =
-            producer(&self.kafka, self.max_record_bytes, self.max_items, self.inputs.clone());
-        match made {
-            Ok(made) => {
-                self.producer = made;
+        let limits = (self.max_record_bytes, self.max_items);
+        let made = |batch| client(&self.kafka, limits, batch, self.inputs.clone());
+        match (made(BATCH), made(1)) {
+            (Ok(producer), Ok(single)) => {
+                (self.producer, self.single) = (producer, single);
                 let now = Instant::now();
                 self.items.values_mut().for_each(|item| item.retry_at = Some(now));
             }
-            Err(error) => tracing::error!(%error, "the delivery client cannot be made"),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "the delivery clients cannot be made");
+            }
         }
     }
 }
@@ -290,42 +332,4 @@ fn headers(from: &[(String, Option<Bytes>)]) -> OwnedHeaders {
     from.iter().fold(OwnedHeaders::new_with_capacity(from.len() + 1), |headers, (key, value)| {
         headers.insert(Header { key, value: value.as_deref() })
     })
-}
-
-fn producer(
-    kafka: &KafkaConfig,
-    max_record_bytes: usize,
-    max_items: usize,
-    inputs: mpsc::Sender<Input>,
-) -> Result<ThreadedProducer<OutboxContext>, KafkaError> {
-    let mut config = kafka.producer();
-    config
-        // The agreement with Java clients on which partition a key goes to.
-        .set("partitioner", "murmur2_random")
-        // A broker that is away holds deliveries up for as long as it takes.
-        .set("message.timeout.ms", "0")
-        .set("topic.metadata.propagation.max.ms", "5000")
-        .set("message.max.bytes", max_record_bytes.to_string())
-        .set("queue.buffering.max.messages", (2 * max_items + 1_000).to_string());
-    config.create_with_context(OutboxContext { inputs })
-}
-
-/// Whether sending the same record again cannot help.
-fn is_permanent(error: &KafkaError) -> bool {
-    use RDKafkaErrorCode as Code;
-    let KafkaError::MessageProduction(code) = error else { return false };
-    matches!(
-        code,
-        Code::MessageSizeTooLarge
-            | Code::InvalidMessageSize
-            | Code::MessageBatchTooLarge
-            | Code::UnknownTopic
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownPartition
-            | Code::InvalidTopic
-            | Code::TopicAuthorizationFailed
-            | Code::InvalidRecord
-            | Code::InvalidTimestamp
-            | Code::PolicyViolation
-    )
 }

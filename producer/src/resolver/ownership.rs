@@ -32,6 +32,7 @@ impl Resolver {
             while let Ok(input) = self.inputs.try_recv() {
                 match input {
                     Input::Ack(ack) => self.acknowledged(ack),
+                    Input::TopicFound { topic, found } => self.topic_found(&topic, found),
                     Input::Query(query) => self.query(query),
                     Input::Stop => self.stop_asked = true,
                     // About halves that the next owner asks about again.
@@ -136,6 +137,10 @@ impl Resolver {
             self.owned.clear();
             self.to_take = Some(assignment::partitions_of(&assignment));
             self.retry_take_at = Instant::now() + RETRY_DELAY;
+        }
+        // A partition that was paused when it was given up is still paused: librdkafka remembers.
+        if let Err(error) = self.consumer.resume(&assignment) {
+            tracing::error!(%error, "the store cannot be read on");
         }
         self.throttled = false;
         self.replay_reported = self.owned.is_empty();

@@ -14,6 +14,12 @@ use crate::suite::Env;
 use crate::suite::broker::Broker;
 use crate::suite::database::Database;
 
+/// What can be cut between the services and their databases.
+pub(crate) struct Cables {
+    pub(crate) orders: Proxy,
+    pub(crate) stock: Proxy,
+}
+
 /// The broker, the databases, the names.
 pub(crate) struct Ground {
     /// The names of the producer group; its times are not the services'.
@@ -22,8 +28,8 @@ pub(crate) struct Ground {
     pub(crate) rollback_topic: String,
     pub(crate) orders: Database,
     pub(crate) stock: Database,
-    /// Where services find the database server, if not where it is.
-    port: Option<u16>,
+    /// Where the services find their databases, if not where those are.
+    ports: Option<(u16, u16)>,
     directory: TempDir,
     // Last: it removes its topics when nobody uses them any more.
     env: Env,
@@ -41,20 +47,19 @@ impl Ground {
             rollback_topic,
             orders: env.database().await,
             stock: env.database().await,
-            port: None,
+            ports: None,
             directory: directory.expect("a temporary directory"),
             env,
         }
     }
 
-    /// The same with a proxy between the services and their database server, PostgreSQL.
-    pub(crate) async fn behind_a_proxy(env: Env) -> (Self, Proxy) {
+    /// The same with a proxy between each service and its database, PostgreSQL.
+    pub(crate) async fn behind_proxies(env: Env) -> (Self, Cables) {
         let mut ground = Self::of(env).await;
-        let url = Url::parse(ground.orders.url()).expect("the address of a database");
-        let host = url.host_str().expect("a database on a server");
-        let proxy = Proxy::to(&format!("{host}:{}", url.port().unwrap_or(5432))).await;
-        ground.port = Some(proxy.port());
-        (ground, proxy)
+        let orders = proxy_to(&ground.orders).await;
+        let stock = proxy_to(&ground.stock).await;
+        ground.ports = Some((orders.port(), stock.port()));
+        (ground, Cables { orders, stock })
     }
 
     /// The broker.
@@ -83,24 +88,30 @@ impl Ground {
 
     /// The database of orders, as order-svc reaches it.
     pub(crate) fn orders_url(&self) -> String {
-        self.through_the_proxy(&self.orders)
+        at_port(&self.orders, self.ports.map(|(orders, _)| orders))
     }
 
     /// The database of stock-svc, as it reaches it.
     pub(crate) fn stock_url(&self) -> String {
-        self.through_the_proxy(&self.stock)
-    }
-
-    fn through_the_proxy(&self, database: &Database) -> String {
-        let Some(port) = self.port else { return database.url().to_owned() };
-        let mut url = Url::parse(database.url()).expect("the address of a database");
-        let moved = url.set_host(Some("127.0.0.1")).is_ok() && url.set_port(Some(port)).is_ok();
-        assert!(moved, "the address takes another host and port");
-        url.into()
+        at_port(&self.stock, self.ports.map(|(_, stock)| stock))
     }
 
     /// Where logs go; deleted with the ground.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
+}
+
+async fn proxy_to(database: &Database) -> Proxy {
+    let url = Url::parse(database.url()).expect("the address of a database");
+    let host = url.host_str().expect("a database on a server");
+    Proxy::to(&format!("{host}:{}", url.port().unwrap_or(5432))).await
+}
+
+fn at_port(database: &Database, port: Option<u16>) -> String {
+    let Some(port) = port else { return database.url().to_owned() };
+    let mut url = Url::parse(database.url()).expect("the address of a database");
+    let moved = url.set_host(Some("127.0.0.1")).is_ok() && url.set_port(Some(port)).is_ok();
+    assert!(moved, "the address takes another host and port");
+    url.into()
 }

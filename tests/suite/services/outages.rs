@@ -47,9 +47,16 @@ async fn served_again(shop: &Shop) {
     .await;
 }
 
-/// Kafka goes away while an order runs, and while orders come.
+/// So short that a test can outwait it; the broker takes no less.
+const SHORT_SESSION: &str = "session.timeout.ms=6000,heartbeat.interval.ms=1000";
+/// From the last heartbeat to the loss of all partitions, and what a loaded machine adds to it.
+const LOST_WITHIN: Duration = Duration::from_secs(30);
+
+/// Kafka goes away while an order runs, and while orders come, and stays away until the group's
+/// session has run out.
 pub(crate) async fn kafka_away_and_back(env: Env) {
-    let mut shop = Shop::open(env.with_own_broker().await).await;
+    let builder = Shop::builder(env.with_own_broker().await).await;
+    let mut shop = builder.both("HALFMSG_KAFKA_PROPERTIES", SHORT_SESSION).open().await;
     shop.seed("apple", 100, RECEIVED).await;
     shop.place(&[("apple", 1)]).user("first").send().await.expect(201);
     // Its half is stored and its stock deducted when Kafka goes; its decision cannot be stored.
@@ -71,6 +78,7 @@ pub(crate) async fn kafka_away_and_back(env: Env) {
     );
     assert_eq!(shop.available("apple").await, RECEIVED - 6);
 
+    partitions_are_lost(&mut shop).await;
     shop.ground.broker().resume().await;
     served_again(&shop).await;
     // Refused before anything began, so its key is free.
@@ -86,9 +94,63 @@ pub(crate) async fn kafka_away_and_back(env: Env) {
     assert!(shop.order.process().ended().is_none() && shop.stock.process().ended().is_none());
 }
 
+/// With the session over, order-svc gives its partitions up. The embedded broker has no sessions.
+async fn partitions_are_lost(shop: &mut Shop) {
+    if shop.ground.kafka().embedded {
+        return;
+    }
+    until(LOST_WITHIN, "order-svc to give its partitions up", async || {
+        let log = shop.order.process().log();
+        if log.contains("partitions are given up") { Ok(()) } else { Err("it has them") }
+    })
+    .await;
+}
+
+/// The database of stock-svc goes away, and while its consumer waits for it, Kafka too: the
+/// partitions are lost while they are paused, and are read again all the same when they are back.
+pub(crate) async fn kafka_away_while_the_database_is_away(env: Env) {
+    let (ground, cables) = Ground::behind_proxies(env.with_own_broker().await).await;
+    let builder = ShopBuilder::on(ground).both("HALFMSG_KAFKA_PROPERTIES", SHORT_SESSION);
+    let mut shop = builder.both("HALFMSG_LOG", "info,halfmsg_consumer=debug").open().await;
+    shop.seed("apple", 100, RECEIVED).await;
+    let slow = tokio::spawn(shop.place(&[("apple", 5)]).fault("slow-local").send());
+    shop.stock_is("apple", RECEIVED - 5).await;
+    cables.stock.cut();
+    slow.await.expect("order-svc answers").expect_problem(409, "fenced");
+    consumer_is(&shop, "paused").await;
+    shop.ground.broker().stop().await;
+    let before = shop.stock.process().log().matches("rebalance").count();
+    until(LOST_WITHIN, "stock-svc to lose its partitions", async || {
+        let now = shop.stock.process().log().matches("rebalance").count();
+        if now > before { Ok(()) } else { Err("it has them") }
+    })
+    .await;
+    cables.stock.mend().await;
+    consumer_is(&shop, "running").await;
+    shop.ground.broker().resume().await;
+    served_again(&shop).await;
+    // The message from before may have had its effect as soon as the database was back: what
+    // counts is that the next one is read.
+    let next = shop.place(&[("apple", 3)]).fault("after-deduct").send().await;
+    next.expect_problem(500, "after_deduct_failed");
+    shop.stock_is("apple", RECEIVED - 2).await;
+    shop.conservation(BACK_WITHIN).await;
+}
+
+/// Waits until the consumer of stock-svc is `paused`, or not.
+async fn consumer_is(shop: &Shop, state: &str) {
+    until(VOID_DEADLINE, &format!("the consumer of stock-svc to be {state}"), async || {
+        let metrics = shop.get_stock("/metrics").await.text;
+        let paused = metrics.lines().find(|line| line.contains("paused") && !line.starts_with('#'));
+        let paused = paused.ok_or("the metric is missing")?;
+        if paused.ends_with(" 1") == (state == "paused") { Ok(()) } else { Err("it is not") }
+    })
+    .await;
+}
+
 /// PostgreSQL goes away while an order runs: its half message waits and is settled afterwards.
 pub(crate) async fn postgres_away_and_back(env: Env) {
-    let (ground, proxy) = Ground::behind_a_proxy(env).await;
+    let (ground, cables) = Ground::behind_proxies(env).await;
     let mut shop = ShopBuilder::on(ground).open().await;
     shop.seed("apple", 100, RECEIVED).await;
     let lost = shop.place(&[("apple", 1)]).user("first").fault("decision-lost").send().await;
@@ -96,7 +158,8 @@ pub(crate) async fn postgres_away_and_back(env: Env) {
     // Deducted, and stalled before its order is stored.
     let slow = tokio::spawn(shop.place(&[("apple", 5)]).user("amid").fault("slow-local").send());
     shop.stock_is("apple", RECEIVED - 6).await;
-    proxy.cut();
+    cables.orders.cut();
+    cables.stock.cut();
 
     refused(&shop, "database_unavailable").await;
     let amid = slow.await.expect("order-svc answers");
@@ -111,7 +174,8 @@ pub(crate) async fn postgres_away_and_back(env: Env) {
     refused(&shop, "database_unavailable").await;
     not_ready(&shop).await;
 
-    proxy.mend().await;
+    cables.orders.mend().await;
+    cables.stock.mend().await;
     served_again(&shop).await;
     assert_eq!(shop.becomes(amid, "void").await["reason"], "fenced");
     let books = shop.conservation(BACK_WITHIN).await;
