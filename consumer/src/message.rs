@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::{BorrowedMessage, Header, Headers};
 use uuid::Uuid;
 
 /// The header in which a delivered half message carries its transaction id, as text.
@@ -27,12 +27,17 @@ pub struct ReceivedMessage {
 
 impl ReceivedMessage {
     pub(crate) fn own(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            headers
-                .iter()
-                .map(|header| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice)))
-                .collect()
-        });
+        // A header name that is not UTF-8, at which the client panics, leaves a message without
+        // headers: it is known by its coordinates then.
+        let read = || {
+            let headers = message.headers()?.iter();
+            let own = |header: Header<'_, &[u8]>| {
+                (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
+            };
+            Some(headers.map(own).collect::<Vec<_>>())
+        };
+        let headers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+        let headers = headers.ok().flatten().unwrap_or_default();
         Self {
             topic: message.topic().to_owned(),
             partition: message.partition(),

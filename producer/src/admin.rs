@@ -231,7 +231,17 @@ impl Admin {
         let offset = self.append(seen.partition, &decision, &Body::default()).await?;
         self.producer.inner.metrics.decided(Origin::Operator, verdict);
         self.applied(seen.partition, offset).await?;
-        Ok(HalfView::of(&self.find(id).await?))
+        let now = self.find(id).await?;
+        match &now.what {
+            // Somebody else's decision stood before this one.
+            What::Closed(closed) if closed.verdict != verdict => {
+                Err(closed_error(id, closed.verdict))
+            }
+            What::Closed(_) => Ok(HalfView::of(&now)),
+            What::Open(..) | What::Parked(..) => {
+                Err(AdminError::Unavailable("it was parked or reopened meanwhile".into()))
+            }
+        }
     }
 
     /// The listener's word comes before the operator's.

@@ -16,7 +16,7 @@ use halfmsg_protocol::{
     codec,
 };
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
 
 /// The HALF record of a parked message.
 const HALF_HEADER: &str = "halfmsg-half";
@@ -135,14 +135,18 @@ fn offset(headers: &[(String, Option<Bytes>)], name: &str) -> Option<i64> {
     Some(i64::from_le_bytes(value(headers, name)?.as_ref().try_into().ok()?))
 }
 
-/// The user's part of a record, every header included.
+/// The user's part of a record, every header included. A record of somebody else may have a header
+/// name that is not UTF-8, at which the client panics: then it counts as one without headers.
 pub(crate) fn body_of(message: &BorrowedMessage<'_>) -> Body {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|header| (header.key.to_owned(), header.value.map(Bytes::copy_from_slice)))
-            .collect()
-    });
+    let read = || {
+        let headers = message.headers()?.iter();
+        let own = |header: Header<'_, &[u8]>| {
+            (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
+        };
+        Some(headers.map(own).collect::<Vec<_>>())
+    };
+    let headers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    let headers = headers.ok().flatten().unwrap_or_default();
     Body {
         key: message.key().map(Bytes::copy_from_slice),
         headers,

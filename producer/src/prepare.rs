@@ -58,6 +58,10 @@ impl TransactionProducer {
         self.find_target(&message.topic, left()).await?;
         let partition = inner.partitioner.choose(message.key.as_deref(), inner.partitions);
         self.check_budget(partition)?;
+        if let Some(reason) = inner.shared.stuck(partition) {
+            let deadline = config.prepare_deadline;
+            return Err(PrepareError::Unavailable { deadline, reason, transaction_id: None });
+        }
         let id = self.new_transaction_id();
         let meta = HalfMeta {
             id,

@@ -27,6 +27,11 @@ use crate::shared::Shared;
 use crate::targets::Targets;
 use crate::transaction::{LocalOutcome, SendResult, Transaction};
 
+/// What the resolver may take beyond draining: flushing and leaving the group.
+const FINISH_MARGIN: Duration = Duration::from_secs(5);
+/// Between two looks whether it has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
 pub(crate) struct Inner {
     pub(crate) config: ProducerConfig,
     pub(crate) log: Arc<StoreLog>,
@@ -161,12 +166,14 @@ impl TransactionProducer {
         }
         drop(inner.inputs.send(Input::Stop));
         let thread = inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let joined = tokio::task::spawn_blocking(move || thread.join());
-            let bound = deadline + Duration::from_secs(5);
-            if tokio::time::timeout(bound, joined).await.is_err() {
+        let Some(thread) = thread else { return };
+        let until = tokio::time::Instant::now() + deadline + FINISH_MARGIN;
+        while !thread.is_finished() {
+            if tokio::time::Instant::now() > until {
                 tracing::warn!("the resolver did not end in time");
+                return;
             }
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 

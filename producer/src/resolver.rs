@@ -85,13 +85,16 @@ pub(crate) struct Owned {
     pub(crate) is_lost: bool,
     /// The end of the log when it was taken over.
     pub(crate) end_at_takeover: i64,
+    /// The end of the log was reached since.
+    pub(crate) caught_up: bool,
 }
 
 impl Owned {
     /// Whether the log held records at the takeover that are not read yet: what is open is not
     /// known before.
     pub(crate) fn is_behind(&self) -> bool {
-        self.stopped.is_none() && self.core.ledger().position() < self.end_at_takeover
+        let known = self.caught_up || self.core.ledger().position() >= self.end_at_takeover;
+        self.stopped.is_none() && !known
     }
 }
 
@@ -279,16 +282,19 @@ impl Resolver {
         }
     }
 
+    /// Never passes what was not read: after a change of leaders the end can lie below the one that
+    /// was seen at the takeover.
     fn caught_up(&mut self, partition: i32) {
-        let Some(owned) = self.owned.get(&partition) else { return };
-        let position = owned.core.ledger().position().max(owned.end_at_takeover);
-        self.step(partition, None, Event::CaughtUp { position });
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.caught_up = true;
+        }
     }
 
     fn poll_failed(&mut self, error: &KafkaError) {
         match error {
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                self.find_lost_partitions();
+                tracing::warn!(%error, "the store cannot be read on; its partitions are taken over anew");
+                self.take_over_anew();
             }
             KafkaError::MessageConsumptionFatal(_) => {
                 tracing::error!(%error, "the store cannot be read any more; the consumer is made anew");

@@ -24,7 +24,7 @@ struct State {
     taking_over: bool,
     /// The group has said which partitions are ours, if any.
     joined: bool,
-    stopped: Vec<String>,
+    stopped: BTreeMap<i32, String>,
     open: usize,
     broker: Option<String>,
 }
@@ -55,9 +55,11 @@ impl Shared {
         state.open = open;
         state.taking_over = taking_over || owned.values().any(Owned::is_behind);
         state.joined |= taking_over || !owned.is_empty();
-        let stopped = owned.values().filter_map(|owned| owned.stopped.as_ref());
-        if state.stopped.len() != stopped.clone().count() {
-            state.stopped = stopped.cloned().collect();
+        let stopped = |(partition, owned): (&i32, &Owned)| {
+            owned.stopped.as_ref().map(|reason| (*partition, reason.clone()))
+        };
+        if state.stopped.len() != owned.values().filter(|owned| owned.stopped.is_some()).count() {
+            state.stopped = owned.iter().filter_map(stopped).collect();
         }
     }
 
@@ -82,6 +84,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).open
     }
 
+    /// Why nothing that is stored in this partition would be carried out, if so.
+    pub(crate) fn stuck(&self, partition: i32) -> Option<String> {
+        if !self.resolver_runs.load(Ordering::Relaxed) {
+            return Some("the resolver has ended: restart this process".into());
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stopped.get(&partition).cloned()
+    }
+
     /// Why the producer is not ready, if it is not.
     pub(crate) fn health(&self) -> Result<(), String> {
         if !self.resolver_runs.load(Ordering::Relaxed) {
@@ -91,7 +102,7 @@ impl Shared {
         if let Some(problem) = &state.broker {
             return Err(format!("Kafka does not answer: {problem}"));
         }
-        if let Some(reason) = state.stopped.first() {
+        if let Some(reason) = state.stopped.values().next() {
             return Err(format!("a partition is stopped: {reason}"));
         }
         if !state.joined && self.started.elapsed() < JOIN_GRACE {

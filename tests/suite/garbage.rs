@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use halfmsg_producer::ProducerConfig;
+use halfmsg_producer::{PrepareError, ProducerConfig};
 use halfmsg_protocol::{
     Decision, Epoch, HEADER, HalfOffset, HalfRef, Origin, Record, Verdict, codec,
 };
@@ -84,11 +84,16 @@ pub(crate) async fn c30_a_newer_record_stops_its_partition_only(env: Env) {
             }
         })
         .await;
-        let (held, passed) = (stopped + 8 * BEFORE * round, going_on + 8 * BEFORE * round);
-        for number in [held, passed] {
-            let begun = setup.producer.begin(PURPOSE, setup.message(number)).await;
-            begun.expect("it is stored").commit().await.expect("it is stored");
+        let (refused, passed) = (stopped + 8 * BEFORE * round, going_on + 8 * BEFORE * round);
+        // Nothing would carry its decision out, so its local transaction must not begin.
+        match setup.producer.begin(PURPOSE, setup.message(refused)).await {
+            Err(PrepareError::Unavailable { reason, .. }) => {
+                assert!(reason.contains(&place), "{reason}");
+            }
+            other => panic!("{:?}", other.map(|begun| begun.receipt())),
         }
+        let begun = setup.producer.begin(PURPOSE, setup.message(passed)).await;
+        begun.expect("it is stored").commit().await.expect("it is stored");
         setup.reader.sees(&text(passed)).await;
         let delivered = setup.reader.everything_but(&setup.config, &[partition]).await;
         let passed = (1..=round).map(|round| going_on + 8 * BEFORE * round);

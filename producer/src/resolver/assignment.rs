@@ -56,13 +56,13 @@ impl ConsumerContext for StoreContext {
         partitions: &mut TopicPartitionList,
     ) {
         match code {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                self.note(Change::Assigned(partitions_of(partitions)));
-            }
             _ if self.closing.load(Ordering::Relaxed) => {
                 if let Err(error) = consumer.unassign() {
                     tracing::debug!(%error, "giving partitions up while closing");
                 }
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.note(Change::Assigned(partitions_of(partitions)));
             }
             _ => self.note(Change::Revoked),
         }
@@ -80,7 +80,12 @@ pub(crate) fn consumer(
     config: &ProducerConfig,
 ) -> Result<Arc<BaseConsumer<StoreContext>>, KafkaError> {
     let mut client = config.kafka.consumer(&config.store_topic());
-    client.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
+    client
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        // Giving all partitions up before others come is what the resolver is made for.
+        .set("group.protocol", "classic")
+        .set("partition.assignment.strategy", "range,roundrobin");
     if let (Assignment::Shared, Some(id)) = (config.assignment, &config.instance_id) {
         client.set("group.instance.id", id);
     }

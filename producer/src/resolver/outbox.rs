@@ -3,7 +3,7 @@
 //! A broker that is away holds everything up and loses nothing; a target that refuses a message
 //! holds up only that message.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use halfmsg_kafka::{KafkaConfig, TopicError, partition_count};
 use halfmsg_protocol::{Body, Half, HalfRef, TRANSACTION_ID_HEADER, TransactionId};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig};
 
 use super::Input;
 use super::delivery::{Ack, BATCH, Blame, Client, blame, client};
@@ -111,6 +111,9 @@ impl Outbox {
 
     /// Forgets everything: the next owner carries it out again.
     pub(crate) fn abandon(&mut self) {
+        // What is queued must not go out long after another owner has gone on.
+        self.producer.purge(PurgeConfig::default().queue());
+        self.single.purge(PurgeConfig::default().queue());
         self.items.clear();
         self.looked_up.clear();
         self.foreign.clear();
@@ -319,7 +322,12 @@ impl Outbox {
             (Ok(producer), Ok(single)) => {
                 (self.producer, self.single) = (producer, single);
                 let now = Instant::now();
-                self.items.values_mut().for_each(|item| item.retry_at = Some(now));
+                let waiting: HashSet<Token> = self.looked_up.values().flatten().copied().collect();
+                for (token, item) in &mut self.items {
+                    if !waiting.contains(token) {
+                        item.retry_at = Some(now);
+                    }
+                }
             }
             (Err(error), _) | (_, Err(error)) => {
                 tracing::error!(%error, "the delivery clients cannot be made");

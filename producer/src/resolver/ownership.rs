@@ -16,8 +16,14 @@ use crate::config::{Assignment, RETRY_DELAY};
 impl Resolver {
     /// Waits for what is under way, stores progress, leaves the group.
     pub(super) fn finish(mut self) {
-        self.drain(self.config.shutdown_deadline);
+        // From here on the group gets its partitions back at once when it asks.
         self.consumer.context().close();
+        if !self.consumer.context().take_changes().is_empty()
+            && let Err(error) = self.consumer.unassign()
+        {
+            tracing::debug!(%error, "giving partitions up while closing");
+        }
+        self.drain(self.config.shutdown_deadline);
         self.log.flush(Duration::from_secs(1));
         // The consumer leaves the group when the last one who holds it lets go: here and now.
         let Self { progress, consumer, .. } = self;
@@ -129,6 +135,7 @@ impl Resolver {
                 stopped: None,
                 is_lost: found_lost,
                 end_at_takeover,
+                caught_up: false,
             };
             self.owned.insert(partition, owned);
         }
@@ -149,31 +156,12 @@ impl Resolver {
         }
     }
 
-    /// The consumer stands outside the log: the partitions for which that is so are stopped.
-    pub(super) fn find_lost_partitions(&mut self) {
-        let mut lost = Vec::new();
-        for (partition, owned) in &self.owned {
-            let bounds = self.consumer.fetch_watermarks(&self.store, *partition, takeover::LOOKUP);
-            let Ok((low, high)) = bounds else { continue };
-            let at = owned.core.ledger().position();
-            if at < low || at > high {
-                lost.push((
-                    *partition,
-                    format!(
-                        "{}[{partition}]: the next record is {at}, but the log has {low}..{high}: \
-                         records were removed, or this is another log",
-                        self.store
-                    ),
-                ));
-            }
-        }
-        for (partition, reason) in lost {
-            tracing::error!(reason, "the partition is stopped");
-            if let Some(owned) = self.owned.get_mut(&partition) {
-                owned.is_lost = true;
-            }
-            self.halt(partition, reason);
-        }
+    /// The client has given up fetching: where it stands is looked up again, and tried until it
+    /// answers.
+    pub(super) fn take_over_anew(&mut self) {
+        self.outbox.abandon();
+        self.to_take = Some(std::mem::take(&mut self.owned).into_keys().collect());
+        self.retry_take_at = Instant::now() + RETRY_DELAY;
     }
 
     pub(super) fn renew_consumer(&mut self) {

@@ -62,8 +62,14 @@ impl ProgressWriter {
     }
 
     /// Ends the thread, after the commit under way: then nothing holds the consumer any more.
+    ///
+    /// A commit that is still under way waits for a coordinator that may be away for long: its
+    /// thread is left to itself then, and ends with it.
     pub(crate) fn end(self) {
         drop(self.jobs);
+        if self.under_way.is_some() {
+            return;
+        }
         if self.thread.join().is_err() {
             tracing::error!("the thread that stores progress panicked");
         }

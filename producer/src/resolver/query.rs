@@ -60,6 +60,8 @@ impl Resolver {
     // Whoever asked may have gone away: an answer that nobody takes is dropped.
     pub(super) fn query(&mut self, query: Query) {
         match query {
+            Query::List { ref reply, .. } if reply.is_closed() => {}
+            Query::Find { ref reply, .. } if reply.is_closed() => {}
             Query::List { state, from, limit, reply } => {
                 let _ = reply.send(self.list(state, from, limit));
             }

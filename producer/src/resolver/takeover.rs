@@ -5,6 +5,7 @@ use std::time::Duration;
 use halfmsg_protocol::{ParkedState, Progress, Takeover};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::assignment::StoreContext;
@@ -57,13 +58,17 @@ pub(crate) fn read(
     let mut unknown = Vec::new();
     for partition in partitions {
         let (start, end) = consumer.fetch_watermarks(&store, *partition, LOOKUP)?;
-        let stored = committed.find_partition(&store, *partition).and_then(|element| {
-            element.error().ok()?;
-            match element.offset() {
-                Offset::Offset(low_water) => Some(parse(low_water, element.metadata())),
-                _ => None,
+        let stored = match committed.find_partition(&store, *partition) {
+            Some(element) => {
+                // An error is not "nothing stored": the takeover is tried again.
+                element.error()?;
+                match element.offset() {
+                    Offset::Offset(low_water) => Some(parse(low_water, &metadata_of(&element))),
+                    _ => None,
+                }
             }
-        });
+            None => None,
+        };
         if stored.is_none() && end > start {
             unknown.push(*partition);
         }
@@ -84,6 +89,12 @@ pub(crate) fn read(
 /// The metadata of a committed offset: `v1;P=<position>`.
 pub(crate) fn metadata(progress: Progress) -> String {
     format!("v1;P={}", progress.position)
+}
+
+/// Somebody else may have stored what is not UTF-8, at which the client panics.
+fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
+    let read = || element.metadata().to_owned();
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_default()
 }
 
 fn parse(low_water: i64, metadata: &str) -> Progress {

@@ -159,6 +159,9 @@ pub(crate) async fn postgres_away_and_back(env: Env) {
     let slow = tokio::spawn(shop.place(&[("apple", 5)]).user("amid").fault("slow-local").send());
     shop.stock_is("apple", RECEIVED - 6).await;
     cables.orders.cut();
+    // Here stock-svc could still deduct, and must not be asked to.
+    refused(&shop, "database_unavailable").await;
+    assert_eq!(shop.available("apple").await, RECEIVED - 6);
     cables.stock.cut();
 
     refused(&shop, "database_unavailable").await;

@@ -148,3 +148,114 @@ impl Books {
         of_kind.map(|row| (row.sku.clone(), row.quantity)).collect()
     }
 }
+
+/// An auditor that finds nothing proves nothing: each of these books is wrong in one place.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suite::services::books::{HalfRow, MovementRow};
+
+    const CONFIRMED: Uuid = Uuid::from_u128(1);
+    const VOID: Uuid = Uuid::from_u128(2);
+    /// The half messages of the two.
+    const DROPPED: Uuid = Uuid::from_u128(3);
+    const DELIVERED: Uuid = Uuid::from_u128(4);
+
+    fn order(transaction_id: Uuid, status: &str) -> OrderRow {
+        OrderRow {
+            transaction_id,
+            user_id: Some("ann".into()),
+            status: status.into(),
+            reason: None,
+            stock_untouched: false,
+            items: [("apple".to_owned(), 3)].into(),
+        }
+    }
+
+    fn movement(order_id: Uuid, kind: &str) -> MovementRow {
+        let (sku, kind) = ("apple".to_owned(), kind.to_owned());
+        MovementRow { order_id: Some(order_id), sku, kind, quantity: 3 }
+    }
+
+    /// A confirmed order, and one that failed after its deduction.
+    fn good() -> Books {
+        let half = |order_id, verdict| HalfRow { order_id, verdict: Some(verdict) };
+        let deduct = |order_id| movement(order_id, "deduct");
+        Books {
+            orders: [(CONFIRMED, order(DROPPED, "confirmed")), (VOID, order(DELIVERED, "void"))]
+                .into(),
+            halves: [
+                (DROPPED, half(CONFIRMED, Verdict::Rollback)),
+                (DELIVERED, half(VOID, Verdict::Commit)),
+            ]
+            .into(),
+            delivered: [(DELIVERED, 2)].into(),
+            inbox: [DELIVERED.to_string()].into(),
+            deductions: [(CONFIRMED, "deducted".into()), (VOID, "restored".into())].into(),
+            movements: vec![deduct(CONFIRMED), deduct(VOID), movement(VOID, "restore")],
+            received: [("apple".into(), 10)].into(),
+            available: [("apple".into(), 7)].into(),
+        }
+    }
+
+    /// What is wrong, in the order of [`spoil`].
+    const FAULTS: [&str; 17] = [
+        "a half without an order",
+        "an open half",
+        "a lost message",
+        "a live order undone",
+        "not delivered",
+        "delivered although dropped",
+        "not applied",
+        "applied twice",
+        "an order without its end",
+        "a live order without stock",
+        "a void order with stock",
+        "two orders of one half",
+        "another quantity",
+        "restored too little",
+        "restored twice",
+        "stock created",
+        "stock destroyed",
+    ];
+
+    fn spoil(books: &mut Books, fault: usize) {
+        match fault {
+            0 => _ = books.orders.remove(&VOID),
+            1 => half(books, DELIVERED).verdict = None,
+            2 => half(books, DELIVERED).verdict = Some(Verdict::Rollback),
+            3 => half(books, DROPPED).verdict = Some(Verdict::Commit),
+            4 => _ = books.delivered.remove(&DELIVERED),
+            5 => _ = books.delivered.insert(DROPPED, 1),
+            6 => books.inbox.clear(),
+            7 => _ = books.inbox.insert("foreign-0-1".into()),
+            8 => row(books, VOID).status = "pending_stock".into(),
+            9 => _ = books.deductions.remove(&CONFIRMED),
+            10 => _ = books.deductions.insert(VOID, "deducted".into()),
+            11 => row(books, VOID).transaction_id = DROPPED,
+            12 => books.movements[0].quantity = 2,
+            13 => books.movements[2].quantity = 2,
+            14 => books.movements.push(movement(VOID, "restore")),
+            15 => _ = books.available.insert("apple".into(), 8),
+            _ => _ = books.available.insert("apple".into(), 6),
+        }
+    }
+
+    #[test]
+    fn the_audit_finds_every_fault() {
+        assert_eq!(good().audit(), Ok(()));
+        for (number, fault) in FAULTS.iter().enumerate() {
+            let mut books = good();
+            spoil(&mut books, number);
+            assert!(books.audit().is_err(), "{fault}: not found");
+        }
+    }
+
+    fn half(books: &mut Books, id: Uuid) -> &mut HalfRow {
+        books.halves.get_mut(&id).expect("it is there")
+    }
+
+    fn row(books: &mut Books, id: Uuid) -> &mut OrderRow {
+        books.orders.get_mut(&id).expect("it is there")
+    }
+}
