@@ -70,9 +70,11 @@ impl ProducerBuilder {
         let shared = Arc::new(Shared::new(partitions));
         let metrics = Metrics::default();
         let (inputs, receiver) = mpsc::channel();
+        let targets = Arc::new(Targets::new(Arc::clone(&log)));
         let resolver = Resolver::new(Parts {
             config: config.clone(),
             log: Arc::clone(&log),
+            targets: Arc::clone(&targets),
             checker: Arc::clone(&checker),
             shared: Arc::clone(&shared),
             metrics: metrics.clone(),
@@ -83,7 +85,7 @@ impl ProducerBuilder {
         })?;
         let thread = spawn(resolver, Arc::clone(&shared))?;
         let inner = Inner {
-            targets: Targets::new(Arc::clone(&log)),
+            targets,
             places: Arc::new(Semaphore::new(config.max_transactions)),
             partitioner: Partitioner::default(),
             partitions,

@@ -17,6 +17,18 @@ pub enum Assignment {
     All,
 }
 
+/// How committed messages reach their topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emission {
+    /// Deliveries and progress are two steps: after a crash between them, a takeover or a renewed
+    /// client a message may come again, with the same transaction id.
+    AtLeastOnce,
+    /// Each batch of deliveries and the progress behind it are one Kafka transaction (KIP-98,
+    /// KIP-447): readers with `isolation.level=read_committed` see every message once. A
+    /// transactional id per store partition fences the partition's former owner.
+    ExactlyOnce,
+}
+
 /// A point at which the process aborts, to prove what survives. Never set it in production.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashPoint {
@@ -75,8 +87,24 @@ pub struct ProducerConfig {
     /// Transactions between prepare and decision at once; more wait up to the prepare deadline.
     /// Default 4,096.
     pub max_transactions: usize,
-    /// Deliveries that are not acknowledged yet; beyond, the store is not read on. Default 10,000.
-    pub max_deliveries: usize,
+    /// How committed messages reach their topics. Default: exactly once; the embedded broker has
+    /// at-least-once only.
+    pub emission: Emission,
+    /// Deliveries in one batch, which in exactly-once mode is one Kafka transaction. Default 4,096.
+    pub batch_messages: usize,
+    /// Bytes of the messages in one batch; a larger message goes alone. Default 4 MiB.
+    pub batch_bytes: usize,
+    /// The longest that a batch waits for more while the store has more to read; with nothing more
+    /// to read it goes at once. Default 20 ms.
+    pub batch_linger: Duration,
+    /// Deliveries of one partition that wait for their batch; beyond, the partition is not read on.
+    /// Default 8,192.
+    pub max_queued_messages: usize,
+    /// Their bytes; beyond, the partition is not read on. Default 8 MiB.
+    pub max_queued_bytes: usize,
+    /// How long a Kafka transaction of a replica that died holds read-committed readers up, if no
+    /// other replica takes its partitions over before. Default 10 s.
+    pub transaction_timeout: Duration,
     /// Draining what is under way when stopping. Default 5 s.
     pub shutdown_deadline: Duration,
     /// Where to abort; none in production.
@@ -125,6 +153,18 @@ pub enum ConfigError {
     },
 }
 
+impl std::str::FromStr for Emission {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "at-least-once" => Ok(Self::AtLeastOnce),
+            "exactly-once" => Ok(Self::ExactlyOnce),
+            other => Err(format!("'{other}' is neither at-least-once nor exactly-once")),
+        }
+    }
+}
+
 impl ProducerConfig {
     /// The defaults, for this cluster, application and group.
     pub fn new(
@@ -132,7 +172,10 @@ impl ProducerConfig {
         application: impl Into<String>,
         group: impl Into<String>,
     ) -> Self {
-        let assignment = if kafka.embedded { Assignment::All } else { Assignment::Shared };
+        let (assignment, emission) = match kafka.embedded {
+            true => (Assignment::All, Emission::AtLeastOnce),
+            false => (Assignment::Shared, Emission::ExactlyOnce),
+        };
         Self {
             kafka,
             application: application.into(),
@@ -159,7 +202,13 @@ impl ProducerConfig {
             check_batch: 256,
             check_concurrency: 4,
             max_transactions: 4_096,
-            max_deliveries: 10_000,
+            emission,
+            batch_messages: 4_096,
+            batch_bytes: 4 * 1_024 * 1_024,
+            batch_linger: Duration::from_millis(20),
+            max_queued_messages: 8_192,
+            max_queued_bytes: 8 * 1_024 * 1_024,
+            transaction_timeout: Duration::from_secs(10),
             shutdown_deadline: Duration::from_secs(5),
             crash_at: None,
         }
@@ -168,6 +217,11 @@ impl ProducerConfig {
     /// The topic of the half-message store.
     pub fn store_topic(&self) -> String {
         format!("{}.{}.store", self.topic_prefix, self.group)
+    }
+
+    /// The transactional id under which a store partition's deliveries go out.
+    pub fn transactional_id(&self, partition: i32) -> String {
+        format!("{}.{}.store-{partition}", self.topic_prefix, self.group)
     }
 
     /// The compacted topic of parked messages.
@@ -193,6 +247,7 @@ impl ProducerConfig {
         }
         self.validate_durations()?;
         self.validate_counts()?;
+        self.validate_emission()?;
         let first_check = self.check_after;
         if self.prepare_deadline + self.local_deadline >= first_check {
             return Err(ConfigError::CheckTooEarly {
@@ -216,11 +271,32 @@ impl ProducerConfig {
             ("check_backoff.max", self.check_backoff.max),
             ("check_deadline", self.check_deadline),
             ("shutdown_deadline", self.shutdown_deadline),
+            ("batch_linger", self.batch_linger.max(Duration::from_millis(10))),
         ] {
             let needed = "between 10 ms and one day";
             if value < Duration::from_millis(10) || value > day {
                 return Err(ConfigError::Range { setting, value: format!("{value:?}"), needed });
             }
+        }
+        Ok(())
+    }
+
+    fn validate_emission(&self) -> Result<(), ConfigError> {
+        if self.kafka.embedded && self.emission == Emission::ExactlyOnce {
+            return Err(ConfigError::Range {
+                setting: "emission",
+                value: "exactly-once".into(),
+                needed: "at-least-once on the embedded broker, which has no transactions",
+            });
+        }
+        // The broker's own bounds: transaction.max.timeout.ms is 15 minutes by default.
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(900));
+        if self.transaction_timeout < least || self.transaction_timeout > most {
+            return Err(ConfigError::Range {
+                setting: "transaction_timeout",
+                value: format!("{:?}", self.transaction_timeout),
+                needed: "between 1 s and 15 min",
+            });
         }
         Ok(())
     }
@@ -233,7 +309,10 @@ impl ProducerConfig {
             ("check_batch", self.check_batch, 10_000, "1 to 10,000"),
             ("check_concurrency", self.check_concurrency, 1_000, "1 to 1,000"),
             ("max_transactions", self.max_transactions, 1_000_000, "1 to 1,000,000"),
-            ("max_deliveries", self.max_deliveries, 1_000_000, "1 to 1,000,000"),
+            ("batch_messages", self.batch_messages, 100_000, "1 to 100,000"),
+            ("batch_bytes", self.batch_bytes, 1 << 30, "1 to 1 GiB"),
+            ("max_queued_messages", self.max_queued_messages, 1_000_000, "1 to 1,000,000"),
+            ("max_queued_bytes", self.max_queued_bytes, 1 << 30, "1 to 1 GiB"),
             ("max_message_bytes", self.max_message_bytes, 100_000_000, "1 to 100,000,000"),
         ] {
             if value == 0 || value > max {

@@ -45,7 +45,7 @@ pub use admin::{
     Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, OperatorRequest, Page,
 };
 pub use builder::ProducerBuilder;
-pub use config::{Assignment, ConfigError, CrashPoint, ProducerConfig};
+pub use config::{Assignment, ConfigError, CrashPoint, Emission, ProducerConfig};
 pub use error::{DecisionError, Invalid, PrepareError, StartError};
 pub use halfmsg_protocol::{Backoff, TransactionId};
 pub use listener::{ListenerError, ListenerResult, LocalTransactionState, TransactionListener};

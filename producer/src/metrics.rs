@@ -36,6 +36,9 @@ pub(crate) struct Metrics {
     dropped: Counter,
     foreign: Counter,
     open: Gauge,
+    batches: Family<OutcomeLabel, Counter>,
+    lost_lanes: Counter,
+    replay_left: Gauge,
 }
 
 impl Metrics {
@@ -67,6 +70,21 @@ impl Metrics {
             self.foreign.clone(),
         );
         registry.register("open_halves", "Open half messages of this replica", self.open.clone());
+        registry.register(
+            "batches",
+            "Batches of deliveries by outcome; in exactly-once mode each is a Kafka transaction",
+            self.batches.clone(),
+        );
+        registry.register(
+            "lost_lanes",
+            "Times that a partition was fenced by another owner, or its client failed",
+            self.lost_lanes.clone(),
+        );
+        registry.register(
+            "replay_left_records",
+            "Records of the store that are still to be replayed after a takeover",
+            self.replay_left.clone(),
+        );
     }
 
     pub(crate) fn prepared(&self) {
@@ -119,6 +137,19 @@ impl Metrics {
 
     pub(crate) fn foreign(&self) {
         self.foreign.inc();
+    }
+
+    pub(crate) fn batch_ended(&self, done: bool) {
+        let outcome = if done { "done" } else { "aborted" };
+        self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn lane_lost(&self) {
+        self.lost_lanes.inc();
+    }
+
+    pub(crate) fn replay_left(&self, records: i64) {
+        self.replay_left.set(records);
     }
 
     pub(crate) fn open(&self, count: usize) {

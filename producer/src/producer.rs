@@ -39,7 +39,7 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Metrics,
     pub(crate) inputs: mpsc::Sender<Input>,
-    pub(crate) targets: Targets,
+    pub(crate) targets: Arc<Targets>,
     pub(crate) partitioner: Partitioner,
     pub(crate) partitions: i32,
     pub(crate) places: Arc<Semaphore>,

@@ -1,67 +1,74 @@
 //! Carries out what [`ResolverCore`] commands, for the partitions that this replica owns.
 //!
-//! One thread reads the store, feeds one core per partition, sends deliveries and stores progress.
-//! It must never decide by itself, and never store progress past an outcome that is not
-//! acknowledged.
+//! One thread reads the store and feeds one core per partition; each partition has a lane, whose
+//! thread sends its deliveries. It must never decide by itself, and never store progress past an
+//! outcome that is not carried out.
 //!
 //! # Layout
 //! - `assignment`: the consumer's context; partitions come and go
-//! - `ownership`: taking over, giving up, stopping
+//! - `ownership`: taking over, giving up, losing, stopping
+//! - `takeover`: fences the former owner, finds where a partition is taken up
+//! - `reading`: polls the store
 //! - `carry`: feeds the cores and carries out what they command
-//! - `takeover`: where a partition is taken up, and what the parked topic says
-//! - `outbox`: deliveries and parked records on their way, until they are acknowledged;
-//!   `delivery`: their clients, and what errors mean
-//! - `progress`: storing (L, P)
+//! - `lane`: a partition's outcomes on their way, in batches
+//! - `emitter`, `worker`: the thread that carries batches out; `delivery`: its client
+//! - `progress`: storing (L, P) in at-least-once mode
 //! - `query`: what the views and operators ask
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use halfmsg_kafka::TopicError;
-use halfmsg_protocol::{
-    Answer, Command, DecodeError, Event, HEADER, HalfRef, Ledger, Record, ResolverCore, codec,
-};
-use rdkafka::TopicPartitionList;
+use halfmsg_protocol::{Answer, Body, Command, Event, HalfRef, Ledger, Progress, ResolverCore};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::error::KafkaError;
 
 use crate::checker::Checker;
-use crate::config::{Assignment, ProducerConfig};
+use crate::config::{Assignment, Emission, ProducerConfig};
 use crate::log::StoreLog;
 use crate::metrics::Metrics;
-use crate::parked::body_of;
 use crate::shared::Shared;
+use crate::targets::Targets;
 
 pub(crate) mod assignment;
 mod carry;
 mod delivery;
-pub(crate) mod outbox;
+mod emitter;
+mod lane;
 mod ownership;
 pub(crate) mod progress;
 pub(crate) mod query;
+mod reading;
 pub(crate) mod takeover;
+mod worker;
 
 use assignment::StoreContext;
-use delivery::Ack;
-use outbox::Outbox;
+use emitter::{Item, JobEnd};
+use lane::{Lane, Limits};
+use ownership::Wanted;
 use progress::ProgressWriter;
 use query::Query;
+use takeover::TakeoverEnd;
 
-/// How long the thread waits for a record before it looks at everything else.
-const POLL: Duration = Duration::from_millis(10);
 /// Inputs taken in between two polls.
 const INPUTS_PER_TURN: usize = 4_096;
-/// How often due checks are looked for.
+/// How often due checks are looked for, and what others see is brought up to date.
 const TICK: Duration = Duration::from_millis(20);
+/// Between two lines about a replay that takes long.
+const REPLAY_REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What reaches the resolver besides records.
 pub(crate) enum Input {
-    /// A delivery or parked record was acknowledged or refused.
-    Ack(Ack),
-    /// Whether a target topic exists.
-    TopicFound { topic: String, found: Result<(), TopicError> },
+    /// A batch of a lane has ended.
+    Emitted {
+        partition: i32,
+        generation: u64,
+        items: Vec<Item>,
+        progress: Option<Progress>,
+        end: JobEnd,
+    },
+    /// Partitions are taken over, or not yet.
+    TakenOver(TakeoverEnd),
     /// The answer about one half.
     Answered { partition: i32, generation: u64, of: HalfRef, answer: Answer },
     /// A question is over.
@@ -77,10 +84,13 @@ pub(crate) enum Input {
 /// A partition that this replica owns.
 pub(crate) struct Owned {
     pub(crate) core: ResolverCore,
+    pub(crate) lane: Lane,
     /// Tells this ownership from an earlier one of the same partition.
     pub(crate) generation: u64,
     /// Why it is not read on, if it is not.
     pub(crate) stopped: Option<String>,
+    /// It is not read on until its lane has room again.
+    pub(crate) is_throttled: bool,
     /// Its log is not the one that progress was stored for: what is stored stays as it is.
     pub(crate) is_lost: bool,
     /// The end of the log when it was taken over.
@@ -93,8 +103,17 @@ impl Owned {
     /// Whether the log held records at the takeover that are not read yet: what is open is not
     /// known before.
     pub(crate) fn is_behind(&self) -> bool {
-        let known = self.caught_up || self.core.ledger().position() >= self.end_at_takeover;
-        self.stopped.is_none() && !known
+        self.stopped.is_none() && !self.caught_up && self.left_to_replay() > 0
+    }
+
+    /// Records of the log at the takeover that are not read yet.
+    pub(crate) fn left_to_replay(&self) -> i64 {
+        (self.end_at_takeover - self.core.ledger().position()).max(0)
+    }
+
+    /// Whether nothing of it is under way, and all that may be stored is.
+    fn is_settled(&self) -> bool {
+        self.lane.is_idle() && (self.is_lost || self.lane.is_current(&self.core))
     }
 }
 
@@ -104,6 +123,7 @@ pub(crate) struct Parts {
     pub(crate) log: Arc<StoreLog>,
     pub(crate) checker: Arc<Checker>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) targets: Arc<Targets>,
     pub(crate) metrics: Metrics,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) inputs: mpsc::Receiver<Input>,
@@ -113,68 +133,74 @@ pub(crate) struct Parts {
 
 /// The thread's state.
 pub(crate) struct Resolver {
-    config: ProducerConfig,
+    config: Arc<ProducerConfig>,
     store: String,
     log: Arc<StoreLog>,
     checker: Arc<Checker>,
     shared: Arc<Shared>,
+    targets: Arc<Targets>,
     metrics: Metrics,
     runtime: tokio::runtime::Handle,
     inputs: mpsc::Receiver<Input>,
     to_self: mpsc::Sender<Input>,
     consumer: Arc<BaseConsumer<StoreContext>>,
-    outbox: Outbox,
-    progress: ProgressWriter,
+    limits: Limits,
+    /// In at-least-once mode; else the lanes store progress.
+    progress: Option<ProgressWriter>,
     owned: BTreeMap<i32, Owned>,
-    /// Assigned, and not taken over yet.
-    to_take: Option<Vec<i32>>,
-    retry_take_at: Instant,
+    wanted: Wanted,
     generation: u64,
     /// The origin of the cores' monotonic clock.
     started: Instant,
     last_tick: Instant,
-    throttled: bool,
     stop_asked: bool,
-    replay_reported: bool,
+    /// Since when a replay is under way, and when it was last reported.
+    replay: Option<(Instant, Instant)>,
+    /// The consumer is beyond repair and is made anew then; how often that was in a row.
+    renewal: Option<Instant>,
+    renewals: u32,
+    /// The foreign record in hand.
+    foreign: Body,
     commands: Vec<Command>,
 }
 
 impl Resolver {
     pub(crate) fn new(parts: Parts) -> Result<Self, KafkaError> {
-        let Parts { config, log, checker, shared, metrics, runtime, inputs, to_self, partitions } =
-            parts;
+        let config = Arc::new(parts.config);
         let store = config.store_topic();
         let consumer = assignment::consumer(&config)?;
-        let to_take = match config.assignment {
-            Assignment::All => Some((0..partitions).collect()),
-            Assignment::Shared => {
-                consumer.subscribe(&[&store])?;
-                None
-            }
-        };
+        let mut wanted = Wanted::default();
         let now = Instant::now();
+        match config.assignment {
+            Assignment::All => wanted.add(0..parts.partitions, now),
+            Assignment::Shared => consumer.subscribe(&[&store])?,
+        }
+        let progress = (config.emission == Emission::AtLeastOnce)
+            .then(|| ProgressWriter::new(store.clone(), Arc::clone(&consumer)));
         Ok(Self {
-            outbox: Outbox::new(&config, to_self.clone())?,
-            progress: ProgressWriter::new(store.clone(), Arc::clone(&consumer)),
+            limits: Limits::of(&config),
             store,
             config,
-            log,
-            checker,
-            shared,
-            metrics,
-            runtime,
-            inputs,
-            to_self,
+            log: parts.log,
+            checker: parts.checker,
+            shared: parts.shared,
+            targets: parts.targets,
+            metrics: parts.metrics,
+            runtime: parts.runtime,
+            inputs: parts.inputs,
+            to_self: parts.to_self,
             consumer,
+            progress,
             owned: BTreeMap::new(),
-            to_take,
-            retry_take_at: now,
+            wanted,
             generation: 0,
             started: now,
             last_tick: now,
-            throttled: false,
             stop_asked: false,
-            replay_reported: true,
+            replay: None,
+            renewal: None,
+            renewals: 0,
+            foreign: Body::default(),
             commands: Vec::new(),
         })
     }
@@ -183,11 +209,11 @@ impl Resolver {
     pub(crate) fn run(mut self) {
         while self.take_inputs() {
             self.follow_assignment();
-            self.poll();
+            let idle = self.read_store();
             self.tick();
             self.throttle();
+            self.begin_batches(idle);
             self.store_progress();
-            self.shared.publish(&self.owned, self.to_take.is_some());
         }
         self.finish();
     }
@@ -209,8 +235,10 @@ impl Resolver {
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Ack(ack) => self.acknowledged(ack),
-            Input::TopicFound { topic, found } => self.topic_found(&topic, found),
+            Input::Emitted { partition, generation, items, progress, end } => {
+                self.emitted((partition, generation), items, progress, end);
+            }
+            Input::TakenOver(end) => self.taken_over(end),
             Input::Answered { partition, generation, of, answer } => {
                 self.metrics.checked(&answer);
                 if !matches!(answer, Answer::NotAsked(_)) {
@@ -225,83 +253,7 @@ impl Resolver {
                 self.step(partition, Some(generation), Event::AppendFailed { of });
             }
             Input::Query(query) => self.query(query),
-            Input::Stop => {}
-        }
-    }
-
-    fn poll(&mut self) {
-        let wait = if self.outbox.is_full() { Duration::ZERO } else { POLL };
-        let polled = match self.consumer.poll(wait) {
-            Some(Ok(message)) => {
-                Polled::Record(message.partition(), message.offset(), read_record(&message))
-            }
-            Some(Err(error)) => Polled::Failed(error),
-            None => return,
-        };
-        match polled {
-            Polled::Record(partition, offset, read) => self.record(partition, offset, read),
-            Polled::Failed(KafkaError::PartitionEOF(partition)) => self.caught_up(partition),
-            Polled::Failed(error) => self.poll_failed(&error),
-        }
-    }
-
-    fn record(&mut self, partition: i32, offset: i64, read: Read) {
-        let event = match read {
-            Read::Record(appended_ms, record, body) => {
-                Event::Record { offset, appended_ms, record: *record, body }
-            }
-            Read::Foreign(error, body) => {
-                tracing::error!(
-                    topic = self.store, partition, offset, %error,
-                    "a record of the store is none of ours; it is copied to the parked topic"
-                );
-                self.metrics.foreign();
-                self.outbox.remember_foreign(partition, offset, body);
-                Event::Foreign { offset }
-            }
-            Read::Newer(error) => return self.stop_partition(partition, offset, &error),
-        };
-        self.step(partition, None, event);
-    }
-
-    /// Leaves the partition where it is: it stays ours, and is not read on.
-    fn stop_partition(&mut self, partition: i32, offset: i64, error: &DecodeError) {
-        let reason = format!("{}[{partition}]@{offset}: {error}", self.store);
-        tracing::error!(topic = self.store, partition, offset, %error, "the partition is stopped");
-        self.halt(partition, reason);
-    }
-
-    fn halt(&mut self, partition: i32, reason: String) {
-        let mut one = TopicPartitionList::new();
-        one.add_partition(&self.store, partition);
-        if let Err(error) = self.consumer.pause(&one) {
-            tracing::error!(%error, partition, "the partition cannot be paused");
-        }
-        if let Some(owned) = self.owned.get_mut(&partition) {
-            owned.stopped = Some(reason);
-        }
-    }
-
-    /// Never passes what was not read: after a change of leaders the end can lie below the one that
-    /// was seen at the takeover.
-    fn caught_up(&mut self, partition: i32) {
-        if let Some(owned) = self.owned.get_mut(&partition) {
-            owned.caught_up = true;
-        }
-    }
-
-    fn poll_failed(&mut self, error: &KafkaError) {
-        match error {
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                tracing::warn!(%error, "the store cannot be read on; its partitions are taken over anew");
-                self.take_over_anew();
-            }
-            KafkaError::MessageConsumptionFatal(_) => {
-                tracing::error!(%error, "the store cannot be read any more; the consumer is made anew");
-                self.renew_consumer();
-            }
-            // The broker is away, or moves: librdkafka goes on by itself.
-            error => tracing::debug!(%error, "reading the store"),
+            Input::Stop => self.stop_asked = true,
         }
     }
 
@@ -310,7 +262,6 @@ impl Resolver {
             return;
         }
         self.last_tick = Instant::now();
-        self.outbox.retry();
         let now = self.started.elapsed();
         let due: Vec<i32> = self
             .owned
@@ -322,85 +273,63 @@ impl Resolver {
             let generation = self.owned.get(&partition).map(|owned| owned.generation);
             self.step(partition, generation, Event::Tick);
         }
-        self.report_replays();
+        self.report_replay();
+        self.shared.publish(&self.owned, !self.wanted.is_empty());
     }
 
-    /// One line when all that the log held at the takeover is known.
-    fn report_replays(&mut self) {
-        if self.replay_reported || self.owned.values().any(Owned::is_behind) {
+    /// A line when a replay takes long, and one when all that the log held at the takeover is
+    /// known.
+    fn report_replay(&mut self) {
+        let left: i64 = self.owned.values().map(Owned::left_to_replay).sum();
+        let behind = self.owned.values().any(Owned::is_behind);
+        self.metrics.replay_left(if behind { left } else { 0 });
+        let Some((since, reported)) = self.replay else { return };
+        if !self.wanted.is_empty() || (behind && reported.elapsed() < REPLAY_REPORT_INTERVAL) {
             return;
         }
-        self.replay_reported = true;
         let ledgers = || self.owned.values().map(|owned| owned.core.ledger());
+        let open = ledgers().map(Ledger::open_count).sum::<usize>();
+        let (topic, seconds) = (&self.store, since.elapsed().as_secs_f64());
+        if behind {
+            tracing::info!(topic, left, open, seconds, "the store is being replayed");
+            self.replay = Some((since, Instant::now()));
+            return;
+        }
         tracing::info!(
-            topic = self.store,
+            topic,
             partitions = self.owned.len(),
-            open = ledgers().map(Ledger::open_count).sum::<usize>(),
+            open,
             parked = ledgers().map(Ledger::parked_count).sum::<usize>(),
+            seconds,
             "the store's partitions are taken over"
         );
+        self.replay = None;
     }
 
-    /// With too many deliveries under way the store is not read on; the group's membership and
-    /// everything else go on.
-    fn throttle(&mut self) {
-        let full = self.outbox.is_full();
-        if full == self.throttled {
-            return;
-        }
-        let mut running = TopicPartitionList::new();
-        for (partition, owned) in &self.owned {
-            if owned.stopped.is_none() {
-                running.add_partition(&self.store, *partition);
+    /// Begins the batches that are due. `idle`: there is nothing more to read now.
+    fn begin_batches(&mut self, idle: bool) {
+        let mut gone = Vec::new();
+        for (partition, owned) in self.owned.iter_mut().filter(|(_, owned)| !owned.is_lost) {
+            if !owned.lane.begin(idle, &owned.core) {
+                gone.push(*partition);
             }
         }
-        let changed =
-            if full { self.consumer.pause(&running) } else { self.consumer.resume(&running) };
-        match changed {
-            Ok(()) => self.throttled = full,
-            Err(error) => tracing::warn!(%error, "reading the store cannot be paused or resumed"),
+        for partition in gone {
+            self.lost(partition, "the emitter's thread has ended");
         }
     }
 
     fn store_progress(&mut self) {
-        let stored = self.progress.turn(&self.owned);
-        for (partition, progress) in stored {
-            let Some(owned) = self.owned.get_mut(&partition) else { continue };
-            for id in owned.core.progress_stored(progress) {
-                self.outbox.clear(partition, id);
-            }
+        let Some(progress) = &mut self.progress else { return };
+        for (partition, progress) in progress.turn(&self.owned) {
+            self.progress_stored(partition, progress);
         }
     }
-}
 
-/// What one poll gave.
-enum Polled {
-    Record(i32, i64, Read),
-    Failed(KafkaError),
-}
-
-/// What a store record is.
-enum Read {
-    Record(i64, Box<Record>, halfmsg_protocol::Body),
-    Foreign(DecodeError, halfmsg_protocol::Body),
-    Newer(DecodeError),
-}
-
-fn read_record(message: &BorrowedMessage<'_>) -> Read {
-    let mut body = body_of(message);
-    let at = body.headers.iter().rposition(|(name, _)| name == HEADER);
-    let decoded = match at.and_then(|at| body.headers[at].1.as_deref()) {
-        Some(bytes) => codec::decode(bytes),
-        None => Err(DecodeError::Foreign("it has no halfmsg header")),
-    };
-    match decoded {
-        Ok(record) => {
-            if let Some(at) = at {
-                body.headers.remove(at);
-            }
-            Read::Record(message.timestamp().to_millis().unwrap_or(0), Box::new(record), body)
+    fn progress_stored(&mut self, partition: i32, progress: Progress) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            let settled = owned.core.progress_stored(progress);
+            owned.lane.clear(settled);
         }
-        Err(error @ DecodeError::Foreign(_)) => Read::Foreign(error, body),
-        Err(error @ DecodeError::Newer(_)) => Read::Newer(error),
     }
 }

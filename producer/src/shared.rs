@@ -73,6 +73,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).broker = problem;
     }
 
+    /// The number of the store's partitions, as it was at the start.
+    pub(crate) fn partitions(&self) -> i32 {
+        i32::try_from(self.retained.len()).unwrap_or(i32::MAX)
+    }
+
     /// Bytes of a partition's log that replay needs.
     pub(crate) fn retained(&self, partition: i32) -> u64 {
         let slot = usize::try_from(partition).ok().and_then(|at| self.retained.get(at));

@@ -25,20 +25,37 @@ impl Targets {
     }
 
     /// Looks the topic up, unless it was seen lately.
-    pub(crate) async fn find(&self, topic: &str, deadline: Duration) -> Result<(), TopicError> {
+    pub(crate) async fn find(
+        self: &Arc<Self>,
+        topic: &str,
+        deadline: Duration,
+    ) -> Result<(), TopicError> {
         if self.was_seen(topic) {
             return Ok(());
         }
-        let (log, name) = (Arc::clone(&self.log), topic.to_owned());
-        let found =
-            tokio::task::spawn_blocking(move || partition_count(log.client(), &name, deadline));
-        match found.await {
-            Ok(count) => count.map(|_| self.remember(topic)),
+        let (targets, name) = (Arc::clone(self), topic.to_owned());
+        match tokio::task::spawn_blocking(move || targets.look(&name, deadline)).await {
+            Ok(found) => found,
             Err(_) => Err(TopicError::Unavailable {
                 topic: topic.to_owned(),
                 source: rdkafka::error::KafkaError::Canceled,
             }),
         }
+    }
+
+    /// The same from a thread that may block.
+    pub(crate) fn look(&self, topic: &str, deadline: Duration) -> Result<(), TopicError> {
+        if self.was_seen(topic) {
+            return Ok(());
+        }
+        partition_count(self.log.client(), topic, deadline)?;
+        self.remember(topic);
+        Ok(())
+    }
+
+    /// It is to be looked up again: a delivery to it has failed.
+    pub(crate) fn forget(&self, topic: &str) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
     }
 
     fn was_seen(&self, topic: &str) -> bool {

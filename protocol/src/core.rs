@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
-use crate::ledger::{Ledger, Outcome, Progress};
+use crate::ledger::{Ledger, Outcome, ParkedHalf, Progress};
 use crate::record::{
     Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Verdict,
 };
@@ -54,8 +54,8 @@ pub struct ResolverCore {
     timers: HashMap<HalfOffset, Timer>,
     due: BTreeSet<(Duration, HalfOffset)>,
     batches: usize,
-    /// Refused deliveries whose PARK is not in the log yet.
-    refusals: HashMap<HalfOffset, Park>,
+    /// Progress that is known to be stored reaches so far.
+    stored_below: i64,
 }
 
 impl ResolverCore {
@@ -70,7 +70,7 @@ impl ResolverCore {
             timers: HashMap::new(),
             due: BTreeSet::new(),
             batches: 0,
-            refusals: HashMap::new(),
+            stored_below: takeover.progress.position,
         }
     }
 
@@ -90,10 +90,23 @@ impl ResolverCore {
         (!self.is_replaying()).then(|| self.ledger.progress())
     }
 
+    /// What may be stored as progress in one transaction with the outcomes of the records at these
+    /// offsets; nothing while replaying.
+    pub fn progress_after(&self, batch: &BTreeSet<i64>) -> Option<Progress> {
+        (!self.is_replaying()).then(|| self.ledger.progress_after(batch))
+    }
+
     /// Progress is durable: marks of messages settled below it can be removed from the parked
     /// topic. Names them.
     pub fn progress_stored(&mut self, progress: Progress) -> Vec<TransactionId> {
+        self.stored_below = self.stored_below.max(progress.position);
         self.ledger.forget_settled(progress.position)
+    }
+
+    /// Whether every owner to come knows that this message is parked. Only then may it be opened
+    /// again: the REOPEN would mean nothing to an owner who carries its decision out anew.
+    pub fn is_park_durable(&self, parked: &ParkedHalf) -> bool {
+        parked.parked_at < self.stored_below
     }
 
     /// When the next check of this half is due, if it is not under way.
@@ -115,7 +128,11 @@ impl ResolverCore {
             Event::Foreign { offset } => self.foreign(offset, commands),
             Event::CaughtUp { position } => self.ledger.pass(position),
             Event::CarriedOut { at } => self.ledger.carried_out(at),
-            Event::DeliveryRefused { at, reason } => self.refused(at, reason, commands),
+            Event::DeliveryRefused { at, reason, wall_ms } => {
+                if let Some(parked) = self.ledger.refuse(at, reason, wall_ms) {
+                    commands.push(Command::WriteParked { at, parked });
+                }
+            }
             Event::Answered { of, answer } => self.answered(now, of, answer, commands),
             Event::BatchOver => self.batches = self.batches.saturating_sub(1),
             Event::AppendFailed { of } => self.append_failed(now, of),
@@ -152,7 +169,6 @@ impl ResolverCore {
                 self.forget(half.offset);
             }
             Outcome::Parked(parked) => {
-                self.refusals.remove(&parked.half.offset);
                 self.forget(parked.half.offset);
             }
             Outcome::Ignored(_) => {}
@@ -209,23 +225,13 @@ impl ResolverCore {
         }
     }
 
-    fn refused(&mut self, at: i64, reason: String, commands: &mut Vec<Command>) {
-        if let Some((of, attempts)) = self.ledger.refused(at) {
-            let park = Park { of, attempts, cause: ParkCause::Undeliverable, reason };
-            self.refusals.insert(of.half, park.clone());
-            commands.push(Command::Append(Record::Park(park)));
-        }
-    }
-
     /// A report may be late: it says nothing about a half that is open in another life by now.
     fn append_failed(&mut self, now: Duration, of: HalfRef) {
         let due = now + self.config.retry_delay;
         let current = self.ledger.open(of.half).is_some_and(|open| open.epoch == of.epoch);
         let appending =
             self.timers.get(&of.half).is_some_and(|timer| timer.phase == Phase::Appending);
-        if self.refusals.contains_key(&of.half) {
-            self.due.insert((due, of.half));
-        } else if current && appending {
+        if current && appending {
             self.wait(of.half, due);
         }
     }
@@ -315,16 +321,10 @@ impl ResolverCore {
         batch: &mut Vec<Question>,
         commands: &mut Vec<Command>,
     ) {
-        if let Some(park) = self.refusals.get(&half) {
-            return commands.push(Command::Append(Record::Park(park.clone())));
-        }
         let (Some(open), Some(timer)) = (self.ledger.open(half), self.timers.get_mut(&half)) else {
             return;
         };
-        // Left from the retry of a refused delivery's PARK, in an earlier life.
-        if timer.phase != Phase::Waiting || timer.due != due {
-            return;
-        }
+        debug_assert!(timer.phase == Phase::Waiting && timer.due == due, "one due time a half");
         let of = HalfRef { id: open.half.meta.id, half, epoch: open.epoch };
         let age = timer.age + now.saturating_sub(timer.applied);
         let attempts = open.attempts;

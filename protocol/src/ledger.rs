@@ -7,7 +7,7 @@
 //! States: open -> committed | rolled back | parked; committed -> parked (undeliverable);
 //! parked -> open (REOPEN). The first decision wins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
@@ -31,12 +31,8 @@ pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress}
 struct Decided {
     half: Arc<Half>,
     verdict: Verdict,
-    stored_at: i64,
-    decided_at: i64,
     epoch: Epoch,
     attempts: u32,
-    /// The target refuses it for good; a PARK is to come.
-    refused: bool,
 }
 
 /// An outcome that is not carried out yet.
@@ -46,8 +42,9 @@ enum Pending {
     Foreign,
     /// A delivery, or the mark of a message that had been parked. Replay needs `stored_at`.
     Decision { half: HalfOffset, epoch: Epoch, stored_at: i64 },
-    /// A parked topic's entry; with `refused`, the decision whose delivery it replaces.
-    Park { stored_at: i64, refused: Option<i64> },
+    /// A parked topic's entry: of the PARK at this offset, or of the refused delivery that the
+    /// decision at this offset led to.
+    Park { stored_at: i64 },
 }
 
 /// The fold over one partition's records.
@@ -137,6 +134,24 @@ impl Ledger {
         Progress { low_water, position }
     }
 
+    /// How far the partition would be carried out if the outcomes of the records at these offsets
+    /// were: what is stored together with them, in one transaction.
+    pub fn progress_after(&self, batch: &BTreeSet<i64>) -> Progress {
+        let released: BTreeSet<i64> = batch
+            .iter()
+            .filter_map(|at| match self.pending.get(at)? {
+                Pending::Decision { stored_at, .. } | Pending::Park { stored_at } => {
+                    Some(*stored_at)
+                }
+                Pending::Foreign => None,
+            })
+            .collect();
+        let left = |at: &&i64| !batch.contains(at);
+        let position = self.pending.keys().find(left).copied().unwrap_or(self.position);
+        let held = self.held.keys().find(|at| !released.contains(at)).copied();
+        Progress { low_water: held.unwrap_or(position).min(position), position }
+    }
+
     /// The bytes of the log, from the low-water mark on, that replay still needs.
     pub fn retained_bytes(&self) -> u64 {
         self.held.values().next().map_or(0, |before| self.bytes - before)
@@ -187,11 +202,8 @@ impl Ledger {
         }
         let Open { half, stored_at, epoch, attempts, .. } = open;
         self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
-        let decided_at = offset;
         let message = Arc::clone(&half);
-        let decided =
-            Decided { half, verdict, stored_at, decided_at, epoch, attempts, refused: false };
-        self.decided.insert(of.half, decided);
+        self.decided.insert(of.half, Decided { half, verdict, epoch, attempts });
         match verdict {
             Verdict::Commit => Outcome::Deliver { half: message, settles },
             Verdict::Rollback => Outcome::Dropped { half: message, settles },
@@ -237,43 +249,28 @@ impl Ledger {
 
     fn park(&mut self, park: Park, offset: i64, appended_ms: i64) -> Outcome {
         let of = park.of;
-        let undeliverable = park.cause == ParkCause::Undeliverable;
-        let found = if undeliverable {
-            let done = self.decided.get(&of.half).filter(|done| done.refused);
-            done.map(|done| (&done.half, done.stored_at, done.epoch, done.attempts))
-        } else {
-            let open = self.open.get(&of.half);
-            open.map(|open| (&open.half, open.stored_at, open.epoch, open.attempts))
-        };
-        let Some((half, stored_at, epoch, attempts)) = found else {
-            return Outcome::Ignored(Ignored::Stale);
-        };
-        if half.meta.id != of.id {
+        let Some(open) = self.open.get(&of.half) else { return Outcome::Ignored(Ignored::Stale) };
+        if open.half.meta.id != of.id {
             return Outcome::Ignored(Ignored::Mismatch);
         }
-        let matches = epoch == of.epoch && attempts == park.attempts;
-        if !matches || self.is_settled_after(epoch, of, offset) {
+        let matches = open.epoch == of.epoch && open.attempts == park.attempts;
+        // Only a committed message is undeliverable, and that is no record of the store.
+        let undeliverable = park.cause == ParkCause::Undeliverable;
+        if !matches || undeliverable || self.is_settled_after(open.epoch, of, offset) {
             return Outcome::Ignored(Ignored::Stale);
         }
         let parked = ParkedHalf {
-            half: Arc::clone(half),
-            epoch,
-            attempts,
+            half: Arc::clone(&open.half),
+            epoch: open.epoch,
+            attempts: open.attempts,
             cause: park.cause,
             reason: park.reason,
             parked_at: offset,
             parked_ms: appended_ms,
         };
-        let refused = match undeliverable {
-            true => self.decided.remove(&of.half).map(|done| done.decided_at),
-            false => None,
-        };
-        if refused.is_some() {
-            self.closed.forget(of.half);
-        }
+        self.pending.insert(offset, Pending::Park { stored_at: open.stored_at });
         self.open.remove(&of.half);
         self.parked.insert(of.half, parked.clone());
-        self.pending.insert(offset, Pending::Park { stored_at, refused });
         Outcome::Parked(parked)
     }
 

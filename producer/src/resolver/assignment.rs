@@ -70,7 +70,7 @@ impl ConsumerContext for StoreContext {
 }
 
 /// The partition numbers of a list.
-pub(crate) fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
+fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(|element| element.partition()).collect()
 }
 

@@ -2,49 +2,52 @@
 
 use std::sync::Arc;
 
-use halfmsg_kafka::TopicError;
-use halfmsg_protocol::{Command, Event, HalfRef, Ignored, Question, Record};
+use halfmsg_protocol::{Command, Event, HalfRef, Ignored, Progress, Question, Record};
 
-use super::delivery::Ack;
-use super::outbox::{Settled, Token, Work};
+use super::emitter::{Item, JobEnd, Work};
 use super::{Input, Resolver};
 use crate::checker::Asked;
-use crate::config::CrashPoint;
-use crate::life;
 use crate::log::Waiter;
 use crate::message::HalfMessage;
 use crate::parked::ParkedRecord;
+use crate::{clock, life};
 
 impl Resolver {
-    pub(super) fn acknowledged(&mut self, ack: Ack) {
-        let (partition, generation) = (ack.token.partition, ack.token.generation);
-        match self.outbox.acknowledged(ack) {
-            Settled::Done { at, delivered } => {
-                if delivered {
-                    self.metrics.delivered();
-                    if self.config.crash_at == Some(CrashPoint::AfterDelivery) {
-                        tracing::error!("aborting after a delivery, as configured");
-                        std::process::abort();
-                    }
-                }
-                self.step(partition, Some(generation), Event::CarriedOut { at });
-            }
-            Settled::Refused { token, reason } => self.refused(token, reason),
-            Settled::Nothing => {}
+    /// A batch has come to its end.
+    pub(super) fn emitted(
+        &mut self,
+        (partition, generation): (i32, u64),
+        items: Vec<Item>,
+        progress: Option<Progress>,
+        end: JobEnd,
+    ) {
+        let Some(owned) = self.owned.get_mut(&partition) else { return };
+        if owned.generation != generation {
+            return;
         }
-    }
-
-    pub(super) fn topic_found(&mut self, topic: &str, found: Result<(), TopicError>) {
-        for settled in self.outbox.found(topic, found) {
-            if let Settled::Refused { token, reason } = settled {
-                self.refused(token, reason);
-            }
+        if let JobEnd::Lost(why) = &end {
+            return self.lost(partition, why);
         }
-    }
-
-    fn refused(&mut self, token: Token, reason: String) {
-        let Token { partition, generation, at } = token;
-        self.step(partition, Some(generation), Event::DeliveryRefused { at, reason });
+        self.metrics.batch_ended(matches!(end, JobEnd::Done(_)));
+        let ended = owned.lane.ended(items, progress, end);
+        if !ended.done.is_empty() || ended.stored.is_some() {
+            self.wanted.works(partition);
+            self.renewals = 0;
+        }
+        for (at, delivered) in ended.done {
+            if delivered {
+                self.metrics.delivered();
+            }
+            self.step(partition, Some(generation), Event::CarriedOut { at });
+        }
+        for (at, reason) in ended.refused {
+            tracing::error!(partition, offset = at, reason, "undeliverable; parking it");
+            let refused = Event::DeliveryRefused { at, reason, wall_ms: clock::wall_ms() };
+            self.step(partition, Some(generation), refused);
+        }
+        if let Some(progress) = ended.stored {
+            self.progress_stored(partition, progress);
+        }
     }
 
     /// Feeds one event to a partition's core and carries out what follows. An event of an earlier
@@ -68,21 +71,26 @@ impl Resolver {
     }
 
     fn carry_out(&mut self, partition: i32, generation: u64, command: Command) {
-        let token = |at| Token { partition, generation, at };
+        let mut send = |at, work| {
+            if let Some(owned) = self.owned.get_mut(&partition) {
+                owned.lane.push(Item { at, work });
+            }
+        };
         match command {
             Command::Deliver { at, half, settled } => {
                 life::delivering(&half);
-                self.outbox.send(token(at), Work::Deliver(half), settled);
+                send(at, Work::Deliver(half, settled));
             }
-            Command::Settle { at, settled } => {
-                self.outbox.send(token(at), Work::Settle, Some(settled));
-            }
+            Command::Settle { at, settled } => send(at, Work::Settle(settled)),
             Command::WriteParked { at, parked } => {
+                send(at, Work::Park(ParkedRecord::parked(&parked)));
                 self.metrics.parked(parked.cause);
                 life::parked(&parked);
-                self.outbox.send(token(at), Work::Park(ParkedRecord::parked(&parked)), None);
             }
-            Command::CopyForeign { at } => self.outbox.send_foreign(token(at)),
+            Command::CopyForeign { at } => {
+                let body = std::mem::take(&mut self.foreign);
+                send(at, Work::Park(ParkedRecord::foreign(partition, at, body)));
+            }
             Command::Ask(questions) => self.ask(partition, generation, questions),
             Command::Append(record) => self.append(partition, generation, &record),
             Command::Note { id, at, why } => {

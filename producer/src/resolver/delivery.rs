@@ -1,75 +1,169 @@
-//! The clients that deliveries and parked records go through, and what their errors mean.
+//! The client that a partition's deliveries and parked records go through, the records that they
+//! become, and what errors mean.
 
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
 
-use halfmsg_kafka::KafkaConfig;
+use bytes::Bytes;
+use halfmsg_protocol::{Half, TRANSACTION_ID_HEADER};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{ProducerContext, ThreadedProducer};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 
-use super::Input;
-use super::outbox::Token;
+use crate::config::{Emission, ProducerConfig};
+use crate::parked::ParkedRecord;
 
-/// Messages in one batch.
-pub(crate) const BATCH: usize = 10_000;
-/// A delivery report.
-pub(crate) struct Ack {
-    pub(crate) token: Token,
-    pub(crate) result: Result<(), KafkaError>,
+/// Between two looks whether the batch is to be given up.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// What a client's queue may hold besides the records of one batch.
+const QUEUE_MARGIN_KB: usize = 4 * 1_024;
+
+/// The delivery reports of one batch. Those of a batch that was given up reach nobody.
+pub(crate) struct Reports {
+    left: AtomicUsize,
+    failures: Mutex<Vec<(usize, KafkaError)>>,
+    waiting: Thread,
 }
 
-/// Sends delivery reports to the resolver; those of records that nobody waits for have no token.
-pub(crate) struct OutboxContext {
-    inputs: mpsc::Sender<Input>,
+impl Reports {
+    /// Of so many records; the thread that calls is the one that waits.
+    pub(crate) fn of(records: usize) -> Arc<Self> {
+        let failures = Mutex::default();
+        Arc::new(Self { left: records.into(), failures, waiting: std::thread::current() })
+    }
+
+    /// The record of the item at this index has come to its end.
+    pub(crate) fn done(&self, index: usize, result: Result<(), KafkaError>) {
+        if let Err(error) = result {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.push((index, error));
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.waiting.unpark();
+        }
+    }
+
+    /// Waits until every record has come to its end; false if told to stop before.
+    pub(crate) fn wait(&self, stop: &AtomicBool) -> bool {
+        while self.left.load(Ordering::Acquire) > 0 {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::park_timeout(LOOK_INTERVAL);
+        }
+        true
+    }
+
+    /// What failed, in the order of the items.
+    pub(crate) fn failures(&self) -> Vec<(usize, KafkaError)> {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = std::mem::take(&mut *failures);
+        taken.sort_by_key(|(index, _)| *index);
+        taken
+    }
 }
 
-impl ClientContext for OutboxContext {}
+/// Hands delivery reports to the batch that they belong to.
+pub(crate) struct LaneContext;
 
-impl ProducerContext for OutboxContext {
-    type DeliveryOpaque = Box<Option<Token>>;
+impl ClientContext for LaneContext {}
 
-    fn delivery(&self, result: &DeliveryResult<'_>, token: Box<Option<Token>>) {
+impl ProducerContext for LaneContext {
+    type DeliveryOpaque = Box<Report>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Box<Report>) {
         let result = match result {
             Ok(_) => Ok(()),
             Err((error, _)) => Err(error.clone()),
         };
-        match *token {
-            // The resolver may have ended; its successor carries the outcome out again.
-            Some(token) => drop(self.inputs.send(Input::Ack(Ack { token, result }))),
-            None => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "a settled message stays in the parked topic");
-                }
-            }
-        }
+        report.batch.done(report.index, result);
     }
 }
 
-/// An idempotent producer.
-pub(crate) type Client = ThreadedProducer<OutboxContext>;
+/// Which item of which batch a record belongs to.
+pub(crate) struct Report {
+    pub(crate) batch: Arc<Reports>,
+    pub(crate) index: usize,
+}
 
-/// A client that puts at most `batch` messages into one batch.
-pub(crate) fn client(
-    kafka: &KafkaConfig,
-    (max_record_bytes, max_items): (usize, usize),
-    batch: usize,
-    inputs: mpsc::Sender<Input>,
-) -> Result<Arc<Client>, KafkaError> {
-    let mut config = kafka.producer();
-    config
+/// An idempotent producer; a transactional one in exactly-once mode.
+pub(crate) type Client = ThreadedProducer<LaneContext>;
+/// A record on its way.
+pub(crate) type Outgoing<'a> = BaseRecord<'a, [u8], [u8], Box<Report>>;
+
+/// The client of one store partition.
+pub(crate) fn client(config: &ProducerConfig, partition: i32) -> Result<Client, KafkaError> {
+    let max_record_bytes = crate::topics::parked_record_bytes(config);
+    let queue_kb = (config.batch_bytes + 2 * max_record_bytes) / 1_024 + QUEUE_MARGIN_KB;
+    let mut client = config.kafka.producer();
+    client
         // The agreement with Java clients on which partition a key goes to.
         .set("partitioner", "murmur2_random")
-        // A broker that is away holds deliveries up for as long as it takes.
-        .set("message.timeout.ms", "0")
         .set("topic.metadata.propagation.max.ms", "5000")
-        .set("batch.num.messages", batch.to_string())
         .set("message.max.bytes", max_record_bytes.to_string())
-        .set("queue.buffering.max.messages", (2 * max_items + 1_000).to_string());
-    config.create_with_context(OutboxContext { inputs }).map(Arc::new)
+        // Each item is two records at most, and marks are cleared along with them.
+        .set("queue.buffering.max.messages", (4 * config.batch_messages + 1_000).to_string())
+        .set("queue.buffering.max.kbytes", queue_kb.to_string());
+    match config.emission {
+        // A broker that is away holds deliveries up for as long as it takes.
+        Emission::AtLeastOnce => client.set("message.timeout.ms", "0"),
+        Emission::ExactlyOnce => {
+            let timeout = config.transaction_timeout.as_millis().to_string();
+            client
+                .set("transactional.id", config.transactional_id(partition))
+                .set("transaction.timeout.ms", &timeout)
+                .set("message.timeout.ms", &timeout)
+        }
+    };
+    client.create_with_context(LaneContext)
+}
+
+/// The delivered record: the user's key, payload, headers and timestamp, and the transaction id as
+/// text, by which a consumer in any language deduplicates.
+pub(crate) fn delivery(half: &Half, report: Report) -> Outgoing<'_> {
+    let id = half.meta.id.to_string();
+    let headers = headers(&half.body.headers)
+        .insert(Header { key: TRANSACTION_ID_HEADER, value: Some(id.as_bytes()) });
+    let mut record: Outgoing<'_> = BaseRecord::with_opaque_to(&half.meta.topic, Box::new(report))
+        .headers(headers)
+        .timestamp(half.meta.timestamp_ms);
+    if let Some(key) = &half.body.key {
+        record = record.key(key.as_ref());
+    }
+    if let Some(payload) = &half.body.payload {
+        record = record.payload(payload.as_ref());
+    }
+    record
+}
+
+/// A record of the parked topic.
+pub(crate) fn parked<'a>(
+    topic: &'a str,
+    partition: i32,
+    parked: &'a ParkedRecord,
+    report: Report,
+) -> Outgoing<'a> {
+    let mut record: Outgoing<'_> = BaseRecord::with_opaque_to(topic, Box::new(report))
+        .partition(partition)
+        .headers(headers(&parked.headers))
+        .key(parked.key.as_bytes());
+    if let Some(payload) = &parked.payload {
+        record = record.payload(payload.as_ref());
+    }
+    record
+}
+
+fn headers(from: &[(String, Option<Bytes>)]) -> OwnedHeaders {
+    from.iter().fold(OwnedHeaders::new_with_capacity(from.len() + 1), |headers, (key, value)| {
+        headers.insert(Header { key, value: value.as_deref() })
+    })
 }
 
 /// Who is to blame for a failed delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Blame {
     /// Its topic: it is missing, or not for us.
     Topic,

@@ -1,19 +1,270 @@
-//! Partitions come and go: taking over, giving up, stopping.
+//! Partitions come and go: taking over, giving up, losing, stopping.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::ResolverCore;
 use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::assignment::{self, Change};
+use super::emitter::EmitterParts;
+use super::lane::Lane;
 use super::progress::ProgressWriter;
-use super::{Input, Owned, POLL, Resolver, takeover};
+use super::reading::POLL;
+use super::takeover::{self, Taken, TakeoverEnd};
+use super::{Input, Owned, Resolver};
 use crate::clock;
-use crate::config::{Assignment, RETRY_DELAY};
+use crate::config::{Assignment, Emission, RETRY_DELAY};
+
+/// A partition that another owner has fenced is taken again no sooner: by then the group has had
+/// two heartbeats to say that it is not ours any more, so that two replicas never fence each other
+/// in turn.
+const CONFIRMED_AFTER: Duration = Duration::from_secs(5);
+/// The longest pause; it doubles from one loss to the next.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Threads that still hold the consumer, when stopping.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Partitions that are ours to take.
+#[derive(Default)]
+pub(crate) struct Wanted {
+    not_before: BTreeMap<i32, Instant>,
+    /// The takeover under way, by its generation.
+    taking: Option<u64>,
+    /// How often each was lost since it last carried something out.
+    losses: BTreeMap<i32, u32>,
+}
+
+impl Wanted {
+    pub(super) fn add(&mut self, partitions: impl IntoIterator<Item = i32>, at: Instant) {
+        self.not_before.extend(partitions.into_iter().map(|partition| (partition, at)));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.not_before.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.not_before.clear();
+        self.taking = None;
+    }
+
+    fn due(&self) -> Vec<i32> {
+        let now = Instant::now();
+        let due = self.not_before.iter().filter(|(_, at)| **at <= now);
+        due.map(|(partition, _)| *partition).collect()
+    }
+
+    fn lost(&mut self, partition: i32) -> Duration {
+        let losses = self.losses.entry(partition).or_default();
+        let pause = pause_after(*losses);
+        *losses += 1;
+        self.not_before.insert(partition, Instant::now() + pause);
+        pause
+    }
+
+    /// It carries outcomes out: its next loss is the first again.
+    pub(super) fn works(&mut self, partition: i32) {
+        self.losses.remove(&partition);
+    }
+}
+
+fn pause_after(losses: u32) -> Duration {
+    CONFIRMED_AFTER.saturating_mul(1 << losses.min(8)).min(LONGEST_PAUSE)
+}
 
 impl Resolver {
+    pub(super) fn follow_assignment(&mut self) {
+        if self.renewal.is_some_and(|at| Instant::now() >= at) {
+            self.renew_consumer();
+        }
+        for change in self.consumer.context().take_changes() {
+            match change {
+                Change::Assigned(partitions) => self.assigned(partitions),
+                Change::Revoked => self.give_up_partitions(),
+            }
+        }
+        if self.wanted.taking.is_none() {
+            let due = self.wanted.due();
+            if !due.is_empty() {
+                self.take_over(due);
+            }
+        }
+    }
+
+    /// The group has given them to us. They are read only once they are taken over; until then
+    /// nothing is assigned, so that the group can go on.
+    fn assigned(&mut self, partitions: Vec<i32>) {
+        tracing::info!(topic = self.store, ?partitions, "the group has assigned partitions");
+        self.owned.clear();
+        self.wanted.clear();
+        self.wanted.add(partitions, Instant::now());
+        self.reassign();
+    }
+
+    fn give_up_partitions(&mut self) {
+        self.drain(assignment::REVOKE_DEADLINE);
+        self.owned.clear();
+        self.wanted.clear();
+        if let Err(error) = self.consumer.unassign() {
+            tracing::error!(%error, "the partitions cannot be given up");
+        }
+        tracing::info!(topic = self.store, "the store's partitions are given up");
+    }
+
+    fn take_over(&mut self, partitions: Vec<i32>) {
+        self.generation += 1;
+        let parts = EmitterParts {
+            config: Arc::clone(&self.config),
+            consumer: Arc::clone(&self.consumer),
+            targets: Arc::clone(&self.targets),
+            inputs: self.to_self.clone(),
+            generation: self.generation,
+        };
+        match takeover::start(parts, partitions.clone()) {
+            Ok(()) => self.wanted.taking = Some(self.generation),
+            Err(error) => {
+                tracing::error!(%error, "no thread for taking partitions over");
+                self.wanted.add(partitions, Instant::now() + RETRY_DELAY);
+            }
+        }
+    }
+
+    pub(super) fn taken_over(&mut self, end: TakeoverEnd) {
+        // Given up meanwhile: what was taken is let go.
+        if self.wanted.taking != Some(end.generation) {
+            return;
+        }
+        self.wanted.taking = None;
+        self.wanted.add(end.failed, Instant::now() + RETRY_DELAY);
+        if end.taken.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.replay = Some((now, now));
+        for taken in end.taken {
+            self.own(taken, end.generation);
+        }
+        self.reassign();
+    }
+
+    fn own(&mut self, taken: Taken, generation: u64) {
+        let Taken { found, emitter } = taken;
+        let (partition, end_at_takeover) = (found.partition, found.end);
+        self.wanted.not_before.remove(&partition);
+        if let Some(progress) = &mut self.progress {
+            progress.forget(partition);
+        }
+        let (stopped, is_lost) = (found.stopped.clone(), found.stopped.is_some());
+        let takeover = found.takeover(clock::wall_ms(), self.started.elapsed());
+        let owned = Owned {
+            core: ResolverCore::new(self.config.core(), takeover),
+            lane: Lane::new(emitter, self.limits),
+            generation,
+            stopped,
+            is_throttled: false,
+            is_lost,
+            end_at_takeover,
+            caught_up: false,
+        };
+        self.owned.insert(partition, owned);
+    }
+
+    /// Reads all owned partitions on from where each ledger stands.
+    fn reassign(&mut self) {
+        let mut assignment = TopicPartitionList::new();
+        for (partition, owned) in &self.owned {
+            let from = Offset::Offset(owned.core.ledger().position());
+            if let Err(error) = assignment.add_partition_offset(&self.store, *partition, from) {
+                tracing::error!(%error, partition, "no such offset");
+            }
+        }
+        if let Err(error) = self.consumer.assign(&assignment) {
+            tracing::error!(%error, "the store's partitions cannot be assigned; trying again");
+            return self.take_over_anew();
+        }
+        // A partition that was paused when it was given up is still paused: librdkafka remembers.
+        if let Err(error) = self.consumer.resume(&assignment) {
+            tracing::error!(%error, "the store cannot be read on");
+        }
+        for (partition, owned) in &self.owned {
+            if owned.stopped.is_some() || owned.is_throttled {
+                self.pause(*partition, true);
+            }
+        }
+    }
+
+    /// The partition's lane cannot go on: it is taken over anew, unless the group says by then that
+    /// it is another's.
+    pub(super) fn lost(&mut self, partition: i32, why: &str) {
+        self.owned.remove(&partition);
+        let pause = self.wanted.lost(partition);
+        self.metrics.lane_lost();
+        tracing::warn!(
+            topic = self.store,
+            partition,
+            why,
+            ?pause,
+            "the partition's outcomes cannot be carried out any more: another replica has fenced \
+             this one, or its client failed; it is taken over anew if it is still ours then"
+        );
+        self.reassign();
+    }
+
+    /// The client has given up fetching: where it stands is looked up again, and tried until it
+    /// answers.
+    pub(super) fn take_over_anew(&mut self) {
+        let partitions: Vec<i32> = std::mem::take(&mut self.owned).into_keys().collect();
+        self.wanted.add(partitions, Instant::now() + RETRY_DELAY);
+    }
+
+    /// A fatal error: another process has our `group.instance.id`, or the client is beyond repair.
+    pub(super) fn give_consumer_up(&mut self, code: RDKafkaErrorCode) {
+        let pause = pause_after(self.renewals);
+        self.renewals += 1;
+        let instance = self.config.instance_id.as_deref().unwrap_or("(none)");
+        tracing::error!(
+            %code, instance, ?pause,
+            "the store cannot be read any more; the consumer is made anew. If this repeats, \
+             another replica has the same instance id: give each its own, or none"
+        );
+        self.owned.clear();
+        self.wanted.clear();
+        self.renewal = Some(Instant::now() + pause);
+    }
+
+    fn renew_consumer(&mut self) {
+        self.consumer.context().close();
+        let consumer = match assignment::consumer(&self.config) {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                tracing::error!(%error, "the consumer cannot be made anew");
+                self.renewal = Some(Instant::now() + LONGEST_PAUSE);
+                return;
+            }
+        };
+        if self.config.emission == Emission::AtLeastOnce {
+            let progress = ProgressWriter::new(self.store.clone(), Arc::clone(&consumer));
+            self.progress = Some(progress);
+        }
+        self.consumer = consumer;
+        self.renewal = None;
+        let subscribed = match self.config.assignment {
+            Assignment::All => {
+                self.wanted.add(0..self.shared.partitions(), Instant::now());
+                Ok(())
+            }
+            Assignment::Shared => self.consumer.subscribe(&[&self.store]),
+        };
+        if let Err(error) = subscribed {
+            tracing::error!(%error, "subscribing to the store");
+            self.renewal = Some(Instant::now() + LONGEST_PAUSE);
+        }
+    }
+
     /// Waits for what is under way, stores progress, leaves the group.
     pub(super) fn finish(mut self) {
         // From here on the group gets its partitions back at once when it asks.
@@ -26,30 +277,31 @@ impl Resolver {
         self.drain(self.config.shutdown_deadline);
         self.log.flush(Duration::from_secs(1));
         // The consumer leaves the group when the last one who holds it lets go: here and now.
-        let Self { progress, consumer, .. } = self;
-        progress.end();
+        let Self { progress, consumer, owned, .. } = self;
+        drop(owned);
+        if let Some(progress) = progress {
+            progress.end();
+        }
+        let until = Instant::now() + RELEASE_DEADLINE;
+        while Arc::strong_count(&consumer) > 1 && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
         drop(consumer);
     }
 
-    /// Waits, up to the deadline, until deliveries are acknowledged and progress is stored.
+    /// Waits, up to the deadline, until outcomes are carried out and progress is stored.
     fn drain(&mut self, deadline: Duration) {
         let until = Instant::now() + deadline;
         while Instant::now() < until {
-            while let Ok(input) = self.inputs.try_recv() {
-                match input {
-                    Input::Ack(ack) => self.acknowledged(ack),
-                    Input::TopicFound { topic, found } => self.topic_found(&topic, found),
-                    Input::Query(query) => self.query(query),
-                    Input::Stop => self.stop_asked = true,
-                    // About halves that the next owner asks about again.
-                    Input::Answered { .. }
-                    | Input::BatchOver { .. }
-                    | Input::AppendFailed { .. } => {}
-                }
+            self.drain_inputs();
+            self.owned.values_mut().for_each(|owned| owned.lane.hurry());
+            self.begin_batches(true);
+            if let Some(progress) = &mut self.progress {
+                progress.hurry();
             }
-            self.progress.hurry();
             self.store_progress();
-            if self.outbox.is_empty() && self.progress.is_current(&self.owned) {
+            let stored = self.progress.as_ref().is_none_or(|of| of.is_current(&self.owned));
+            if stored && self.owned.values().all(Owned::is_settled) {
                 return;
             }
             // Paused or not, records read now would be read again by the next owner: only the
@@ -60,6 +312,22 @@ impl Resolver {
         tracing::warn!("not all deliveries were acknowledged in time; the next owner repeats them");
     }
 
+    fn drain_inputs(&mut self) {
+        loop {
+            match self.inputs.try_recv() {
+                // About halves that the next owner asks about again.
+                Ok(
+                    Input::Answered { .. }
+                    | Input::BatchOver { .. }
+                    | Input::AppendFailed { .. }
+                    | Input::TakenOver(_),
+                ) => {}
+                Ok(input) => self.input(input),
+                Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
     fn pause_all(&self) {
         if let Ok(assigned) = self.consumer.assignment()
             && let Err(error) = self.consumer.pause(&assigned)
@@ -67,124 +335,21 @@ impl Resolver {
             tracing::debug!(%error, "pausing the store");
         }
     }
+}
 
-    pub(super) fn follow_assignment(&mut self) {
-        for change in self.consumer.context().take_changes() {
-            match change {
-                Change::Assigned(partitions) => {
-                    self.to_take = Some(partitions);
-                    self.retry_take_at = Instant::now();
-                }
-                Change::Revoked => self.give_up_partitions(),
-            }
-        }
-        if self.to_take.is_some() && Instant::now() >= self.retry_take_at {
-            self.take_over();
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn give_up_partitions(&mut self) {
-        self.drain(assignment::REVOKE_DEADLINE);
-        self.outbox.abandon();
-        self.owned.clear();
-        self.to_take = None;
-        if let Err(error) = self.consumer.unassign() {
-            tracing::error!(%error, "the partitions cannot be given up");
-        }
-        tracing::info!(topic = self.store, "the store's partitions are given up");
-    }
-
-    fn take_over(&mut self) {
-        let Some(partitions) = self.to_take.clone() else { return };
-        match takeover::read(&self.config, &self.consumer, &partitions) {
-            Ok(found) => {
-                self.to_take = None;
-                self.begin(found);
-            }
-            Err(error) => {
-                self.retry_take_at = Instant::now() + RETRY_DELAY;
-                tracing::warn!(%error, "the store's partitions cannot be taken over yet");
-            }
-        }
-    }
-
-    fn begin(&mut self, found: Vec<takeover::Found>) {
-        let mut assignment = TopicPartitionList::new();
-        let (now, wall_ms) = (self.started.elapsed(), clock::wall_ms());
-        self.generation += 1;
-        self.progress.restart();
-        self.owned.clear();
-        let mut stopped = Vec::new();
-        for found in found {
-            let from = Offset::Offset(found.progress.low_water);
-            if let Err(error) = assignment.add_partition_offset(&self.store, found.partition, from)
-            {
-                tracing::error!(%error, partition = found.partition, "no such offset");
-                continue;
-            }
-            if let Some(reason) = &found.stopped {
-                stopped.push((found.partition, reason.clone()));
-            }
-            let (partition, end_at_takeover) = (found.partition, found.end);
-            let found_lost = found.stopped.is_some();
-            let takeover = found.takeover(wall_ms, now);
-            let core = ResolverCore::new(self.config.core(), takeover);
-            let owned = Owned {
-                core,
-                generation: self.generation,
-                stopped: None,
-                is_lost: found_lost,
-                end_at_takeover,
-                caught_up: false,
-            };
-            self.owned.insert(partition, owned);
-        }
-        if let Err(error) = self.consumer.assign(&assignment) {
-            tracing::error!(%error, "the store's partitions cannot be assigned");
-            self.owned.clear();
-            self.to_take = Some(assignment::partitions_of(&assignment));
-            self.retry_take_at = Instant::now() + RETRY_DELAY;
-        }
-        // A partition that was paused when it was given up is still paused: librdkafka remembers.
-        if let Err(error) = self.consumer.resume(&assignment) {
-            tracing::error!(%error, "the store cannot be read on");
-        }
-        self.throttled = false;
-        self.replay_reported = self.owned.is_empty();
-        for (partition, reason) in stopped {
-            self.halt(partition, reason);
-        }
-    }
-
-    /// The client has given up fetching: where it stands is looked up again, and tried until it
-    /// answers.
-    pub(super) fn take_over_anew(&mut self) {
-        self.outbox.abandon();
-        self.to_take = Some(std::mem::take(&mut self.owned).into_keys().collect());
-        self.retry_take_at = Instant::now() + RETRY_DELAY;
-    }
-
-    pub(super) fn renew_consumer(&mut self) {
-        self.outbox.abandon();
-        let mut partitions: Vec<i32> = self.owned.keys().copied().collect();
-        partitions.sort_unstable();
-        self.owned.clear();
-        self.consumer.context().close();
-        match assignment::consumer(&self.config) {
-            Ok(consumer) => {
-                self.progress = ProgressWriter::new(self.store.clone(), Arc::clone(&consumer));
-                self.consumer = consumer;
-            }
-            Err(error) => tracing::error!(%error, "the consumer cannot be made anew"),
-        }
-        match self.config.assignment {
-            Assignment::All => self.to_take = Some(partitions),
-            Assignment::Shared => {
-                if let Err(error) = self.consumer.subscribe(&[&self.store]) {
-                    tracing::error!(%error, "subscribing to the store");
-                }
-            }
-        }
-        self.retry_take_at = Instant::now() + RETRY_DELAY;
+    #[test]
+    fn a_lost_partition_waits_longer_from_loss_to_loss() {
+        let mut wanted = Wanted::default();
+        assert_eq!(wanted.lost(3), CONFIRMED_AFTER);
+        assert_eq!(wanted.lost(3), CONFIRMED_AFTER * 2);
+        (0..40).for_each(|_| assert!(wanted.lost(3) <= LONGEST_PAUSE));
+        assert_eq!(wanted.lost(3), LONGEST_PAUSE);
+        wanted.works(3);
+        assert_eq!(wanted.lost(3), CONFIRMED_AFTER);
+        assert!(wanted.due().is_empty(), "not before its time");
     }
 }

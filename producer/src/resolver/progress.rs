@@ -1,5 +1,6 @@
-//! Stores progress (L, P) as committed offset and metadata: one commit under way at a time, and
-//! nothing counts as stored before the broker has said so.
+//! Stores progress (L, P) as committed offset and metadata in at-least-once mode: one commit under
+//! way at a time, and nothing counts as stored before the broker has said so. In exactly-once mode
+//! the lanes store it with their batches.
 //!
 //! A commit blocks as long as the group's coordinator is away, and the client reports the end of
 //! one that does not block to nobody: so it has a thread of its own.
@@ -7,19 +8,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use halfmsg_protocol::Progress;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::Owned;
 use super::assignment::StoreContext;
-use super::takeover::metadata;
-
-/// Between two commits.
-const INTERVAL: Duration = Duration::from_millis(200);
+use super::lane::PROGRESS_INTERVAL;
+use super::takeover::offsets;
 
 type Positions = BTreeMap<i32, Progress>;
 
@@ -75,9 +73,9 @@ impl ProgressWriter {
         }
     }
 
-    /// Other partitions are ours: nothing is known to be stored.
-    pub(crate) fn restart(&mut self) {
-        self.stored.clear();
+    /// The partition is taken over: nothing is known to be stored.
+    pub(crate) fn forget(&mut self, partition: i32) {
+        self.stored.remove(&partition);
         self.under_way = None;
         self.last = None;
     }
@@ -95,7 +93,9 @@ impl ProgressWriter {
     /// Takes the answer of a commit in, begins the next; returns what is now stored.
     pub(crate) fn turn(&mut self, owned: &BTreeMap<i32, Owned>) -> Positions {
         let stored = self.answer();
-        if self.under_way.is_none() && self.last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+        if self.under_way.is_none()
+            && self.last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL)
+        {
             self.last = Some(Instant::now());
             let changed = self.changed(owned);
             if !changed.is_empty() {
@@ -146,12 +146,7 @@ fn commit(
     store: &str,
     positions: &Positions,
 ) -> Result<(), KafkaError> {
-    let mut offsets = TopicPartitionList::new();
-    for (partition, progress) in positions {
-        debug_assert!(progress.low_water <= progress.position, "L is never beyond P");
-        let mut element = offsets.add_partition(store, *partition);
-        element.set_offset(Offset::Offset(progress.low_water))?;
-        element.set_metadata(metadata(*progress));
-    }
+    let offsets =
+        offsets(store, positions.iter().map(|(partition, progress)| (*partition, *progress)))?;
     consumer.commit(&offsets, CommitMode::Sync)
 }

@@ -96,7 +96,7 @@ impl Resolver {
             if state != Some(HalfState::Open) {
                 here.extend(ledger.parked_from(begin).take(limit).map(|parked| Seen {
                     partition: *partition,
-                    what: What::Parked(parked.clone(), ledger.is_park_carried_out(parked)),
+                    what: What::Parked(parked.clone(), owned.core.is_park_durable(parked)),
                 }));
             }
             here.sort_by_key(Seen::place);
@@ -113,7 +113,7 @@ impl Resolver {
                 return Some(self.open(*partition, open));
             }
             let what = match ledger.find_parked(id) {
-                Some(parked) => What::Parked(parked.clone(), ledger.is_park_carried_out(parked)),
+                Some(parked) => What::Parked(parked.clone(), owned.core.is_park_durable(parked)),
                 None => What::Closed(ledger.find_closed(id)?.clone()),
             };
             Some(Seen { partition: *partition, what })

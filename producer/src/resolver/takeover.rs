@@ -1,6 +1,11 @@
-//! Where a partition is taken up: its stored progress, its log, and what the parked topic says.
+//! Takes partitions over: fences their former owners, then finds where each is to be taken up: its
+//! stored progress, its log, and what the parked topic says.
+//!
+//! The order matters: only once the former owner is fenced does its progress stand still.
 
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{ParkedState, Progress, Takeover};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -8,14 +13,90 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::Input;
 use super::assignment::StoreContext;
+use super::emitter::{Emitter, EmitterParts, Ready};
 use crate::config::ProducerConfig;
 use crate::parked;
 
 /// One look-up of offsets or watermarks.
-pub(crate) const LOOKUP: Duration = Duration::from_secs(5);
+const LOOKUP: Duration = Duration::from_secs(5);
 /// Reading the parked topic.
 const PARKED_DEADLINE: Duration = Duration::from_secs(30);
+/// Fencing all former owners, in parallel.
+const READY_DEADLINE: Duration = Duration::from_secs(25);
+
+/// A partition that was taken over, and what carries its outcomes out.
+pub(crate) struct Taken {
+    pub(crate) found: Found,
+    pub(crate) emitter: Emitter,
+}
+
+/// How taking over ended for these partitions.
+pub(crate) struct TakeoverEnd {
+    pub(crate) generation: u64,
+    pub(crate) taken: Vec<Taken>,
+    /// To be tried again.
+    pub(crate) failed: Vec<i32>,
+}
+
+/// Takes partitions over on a thread of its own, because everything here blocks; the end comes as
+/// [`Input::TakenOver`].
+pub(crate) fn start(parts: EmitterParts, partitions: Vec<i32>) -> std::io::Result<()> {
+    let run = move || {
+        let (inputs, generation) = (parts.inputs.clone(), parts.generation);
+        let end = take(&parts, &partitions).unwrap_or_else(|error| {
+            tracing::warn!(error, ?partitions, "the store's partitions cannot be taken over yet");
+            TakeoverEnd { generation, taken: Vec::new(), failed: partitions.clone() }
+        });
+        // The resolver may have ended; the next owner takes them.
+        drop(inputs.send(Input::TakenOver(end)));
+    };
+    std::thread::Builder::new().name("halfmsg-takeover".into()).spawn(run).map(drop)
+}
+
+fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String> {
+    let mut emitters = fence(parts, partitions)?;
+    let ready: Vec<i32> = emitters.keys().copied().collect();
+    let found = read(&parts.config, &parts.consumer, &ready).map_err(|error| error.to_string())?;
+    let own =
+        |found: Found| emitters.remove(&found.partition).map(|emitter| Taken { found, emitter });
+    let taken: Vec<Taken> = found.into_iter().filter_map(own).collect();
+    let is_taken = |of: &i32| taken.iter().any(|taken| taken.found.partition == *of);
+    let failed = partitions.iter().filter(|of| !is_taken(of)).copied().collect();
+    Ok(TakeoverEnd { generation: parts.generation, taken, failed })
+}
+
+/// Fences the former owners, all at once: each may have a transaction that the broker ends first.
+fn fence(parts: &EmitterParts, partitions: &[i32]) -> Result<BTreeMap<i32, Emitter>, String> {
+    let (ready, answers) = mpsc::channel::<Ready>();
+    let mut emitters = BTreeMap::new();
+    for partition in partitions {
+        let emitter = Emitter::start(parts.clone(), *partition, ready.clone());
+        emitters.insert(*partition, emitter.map_err(|error| error.to_string())?);
+    }
+    drop(ready);
+    let until = Instant::now() + READY_DEADLINE;
+    let mut fenced = BTreeSet::new();
+    while fenced.len() < partitions.len() {
+        match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok((partition, Ok(()))) => drop(fenced.insert(partition)),
+            Ok((partition, Err(error))) => {
+                tracing::warn!(
+                    partition,
+                    error,
+                    "the partition's former owner cannot be fenced yet"
+                );
+            }
+            Err(_) => break,
+        }
+    }
+    emitters.retain(|partition, _| fenced.contains(partition));
+    if emitters.is_empty() && !partitions.is_empty() {
+        return Err("no former owner could be fenced".into());
+    }
+    Ok(emitters)
+}
 
 /// A partition as it was found.
 pub(crate) struct Found {
@@ -28,6 +109,21 @@ pub(crate) struct Found {
     parked: Vec<ParkedState>,
 }
 
+/// Committed offsets that say this progress.
+pub(crate) fn offsets(
+    store: &str,
+    positions: impl IntoIterator<Item = (i32, Progress)>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut offsets = TopicPartitionList::new();
+    for (partition, progress) in positions {
+        debug_assert!(progress.low_water <= progress.position, "L is never beyond P");
+        let mut element = offsets.add_partition(store, partition);
+        element.set_offset(Offset::Offset(progress.low_water))?;
+        element.set_metadata(metadata(progress));
+    }
+    Ok(offsets)
+}
+
 impl Found {
     pub(crate) fn takeover(self, wall_ms: i64, now: Duration) -> Takeover {
         Takeover { progress: self.progress, parked: self.parked, wall_ms, now }
@@ -35,7 +131,7 @@ impl Found {
 }
 
 /// Looks everything up. Blocks; fails as a whole, to be tried again.
-pub(crate) fn read(
+fn read(
     config: &ProducerConfig,
     consumer: &BaseConsumer<StoreContext>,
     partitions: &[i32],
@@ -47,6 +143,7 @@ pub(crate) fn read(
     for partition in partitions {
         wanted.add_partition(&store, *partition);
     }
+    // Read-committed: it would wait for an open transaction of the former owner, were there one.
     let committed = consumer.committed_offsets(wanted, LOOKUP)?;
     let mut parked = parked::read_partitions(
         &config.kafka,
@@ -87,7 +184,7 @@ pub(crate) fn read(
 }
 
 /// The metadata of a committed offset: `v1;P=<position>`.
-pub(crate) fn metadata(progress: Progress) -> String {
+fn metadata(progress: Progress) -> String {
     format!("v1;P={}", progress.position)
 }
 
@@ -115,19 +212,7 @@ fn place(
     end: i64,
 ) -> (Progress, Option<String>) {
     match stored {
-        None => {
-            if end > start {
-                tracing::warn!(
-                    topic = store,
-                    partition,
-                    start,
-                    end,
-                    "no progress is stored for a log that is not empty (a new group, or its \
-                     offsets expired): what was committed in it may be delivered again"
-                );
-            }
-            (Progress { low_water: start, position: start }, None)
-        }
+        None => (Progress { low_water: start, position: start }, None),
         Some(stored) if stored.position > end || stored.low_water > end => {
             let reason = format!(
                 "{store}[{partition}]: progress is stored at {} and {}, but the log ends at {end}: \

@@ -100,12 +100,15 @@ pub enum Event {
         /// The record.
         at: i64,
     },
-    /// The target refuses, for good, the delivery that the decision at this offset led to.
+    /// The target refuses, for good, the delivery that the decision at this offset led to: the
+    /// message is parked, and that is what carries the decision out.
     DeliveryRefused {
         /// The decision.
         at: i64,
         /// What the broker said.
         reason: String,
+        /// The wall clock, milliseconds since the epoch.
+        wall_ms: i64,
     },
     /// The answer about one half that was asked.
     Answered {

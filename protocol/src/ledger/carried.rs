@@ -1,8 +1,8 @@
 //! Which outcomes are carried out, and what that changes: progress, parked entries, marks.
 
-use super::{Ledger, Pending};
+use super::{Ledger, ParkedHalf, Pending};
 use crate::ids::{Epoch, HalfOffset, TransactionId};
-use crate::record::{HalfRef, Verdict};
+use crate::record::{HalfRef, ParkCause, Verdict};
 
 impl Ledger {
     /// The outcome of the record at `offset` is carried out by this owner. Idempotent.
@@ -16,13 +16,31 @@ impl Ledger {
         self.release(offset, true);
     }
 
-    /// The delivery that the decision at `offset` led to is refused for good. Progress stays held
-    /// until the message is parked. `None` if no such delivery is under way.
-    pub fn refused(&mut self, offset: i64) -> Option<(HalfRef, u32)> {
-        let half = self.decision_at(offset)?;
-        let done = self.decided.get_mut(&half).filter(|done| done.verdict == Verdict::Commit)?;
-        done.refused = true;
-        Some((HalfRef { id: done.half.meta.id, half, epoch: done.epoch }, done.attempts))
+    /// The delivery that the decision at `offset` led to is refused for good: the message is
+    /// parked instead. What carries the decision out is now its entry in the parked topic.
+    /// `None` if no such delivery is under way.
+    pub fn refuse(&mut self, offset: i64, reason: String, wall_ms: i64) -> Option<ParkedHalf> {
+        let Some(&Pending::Decision { half, stored_at, .. }) = self.pending.get(&offset) else {
+            return None;
+        };
+        if self.decided.get(&half)?.verdict != Verdict::Commit {
+            return None;
+        }
+        let done = self.decided.remove(&half)?;
+        self.closed.forget(half);
+        self.pending.insert(offset, Pending::Park { stored_at });
+        let parked = ParkedHalf {
+            half: done.half,
+            epoch: done.epoch,
+            attempts: done.attempts,
+            cause: ParkCause::Undeliverable,
+            reason,
+            // Every record so far was applied to a message that was not parked.
+            parked_at: self.position - 1,
+            parked_ms: wall_ms,
+        };
+        self.parked.insert(half, parked.clone());
+        Some(parked)
     }
 
     /// The life of the message whose decision, at this offset, is not carried out yet.
@@ -45,31 +63,14 @@ impl Ledger {
         old.iter().filter(|of| !self.parked.contains_key(&of.half)).map(|of| of.id).collect()
     }
 
-    /// The half whose decision is the record at this offset, if it is to be carried out still and
-    /// not replaced by a PARK.
-    fn decision_at(&self, offset: i64) -> Option<HalfOffset> {
-        match self.pending.get(&offset) {
-            Some(Pending::Decision { half, .. }) => {
-                let done = self.decided.get(half)?;
-                (done.decided_at == offset).then_some(*half)
-            }
-            _ => None,
-        }
-    }
-
     fn release(&mut self, offset: i64, replay: bool) {
         match self.pending.get(&offset) {
             None => {}
             Some(Pending::Foreign) => drop(self.pending.remove(&offset)),
-            Some(&Pending::Park { stored_at, refused }) => {
+            Some(&Pending::Park { stored_at }) => {
                 self.pending.remove(&offset);
                 self.held.remove(&stored_at);
-                if let Some(decided_at) = refused {
-                    self.pending.remove(&decided_at);
-                }
             }
-            // A PARK has replaced the refused delivery, and is what progress waits for.
-            Some(Pending::Decision { .. }) if self.decision_at(offset).is_none() => {}
             Some(&Pending::Decision { half, epoch, stored_at }) => {
                 self.pending.remove(&offset);
                 self.held.remove(&stored_at);

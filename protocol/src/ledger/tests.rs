@@ -69,11 +69,15 @@ impl Fold {
     fn undeliverable(&mut self, id: u8) -> (HalfRef, i64) {
         let of = self.half(id);
         let (decided_at, _) = self.commit(of);
-        assert_eq!(self.ledger.refused(decided_at), Some((of, 0)));
-        let (at, outcome) = self.park(of, 0, ParkCause::Undeliverable);
-        assert!(matches!(outcome, Outcome::Parked(_)), "{outcome:?}");
-        self.ledger.carried_out(at);
+        self.refuse(decided_at);
+        self.ledger.carried_out(decided_at);
         (of, decided_at)
+    }
+
+    /// The target refuses the delivery that this decision led to.
+    fn refuse(&mut self, decided_at: i64) -> ParkedHalf {
+        let parked = self.ledger.refuse(decided_at, "too large".into(), 77);
+        parked.expect("a delivery is under way")
     }
 
     /// What the parked topic would say of this half if the PARK was written.

@@ -33,12 +33,6 @@ impl Ledger {
             .map(|(_, parked)| parked)
     }
 
-    /// Whether its PARK is carried out: only then may it be opened again. A REOPEN before that
-    /// could be undone by an owner who finds the log and not the parked topic's entry.
-    pub fn is_park_carried_out(&self, parked: &ParkedHalf) -> bool {
-        !self.pending.contains_key(&parked.parked_at)
-    }
-
     /// How many are parked.
     pub fn parked_count(&self) -> usize {
         self.parked_from(HalfOffset(0)).count()

@@ -37,7 +37,7 @@ proptest! {
             }
         }
         world.assert_agrees_with_the_spec();
-        world.crash(false);
+        world.crash();
         world.finish();
         world.assert_agrees_with_the_spec();
     }
@@ -66,7 +66,7 @@ proptest! {
             }
         }
         // The next owner finds the same.
-        world.crash(false);
+        world.crash();
         world.finish();
         prop_assert_eq!(world.sets(), (open, parked));
     }

@@ -39,14 +39,8 @@ pub(crate) enum Step {
     Acknowledge(usize),
     Store,
     ReportStored,
-    Land {
-        stored: bool,
-        failed: bool,
-    },
     Tick,
-    Crash {
-        land: bool,
-    },
+    Crash,
 }
 
 fn about() -> impl Strategy<Value = Step> {
@@ -72,12 +66,7 @@ fn about() -> impl Strategy<Value = Step> {
 }
 
 fn refusal() -> impl Strategy<Value = Step> {
-    let land = (any::<bool>(), any::<bool>());
-    prop_oneof![
-        (0..4_usize).prop_map(Step::Refuse),
-        land.prop_map(|(stored, failed)| Step::Land { stored, failed }),
-        Just(Step::Tick),
-    ]
+    prop_oneof![2 => (0..4_usize).prop_map(Step::Refuse), 1 => Just(Step::Tick)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -91,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..4_usize).prop_map(Step::Acknowledge),
         3 => Just(Step::Store),
         2 => Just(Step::ReportStored),
-        2 => any::<bool>().prop_map(|land| Step::Crash { land }),
+        2 => Just(Step::Crash),
     ]
 }
 
@@ -124,9 +113,8 @@ pub(crate) fn run(world: &mut World, steps: Vec<Step>) {
             Step::Acknowledge(which) => world.acknowledge(which),
             Step::Store => world.store(),
             Step::ReportStored => world.report_stored(),
-            Step::Land { stored, failed } => world.land(stored, failed),
             Step::Tick => world.tick(),
-            Step::Crash { land } => world.crash(land),
+            Step::Crash => world.crash(),
         }
     }
 }

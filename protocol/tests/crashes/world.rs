@@ -43,7 +43,6 @@ pub(crate) struct Owner {
     writes: VecDeque<Write>,
     /// Carried out, not reported yet.
     done: Vec<i64>,
-    appends: Vec<Record>,
     /// Progress that is stored, and not known to be.
     stored: Option<Progress>,
 }
@@ -85,7 +84,6 @@ impl Owner {
             foreign: Vec::new(),
             writes: VecDeque::new(),
             done: Vec::new(),
-            appends: Vec::new(),
             stored: None,
         }
     }
@@ -218,7 +216,7 @@ impl World {
                 owner.writes.push_back(Write { at: Some(at), key, state });
             }
             Command::CopyForeign { at } => owner.foreign.push(at),
-            Command::Append(record) => owner.appends.push(record),
+            Command::Append(record) => panic!("nothing is due: {record:?}"),
             Command::Ask(_) | Command::Note { .. } | Command::Dropped { .. } => {}
         }
     }
@@ -246,7 +244,7 @@ impl World {
         let Some(which) = which.checked_rem(self.owner.deliveries.len()) else { return };
         let Delivery { at, id, .. } = self.owner.deliveries.swap_remove(which);
         self.refused.insert(id);
-        self.step(Event::DeliveryRefused { at, reason: "refused".into() });
+        self.step(Event::DeliveryRefused { at, reason: "refused".into(), wall_ms: 0 });
     }
 
     /// The next record reaches the parked topic.
@@ -264,22 +262,6 @@ impl World {
         let Some(which) = which.checked_rem(self.owner.done.len()) else { return };
         let at = self.owner.done.swap_remove(which);
         self.step(Event::CarriedOut { at });
-    }
-
-    /// What the resolver appends is stored; it may be told otherwise.
-    pub(crate) fn land(&mut self, stored: bool, failed: bool) {
-        if self.owner.appends.is_empty() {
-            return;
-        }
-        let record = self.owner.appends.remove(0);
-        let Record::Park(park) = &record else { panic!("only refusals append here: {record:?}") };
-        let of = park.of;
-        if stored {
-            self.append(record);
-        }
-        if failed || !stored {
-            self.step(Event::AppendFailed { of });
-        }
     }
 
     pub(crate) fn tick(&mut self) {
@@ -307,22 +289,17 @@ impl World {
         }
     }
 
-    /// The owner dies, and a new one takes over; what was on its way to the log may arrive.
-    pub(crate) fn crash(&mut self, land: bool) {
+    /// The owner dies, and a new one takes over.
+    pub(crate) fn crash(&mut self) {
         self.crashes += 1;
-        for record in std::mem::take(&mut self.owner.appends) {
-            if land {
-                self.append(record);
-            }
-        }
         self.owner = Owner::new(self.progress, self.topic.values().cloned().collect());
     }
 
     fn is_busy(&self) -> bool {
-        let Owner { next, deliveries, foreign, writes, done, appends, core, .. } = &self.owner;
+        let Owner { next, deliveries, foreign, writes, done, core, .. } = &self.owner;
         let due = core.ledger().progress().position < self.end;
         let idle = deliveries.is_empty() && foreign.is_empty() && writes.is_empty();
-        *next < self.end || due || !idle || !done.is_empty() || !appends.is_empty()
+        *next < self.end || due || !idle || !done.is_empty()
     }
 
     /// Nobody dies any more, everything is accepted and comes to its end.
@@ -334,7 +311,6 @@ impl World {
             assert!(turn < MAX_TURNS, "it does not come to its end");
             self.tick();
             self.read();
-            self.land(true, false);
             self.deliver(0);
             self.write();
             self.acknowledge(0);

@@ -108,55 +108,34 @@ fn a_refused_delivery_is_parked_and_holds_nothing_else_up() {
     let mut rig = Rig::new();
     let (first, second) = (rig.half(1), rig.half(2));
     rig.read(decided(first, Verdict::Commit));
-    let commands = rig.step(Event::DeliveryRefused { at: 2, reason: "too large".into() });
-    let park = parked_by(&commands);
-    assert_eq!((park.of, park.cause), (first, ParkCause::Undeliverable));
-    assert_eq!(park.reason, "too large");
-    let commands = rig.read(decided(second, Verdict::Commit));
-    assert!(matches!(&commands[..], [Command::Deliver { at: 3, .. }]), "{commands:?}");
+    rig.read(decided(second, Verdict::Commit));
+    let refused = Event::DeliveryRefused { at: 2, reason: "too large".into(), wall_ms: 9 };
+    let commands = rig.step(refused.clone());
+    let [Command::WriteParked { at: 2, parked }] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!((parked.half.meta.id, parked.cause), (first.id, ParkCause::Undeliverable));
+    assert_eq!((parked.reason.as_str(), parked.parked_ms), ("too large", 9));
+    assert!(rig.step(refused).is_empty(), "once");
     rig.step(Event::CarriedOut { at: 3 });
-    let commands = rig.read(Record::Park(park));
-    let [Command::WriteParked { at: 4, parked }] = &commands[..] else { panic!("{commands:?}") };
-    assert_eq!(parked.half.meta.id, first.id);
     assert_eq!(rig.core.progress(), Some(Progress { low_water: 0, position: 2 }));
-    rig.step(Event::CarriedOut { at: 4 });
-    assert_eq!(rig.core.progress(), Some(Progress { low_water: 5, position: 5 }));
-}
-
-#[test]
-fn the_park_of_a_refused_delivery_is_retried_until_it_is_read() {
-    let mut rig = Rig::new();
-    let of = rig.half(1);
-    rig.read(decided(of, Verdict::Commit));
-    let refused = Event::DeliveryRefused { at: 1, reason: "gone".into() };
-    let park = parked_by(&rig.step(refused));
-    for _ in 0..5 {
-        rig.step(Event::AppendFailed { of });
-        assert!(rig.after(RETRY / 2).is_empty());
-        assert_eq!(rig.core.next_due(), Some(rig.now + RETRY / 2), "a tick is asked for");
-        assert_eq!(parked_by(&rig.after(RETRY / 2)), park);
-        assert!(rig.after(MAX_AGE).is_empty());
-    }
-    let commands = rig.read(Record::Park(park));
-    assert!(matches!(&commands[..], [Command::WriteParked { .. }]), "{commands:?}");
-    assert_eq!(rig.core.next_due(), None);
-    assert!(rig.step(Event::DeliveryRefused { at: 1, reason: "gone".into() }).is_empty());
-}
-
-/// The append was reported as failed, and was stored; then everything happens before the retry.
-#[test]
-fn a_retry_that_is_no_longer_needed_does_not_ask_a_second_time() {
-    let mut rig = Rig::new();
-    let of = rig.half(1);
-    rig.read(decided(of, Verdict::Commit));
-    let refused = Event::DeliveryRefused { at: 1, reason: "gone".into() };
-    let park = parked_by(&rig.step(refused));
-    rig.step(Event::AppendFailed { of });
-    rig.read(Record::Park(park));
+    let both = rig.core.progress_after(&[2].into());
     rig.step(Event::CarriedOut { at: 2 });
-    let again = HalfRef { epoch: Epoch(1), ..of };
-    assert_eq!(asked(&rig.read(reopen(of))), [again]);
-    assert!(rig.after(RETRY).is_empty(), "the question is still under way");
+    assert_eq!(rig.core.progress(), both);
+    assert_eq!(both, Some(Progress { low_water: 4, position: 4 }));
+}
+
+#[test]
+fn a_message_may_be_opened_again_only_once_every_owner_will_know_that_it_is_parked() {
+    let mut rig = Rig::new();
+    let of = rig.half(1);
+    rig.read(decided(of, Verdict::Commit));
+    let refused = Event::DeliveryRefused { at: 1, reason: "gone".into(), wall_ms: 9 };
+    rig.step(refused);
+    rig.step(Event::CarriedOut { at: 1 });
+    let parked = rig.core.ledger().find_parked(of.id).expect("parked").clone();
+    assert!(!rig.core.is_park_durable(&parked), "progress is not stored yet");
+    let progress = rig.core.progress().expect("live");
+    rig.core.progress_stored(progress);
+    assert!(rig.core.is_park_durable(&parked));
 }
 
 #[test]

@@ -67,20 +67,18 @@ fn progress_does_not_pass_a_refused_delivery_until_it_is_parked() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (decided_at, _) = fold.commit(of);
-    assert_eq!(fold.ledger.refused(decided_at), Some((of, 0)));
     fold.half(2);
     assert_eq!(fold.ledger.progress(), progress(0, decided_at));
-    let (at, outcome) = fold.park(of, 0, ParkCause::Undeliverable);
-    let Outcome::Parked(parked) = outcome else { panic!("{outcome:?}") };
-    assert_eq!(parked.cause, ParkCause::Undeliverable);
+    let parked = fold.refuse(decided_at);
+    assert_eq!((parked.cause, parked.parked_ms), (ParkCause::Undeliverable, 77));
     assert_eq!(fold.ledger.progress(), progress(0, decided_at), "the parked topic lags");
-    fold.ledger.carried_out(at);
-    assert_eq!(fold.ledger.progress(), progress(2, 4));
+    fold.ledger.carried_out(decided_at);
+    assert_eq!(fold.ledger.progress(), progress(2, 3));
     assert_eq!(offsets(&fold.ledger), (vec![2], vec![0]));
 }
 
 #[test]
-fn an_undeliverable_park_needs_a_refusal() {
+fn only_a_delivery_under_way_is_refused() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (decided_at, _) = fold.commit(of);
@@ -88,21 +86,24 @@ fn an_undeliverable_park_needs_a_refusal() {
     assert_outcome!(park, Outcome::Ignored(Ignored::Stale));
     fold.ledger.carried_out(decided_at);
     assert_eq!(fold.ledger.progress(), progress(3, 3));
-    assert_eq!(fold.ledger.refused(decided_at), None);
-    assert_eq!(fold.ledger.refused(77), None);
+    let (of, dropped) = (fold.parked(2), fold.ledger.position());
+    fold.reopen(of);
+    let (dropped_at, _) = fold.rollback(in_epoch(of, 1));
+    assert!(dropped_at > dropped);
+    for at in [decided_at, dropped_at, 77] {
+        assert_eq!(fold.ledger.refuse(at, String::new(), 0), None, "{at}");
+    }
 }
 
 #[test]
-fn a_park_repeated_before_it_is_carried_out_changes_nothing() {
+fn a_delivery_is_refused_once() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (decided_at, _) = fold.commit(of);
-    fold.ledger.refused(decided_at);
-    let (first, _) = fold.park(of, 0, ParkCause::Undeliverable);
-    let again = fold.park(of, 0, ParkCause::Undeliverable);
-    assert_outcome!(again, Outcome::Ignored(Ignored::Stale));
-    fold.ledger.carried_out(first);
-    assert_eq!(fold.ledger.progress(), progress(4, 4));
+    fold.refuse(decided_at);
+    assert_eq!(fold.ledger.refuse(decided_at, String::new(), 0), None);
+    fold.ledger.carried_out(decided_at);
+    assert_eq!(fold.ledger.progress(), progress(2, 2));
 }
 
 #[test]
@@ -112,15 +113,4 @@ fn a_late_decision_about_an_undeliverable_message_is_a_conflict() {
     assert_outcome!(fold.commit(of), Outcome::Ignored(Ignored::Conflict));
     assert!(fold.ledger.find_closed(of.id).is_none(), "it is parked, not closed");
     assert_eq!(fold.ledger.parked_count(), 1);
-}
-
-#[test]
-fn a_parked_half_may_be_opened_again_only_once_its_park_is_carried_out() {
-    let mut fold = Fold::new();
-    let of = fold.half(1);
-    let (at, _) = fold.park(of, 0, ParkCause::MaxChecks);
-    let parked = fold.ledger.find_parked(of.id).unwrap().clone();
-    assert!(!fold.ledger.is_park_carried_out(&parked));
-    fold.ledger.carried_out(at);
-    assert!(fold.ledger.is_park_carried_out(&parked));
 }

@@ -117,3 +117,31 @@ fn many_halves_in_any_order_leave_nothing_behind() {
     assert_eq!(fold.ledger.progress(), progress(400, 400));
     assert!(fold.ledger.held.is_empty() && fold.ledger.pending.is_empty());
 }
+
+/// What is stored with a batch is what progress is once the batch is carried out.
+#[test]
+fn progress_after_a_batch_is_progress_once_it_is_carried_out() {
+    let mut fold = Fold::new();
+    let halves: Vec<HalfRef> = (0..60).map(|n| fold.half(n)).collect();
+    let mut due = Vec::new();
+    for n in (0..60).filter(|n| n % 7 != 3) {
+        let of = halves[n * 7 % 60];
+        match n % 4 {
+            0 => drop(fold.rollback(of)),
+            _ => due.push(fold.commit(of).0),
+        }
+    }
+    let refused = due.remove(2);
+    for batch in due.chunks(5) {
+        let batch: BTreeSet<i64> = batch.iter().copied().collect();
+        let after = fold.ledger.progress_after(&batch);
+        batch.iter().for_each(|at| fold.ledger.carried_out(*at));
+        assert_eq!(fold.ledger.progress(), after);
+        assert!(after.position <= refused || fold.ledger.pending.is_empty());
+    }
+    fold.refuse(refused);
+    let after = fold.ledger.progress_after(&BTreeSet::from([refused]));
+    fold.ledger.carried_out(refused);
+    assert_eq!(fold.ledger.progress(), after);
+    assert_eq!(after.position, fold.ledger.position());
+}

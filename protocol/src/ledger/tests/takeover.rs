@@ -92,24 +92,17 @@ fn a_reopen_behind_the_settling_decision_is_stale_in_replay_too() {
 }
 
 #[test]
-fn a_dead_owners_park_is_stale_if_the_new_owner_delivers() {
+fn a_dead_owners_park_is_settled_if_the_new_owner_delivers() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (at, _) = fold.commit(of);
-    fold.ledger.refused(at);
-    fold.park(of, 0, ParkCause::Undeliverable);
+    fold.refuse(at);
     let (mut new, outcomes) = fold.taken_over(0, at, [fold.entry(of)]);
-    assert!(
-        matches!(
-            &outcomes[..],
-            [(1, Outcome::Deliver { settles: true, .. }), (2, Outcome::Ignored(Ignored::Stale))]
-        ),
-        "{outcomes:?}"
-    );
+    assert!(matches!(&outcomes[..], [(1, Outcome::Deliver { settles: true, .. })]), "{outcomes:?}");
     new.ledger.carried_out(at);
     assert_eq!(offsets(&new.ledger), (vec![], vec![]));
-    assert_eq!(new.ledger.progress(), progress(3, 3));
-    assert_eq!(new.ledger.forget_settled(3), [of.id]);
+    assert_eq!(new.ledger.progress(), progress(2, 2));
+    assert_eq!(new.ledger.forget_settled(2), [of.id]);
 }
 
 #[test]
@@ -117,15 +110,12 @@ fn the_new_owner_parks_a_delivery_that_is_refused_again() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (at, _) = fold.commit(of);
-    fold.ledger.refused(at);
-    fold.park(of, 0, ParkCause::Undeliverable);
+    fold.refuse(at);
     let (mut new, _) = fold.taken_over(0, at, [fold.entry(of)]);
-    assert_eq!(new.ledger.refused(at), Some((of, 0)));
-    let (parked_at, outcome) = new.park(of, 0, ParkCause::Undeliverable);
-    assert_outcome!((0, outcome), Outcome::Parked(_));
-    new.ledger.carried_out(parked_at);
+    new.refuse(at);
+    new.ledger.carried_out(at);
     assert_eq!(offsets(&new.ledger), (vec![], vec![0]));
-    assert_eq!(new.ledger.progress(), progress(4, 4));
+    assert_eq!(new.ledger.progress(), progress(2, 2));
 }
 
 /// The mark of a delivery may be durable and the delivery not; refused this time, the message is
@@ -136,11 +126,9 @@ fn an_old_mark_does_not_remove_a_message_that_was_parked_since() {
     let of = fold.half(1);
     let (at, _) = fold.commit(of);
     let (mut new, _) = fold.taken_over(0, at, [settled(of, at)]);
-    new.ledger.refused(at);
-    let (parked_at, outcome) = new.park(of, 0, ParkCause::Undeliverable);
-    assert_outcome!((0, outcome), Outcome::Parked(_));
-    new.ledger.carried_out(parked_at);
-    assert_eq!(new.ledger.forget_settled(parked_at + 1), [], "it is parked: keep its entry");
+    new.refuse(at);
+    new.ledger.carried_out(at);
+    assert_eq!(new.ledger.forget_settled(at + 1), [], "it is parked: keep its entry");
     assert_eq!(offsets(&new.ledger), (vec![], vec![0]));
 }
 
@@ -150,8 +138,7 @@ fn a_life_that_the_parked_topic_knows_to_be_over_is_not_lived_again() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (at, _) = fold.commit(of);
-    fold.ledger.refused(at);
-    fold.park(of, 0, ParkCause::Undeliverable);
+    fold.refuse(at);
     fold.reopen(of);
     let (dropped_at, outcome) = fold.rollback(in_epoch(of, 1));
     assert_outcome!((0, outcome), Outcome::Dropped { settles: true, .. });
@@ -163,7 +150,7 @@ fn a_life_that_the_parked_topic_knows_to_be_over_is_not_lived_again() {
     }
     new.ledger.carried_out(dropped_at);
     assert_eq!(offsets(&new.ledger), (vec![], vec![]));
-    assert_eq!(new.ledger.progress(), progress(5, 5));
+    assert_eq!(new.ledger.progress(), progress(4, 4));
 }
 
 /// Refused and parked in two lives; then the old owner dies before its progress is stored.
@@ -172,12 +159,10 @@ fn an_older_life_does_not_overwrite_the_parked_one() {
     let mut fold = Fold::new();
     let of = fold.half(1);
     let (at, _) = fold.commit(of);
-    fold.ledger.refused(at);
-    fold.park(of, 0, ParkCause::Undeliverable);
+    fold.refuse(at);
     fold.reopen(of);
     let (again, _) = fold.commit(in_epoch(of, 1));
-    fold.ledger.refused(again);
-    fold.park(in_epoch(of, 1), 0, ParkCause::Undeliverable);
+    fold.refuse(again);
     let (new, outcomes) = fold.taken_over(0, at, [fold.entry(of)]);
     let carried_out = outcomes.iter().filter(|(_, outcome)| {
         matches!(outcome, Outcome::Deliver { .. } | Outcome::Parked(_) | Outcome::Dropped { .. })
@@ -185,7 +170,7 @@ fn an_older_life_does_not_overwrite_the_parked_one() {
     assert_eq!(carried_out.count(), 0, "{outcomes:?}");
     assert_eq!(offsets(&new.ledger), (vec![], vec![0]));
     assert_eq!(new.ledger.find_parked(of.id).unwrap().epoch, Epoch(1));
-    assert_eq!(new.ledger.progress(), progress(6, 6));
+    assert_eq!(new.ledger.progress(), progress(4, 4));
 }
 
 #[test]
@@ -194,7 +179,7 @@ fn a_replayed_undeliverable_message_is_parked_and_not_closed() {
     fold.half(1);
     let (of, _) = fold.undeliverable(2);
     let stored = fold.ledger.progress();
-    assert_eq!(stored, progress(0, 4));
+    assert_eq!(stored, progress(0, 3));
     let (mut new, _) = fold.taken_over(stored.low_water, stored.position, [fold.entry(of)]);
     assert_eq!(offsets(&new.ledger), (vec![0], vec![1]));
     assert!(new.ledger.find_closed(of.id).is_none());

@@ -1,0 +1,248 @@
+//! One partition's outcomes on their way: which wait, which are in the batch under way, and what
+//! follows from its end.
+//!
+//! Outcomes wait in the order of their records, and a batch is always the first of them: so the
+//! progress that is stored with it covers everything that it delivers. A broker that is away holds
+//! everything up and loses nothing; a message that its target refuses holds nothing else up.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use halfmsg_protocol::{Progress, ResolverCore, TransactionId};
+
+use super::emitter::{Emitter, Item, Job, JobEnd, Trouble, Work};
+use crate::config::{Emission, ProducerConfig, RETRY_DELAY};
+
+/// Between two times that progress is stored although nothing was delivered.
+pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The bounds of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) batch_messages: usize,
+    pub(crate) batch_bytes: usize,
+    pub(crate) linger: Duration,
+    pub(crate) queued_messages: usize,
+    pub(crate) queued_bytes: usize,
+    pub(crate) exactly_once: bool,
+}
+
+impl Limits {
+    pub(crate) fn of(config: &ProducerConfig) -> Self {
+        Self {
+            batch_messages: config.batch_messages,
+            batch_bytes: config.batch_bytes,
+            linger: config.batch_linger,
+            queued_messages: config.max_queued_messages,
+            queued_bytes: config.max_queued_bytes,
+            exactly_once: config.emission == Emission::ExactlyOnce,
+        }
+    }
+}
+
+/// What the end of a batch led to.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// Carried out: the record, and whether a message was delivered.
+    pub(crate) done: Vec<(i64, bool)>,
+    /// Refused for good: the decision, and why.
+    pub(crate) refused: Vec<(i64, String)>,
+    /// Progress that is stored now.
+    pub(crate) stored: Option<Progress>,
+}
+
+/// Outcomes of one partition.
+pub(crate) struct Lane {
+    emitter: Emitter,
+    limits: Limits,
+    /// In the order of their records.
+    queue: VecDeque<Item>,
+    queued_bytes: usize,
+    /// Since when the first of them waits.
+    waiting_since: Option<Instant>,
+    clears: Vec<TransactionId>,
+    busy: bool,
+    /// So many of the first go out one by one, to tell who is to blame.
+    alone: usize,
+    not_before: Option<Instant>,
+    stored: Option<Progress>,
+    stored_at: Option<Instant>,
+}
+
+impl Lane {
+    pub(crate) fn new(emitter: Emitter, limits: Limits) -> Self {
+        Self {
+            emitter,
+            limits,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            waiting_since: None,
+            clears: Vec::new(),
+            busy: false,
+            alone: 0,
+            not_before: None,
+            stored: None,
+            stored_at: None,
+        }
+    }
+
+    /// Whether the partition must not be read on.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= self.limits.queued_messages
+            || self.queued_bytes >= self.limits.queued_bytes
+    }
+
+    /// Whether there is room enough to read it on, once it was full.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.len() <= self.limits.queued_messages / 2
+            && self.queued_bytes <= self.limits.queued_bytes / 2
+    }
+
+    /// Whether nothing waits and nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.busy && self.queue.is_empty()
+    }
+
+    /// Whether something waits for the batch under way.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.busy && !self.queue.is_empty()
+    }
+
+    /// Whether everything that may be stored is stored, as far as this lane stores it.
+    pub(crate) fn is_current(&self, core: &ResolverCore) -> bool {
+        let progress = core.progress();
+        !self.limits.exactly_once || progress.is_none() || progress == self.stored
+    }
+
+    /// An outcome is to be carried out.
+    pub(crate) fn push(&mut self, item: Item) {
+        self.queued_bytes += item.bytes();
+        self.waiting_since.get_or_insert_with(Instant::now);
+        // Behind what waits, but for a refused delivery that is parked instead.
+        let place = match self.queue.back() {
+            Some(last) if last.at > item.at => {
+                self.queue.partition_point(|waiting| waiting.at < item.at)
+            }
+            _ => self.queue.len(),
+        };
+        self.queue.insert(place, item);
+    }
+
+    /// The parked topic needs to know nothing of these any more.
+    pub(crate) fn clear(&mut self, ids: Vec<TransactionId>) {
+        self.clears.extend(ids);
+    }
+
+    /// Begins the next batch if it is time. `idle`: the store has nothing more to read now.
+    ///
+    /// False if the emitter is gone: the partition must be taken over anew.
+    pub(crate) fn begin(&mut self, idle: bool, core: &ResolverCore) -> bool {
+        let now = Instant::now();
+        if self.busy || self.not_before.is_some_and(|until| now < until) {
+            return true;
+        }
+        let items = if self.is_due(now, idle) { self.take() } else { Vec::new() };
+        let progress = self.progress_with(&items, core);
+        let stores = progress.is_some() && self.is_progress_due(now);
+        if items.is_empty() && self.clears.is_empty() && !stores {
+            return true;
+        }
+        self.busy = true;
+        self.not_before = None;
+        self.emitter
+            .begin(Job { items, clears: std::mem::take(&mut self.clears), progress })
+            .is_ok()
+    }
+
+    fn is_due(&self, now: Instant, idle: bool) -> bool {
+        let lingered = |since: Instant| now.duration_since(since) >= self.limits.linger;
+        idle || self.queue.len() >= self.limits.batch_messages
+            || self.queued_bytes >= self.limits.batch_bytes
+            || self.waiting_since.is_some_and(lingered)
+    }
+
+    /// Progress alone is no hurry.
+    fn is_progress_due(&self, now: Instant) -> bool {
+        self.stored_at.is_none_or(|at| now.duration_since(at) >= PROGRESS_INTERVAL)
+    }
+
+    /// Progress is stored with the next batch, or now if there is none.
+    pub(crate) fn hurry(&mut self) {
+        self.stored_at = None;
+        self.not_before = None;
+    }
+
+    fn take(&mut self) -> Vec<Item> {
+        let most = if self.alone > 0 { 1 } else { self.limits.batch_messages };
+        let (mut count, mut bytes) = (0, 0);
+        for item in self.queue.iter().take(most) {
+            if count > 0 && bytes + item.bytes() > self.limits.batch_bytes {
+                break;
+            }
+            bytes += item.bytes();
+            count += 1;
+        }
+        self.alone = self.alone.saturating_sub(count);
+        self.queued_bytes -= bytes;
+        self.waiting_since = (self.queue.len() > count).then(Instant::now);
+        self.queue.drain(..count).collect()
+    }
+
+    /// What is stored together with these; nothing in at-least-once mode, or if it is stored.
+    fn progress_with(&self, items: &[Item], core: &ResolverCore) -> Option<Progress> {
+        if !self.limits.exactly_once {
+            return None;
+        }
+        let batch: BTreeSet<i64> = items.iter().map(|item| item.at).collect();
+        let progress = core.progress_after(&batch)?;
+        let covers = batch.last().is_none_or(|last| *last < progress.position);
+        debug_assert!(covers, "a batch is the first of what is pending: {progress:?}");
+        Some(progress).filter(|progress| Some(*progress) != self.stored)
+    }
+
+    /// Takes the end of the batch under way in.
+    pub(crate) fn ended(
+        &mut self,
+        items: Vec<Item>,
+        progress: Option<Progress>,
+        end: JobEnd,
+    ) -> Ended {
+        self.busy = false;
+        let mut ended = Ended::default();
+        let (troubles, none_is_done) = match end {
+            JobEnd::Done(troubles) => (troubles, false),
+            JobEnd::Aborted(troubles) => (troubles, true),
+            // The lane is given up: whatever it was, the next owner finds what is stored.
+            JobEnd::Lost(_) => return ended,
+        };
+        if !none_is_done && progress.is_some() {
+            (self.stored, self.stored_at) = (progress, Some(Instant::now()));
+            ended.stored = progress;
+        }
+        if none_is_done && troubles.is_empty() {
+            self.not_before = Some(Instant::now() + RETRY_DELAY);
+        }
+        let by_itself = items.len() == 1;
+        let mut troubles = troubles.into_iter().peekable();
+        let mut again = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            match troubles.next_if(|(at, _)| *at == index).map(|(_, trouble)| trouble) {
+                None if none_is_done => again.push(item),
+                None => ended.done.push((item.at, matches!(item.work, Work::Deliver(..)))),
+                Some(Trouble::Refused(why)) => ended.refused.push((item.at, why)),
+                Some(Trouble::Suspect(why)) if by_itself => ended.refused.push((item.at, why)),
+                Some(Trouble::Suspect(_)) => {
+                    again.push(item);
+                    self.alone = again.len();
+                }
+                Some(Trouble::Passing(why)) => {
+                    tracing::warn!(offset = item.at, why, "an outcome is not carried out yet");
+                    self.not_before = Some(Instant::now() + RETRY_DELAY);
+                    again.push(item);
+                }
+            }
+        }
+        again.into_iter().for_each(|item| self.push(item));
+        ended
+    }
+}

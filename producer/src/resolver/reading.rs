@@ -1,0 +1,159 @@
+//! Polls the store: records to the cores, errors to where they are mended.
+
+use std::time::Duration;
+
+use halfmsg_protocol::{Body, DecodeError, Event, HEADER, Record, codec};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+
+use super::Resolver;
+use crate::parked::body_of;
+
+/// How long the thread waits for a record before it looks at everything else.
+pub(super) const POLL: Duration = Duration::from_millis(10);
+/// The same while outcomes wait for the end of a batch.
+const BUSY_POLL: Duration = Duration::from_millis(1);
+/// Records read between two looks at everything else.
+const RECORDS_PER_TURN: usize = 1_024;
+
+/// What one poll gave.
+enum Polled {
+    Record(i32, i64, Read),
+    Failed(KafkaError),
+}
+
+/// What a store record is.
+enum Read {
+    Record(i64, Box<Record>, Body),
+    Foreign(DecodeError, Body),
+    Newer(DecodeError),
+}
+
+impl Resolver {
+    /// Reads what is there, up to a bound; true if there is nothing more now.
+    pub(super) fn read_store(&mut self) -> bool {
+        if self.renewal.is_some() {
+            std::thread::sleep(POLL);
+            return true;
+        }
+        let waiting = self.owned.values().any(|owned| owned.lane.is_waiting());
+        let mut wait = if waiting { BUSY_POLL } else { POLL };
+        for _ in 0..RECORDS_PER_TURN {
+            let polled = match self.consumer.poll(wait) {
+                None => return true,
+                Some(Ok(message)) => {
+                    Polled::Record(message.partition(), message.offset(), read_record(&message))
+                }
+                Some(Err(error)) => Polled::Failed(error),
+            };
+            match polled {
+                Polled::Record(partition, offset, read) => self.record(partition, offset, read),
+                Polled::Failed(KafkaError::PartitionEOF(partition)) => self.caught_up(partition),
+                Polled::Failed(error) => {
+                    self.poll_failed(&error);
+                    return true;
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        false
+    }
+
+    fn record(&mut self, partition: i32, offset: i64, read: Read) {
+        let event = match read {
+            Read::Record(appended_ms, record, body) => {
+                Event::Record { offset, appended_ms, record: *record, body }
+            }
+            Read::Foreign(error, body) => {
+                tracing::error!(
+                    topic = self.store, partition, offset, %error,
+                    "a record of the store is none of ours; it is copied to the parked topic"
+                );
+                self.metrics.foreign();
+                self.foreign = body;
+                Event::Foreign { offset }
+            }
+            Read::Newer(error) => return self.stop_partition(partition, offset, &error),
+        };
+        self.step(partition, None, event);
+    }
+
+    /// Leaves the partition where it is: it stays ours, and is not read on.
+    fn stop_partition(&mut self, partition: i32, offset: i64, error: &DecodeError) {
+        let reason = format!("{}[{partition}]@{offset}: {error}", self.store);
+        tracing::error!(topic = self.store, partition, offset, %error, "the partition is stopped");
+        self.pause(partition, true);
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.stopped = Some(reason);
+        }
+    }
+
+    /// Never passes what was not read: after a change of leaders the end can lie below the one that
+    /// was seen at the takeover.
+    fn caught_up(&mut self, partition: i32) {
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.caught_up = true;
+        }
+    }
+
+    fn poll_failed(&mut self, error: &KafkaError) {
+        match error {
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                tracing::warn!(%error, "the store cannot be read on; its partitions are taken over anew");
+                self.take_over_anew();
+            }
+            KafkaError::MessageConsumptionFatal(code) => self.give_consumer_up(*code),
+            // The broker is away, or moves: librdkafka goes on by itself.
+            error => tracing::debug!(%error, "reading the store"),
+        }
+    }
+
+    /// A partition whose lane is full is not read on until it has room again; the group's
+    /// membership and everything else go on.
+    pub(super) fn throttle(&mut self) {
+        let mut changes = Vec::new();
+        for (partition, owned) in self.owned.iter_mut().filter(|(_, of)| of.stopped.is_none()) {
+            let change = match owned.is_throttled {
+                false => owned.lane.is_full(),
+                true => owned.lane.has_room(),
+            };
+            if change {
+                owned.is_throttled = !owned.is_throttled;
+                changes.push((*partition, owned.is_throttled));
+            }
+        }
+        for (partition, pause) in changes {
+            self.pause(partition, pause);
+        }
+    }
+
+    pub(super) fn pause(&self, partition: i32, pause: bool) {
+        let mut one = TopicPartitionList::new();
+        one.add_partition(&self.store, partition);
+        let changed = if pause { self.consumer.pause(&one) } else { self.consumer.resume(&one) };
+        if let Err(error) = changed {
+            tracing::warn!(%error, partition, "reading the partition cannot be paused or resumed");
+        }
+    }
+}
+
+fn read_record(message: &BorrowedMessage<'_>) -> Read {
+    let mut body = body_of(message);
+    let at = body.headers.iter().rposition(|(name, _)| name == HEADER);
+    let decoded = match at.and_then(|at| body.headers[at].1.as_deref()) {
+        Some(bytes) => codec::decode(bytes),
+        None => Err(DecodeError::Foreign("it has no halfmsg header")),
+    };
+    match decoded {
+        Ok(record) => {
+            if let Some(at) = at {
+                body.headers.remove(at);
+            }
+            Read::Record(message.timestamp().to_millis().unwrap_or(0), Box::new(record), body)
+        }
+        Err(error @ DecodeError::Foreign(_)) => Read::Foreign(error, body),
+        Err(error @ DecodeError::Newer(_)) => Read::Newer(error),
+    }
+}

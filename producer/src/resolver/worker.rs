@@ -1,0 +1,333 @@
+//! The emitter's work: the calls to the client, and how their errors are climbed down from.
+//!
+//! The ladder is librdkafka's: a fatal error ends the client, one that requires an abort ends the
+//! transaction, a retriable one repeats the very same call (INTRODUCTION.md, "Transactional
+//! producer API"; KIP-98).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use halfmsg_kafka::TopicError;
+use halfmsg_protocol::{Half, Progress};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{Producer, PurgeConfig};
+
+use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame};
+use super::emitter::{EmitterParts, Job, JobEnd, STEP_PAUSE, Trouble, Work};
+use super::takeover::offsets;
+use crate::config::{CrashPoint, Emission};
+use crate::parked::ParkedRecord;
+
+/// One blocking call of the client.
+const STEP: Duration = Duration::from_secs(5);
+/// Fencing the former owner, whose open transaction the broker ends first.
+const OPEN_DEADLINE: Duration = Duration::from_secs(20);
+/// Until a full queue of the client is tried again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(1);
+/// Marks a report that belongs to no item.
+const NO_ITEM: usize = usize::MAX;
+
+/// Why a transaction did not go on.
+enum Stuck {
+    /// It must be aborted, and may be tried again.
+    Abort(KafkaError),
+    /// The client cannot go on.
+    Lost(KafkaError),
+    /// Told to stop.
+    Stopped,
+}
+
+/// The client of a partition and what it needs.
+pub(crate) struct Worker<'a> {
+    parts: EmitterParts,
+    partition: i32,
+    store: String,
+    parked_topic: String,
+    client: Client,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Worker<'a> {
+    /// Makes the client, and in exactly-once mode the partition's own: the former owner is fenced,
+    /// its open transaction ended.
+    pub(crate) fn open(
+        parts: EmitterParts,
+        partition: i32,
+        stop: &'a AtomicBool,
+    ) -> Result<Self, String> {
+        let config = &parts.config;
+        let client = delivery::client(config, partition).map_err(|error| error.to_string())?;
+        let (store, parked_topic) = (config.store_topic(), config.parked_topic());
+        let worker = Self { parts, partition, store, parked_topic, client, stop };
+        if worker.is_transactional() {
+            worker.init()?;
+        } else if let Err(error) = worker.client.client().fetch_metadata(Some(&worker.store), STEP)
+        {
+            // Only a connection in advance: without it the first delivery would wait for one.
+            tracing::debug!(%error, partition, "connecting");
+        }
+        Ok(worker)
+    }
+
+    fn is_transactional(&self) -> bool {
+        self.parts.config.emission == Emission::ExactlyOnce
+    }
+
+    fn init(&self) -> Result<(), String> {
+        let until = Instant::now() + OPEN_DEADLINE;
+        loop {
+            match self.client.init_transactions(STEP) {
+                Ok(()) => return Ok(()),
+                Err(error) if self.stop.load(Ordering::Relaxed) => return Err(error.to_string()),
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable() && Instant::now() < until =>
+                {
+                    tracing::debug!(%error, partition = self.partition, "initialising transactions");
+                    std::thread::sleep(STEP_PAUSE);
+                }
+                Err(error) => return Err(format!("initialising transactions: {error}")),
+            }
+        }
+    }
+
+    /// Carries a batch out; nothing if it was told to stop.
+    pub(crate) fn carry_out(&mut self, job: &Job) -> Option<JobEnd> {
+        let unknown = self.unknown_targets(job);
+        if self.is_transactional() {
+            if !unknown.is_empty() {
+                return Some(JobEnd::Aborted(unknown));
+            }
+            return match self.transaction(job) {
+                Ok(end) => Some(end),
+                Err(Stuck::Abort(error)) => {
+                    tracing::warn!(%error, partition = self.partition, "a transaction is aborted");
+                    self.abort(Vec::new())
+                }
+                Err(Stuck::Lost(error)) => Some(JobEnd::Lost(error.to_string())),
+                Err(Stuck::Stopped) => None,
+            };
+        }
+        self.records(job, unknown)
+    }
+
+    /// At least once: the records, and what became of each.
+    fn records(&mut self, job: &Job, mut troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {
+        let reports = self.send(job, &troubles);
+        if !reports.wait(self.stop) {
+            // What is queued must not go out long after another owner has gone on.
+            self.client.purge(PurgeConfig::default().queue());
+            return None;
+        }
+        self.crash_after_delivery(job);
+        troubles.extend(self.judge(job, reports.failures()));
+        troubles.sort_by_key(|(index, _)| *index);
+        if let Some((code, text)) = self.client.client().fatal_error() {
+            tracing::error!(%code, text, partition = self.partition, "the client is made anew");
+            match delivery::client(&self.parts.config, self.partition) {
+                Ok(client) => self.client = client,
+                Err(error) => return Some(JobEnd::Lost(error.to_string())),
+            }
+        }
+        Some(JobEnd::Done(troubles))
+    }
+
+    /// Exactly once: records and progress, all or nothing.
+    fn transaction(&self, job: &Job) -> Result<JobEnd, Stuck> {
+        self.insist(|| self.client.begin_transaction())?;
+        let reports = self.send(job, &[]);
+        if !reports.wait(self.stop) {
+            return Err(Stuck::Stopped);
+        }
+        // Before the abort: it would add the records that it takes back.
+        let failures = reports.failures();
+        if !failures.is_empty() {
+            let troubles = self.judge(job, failures);
+            return self.abort(troubles).ok_or(Stuck::Stopped);
+        }
+        self.crash_after_delivery(job);
+        if let Some(progress) = job.progress {
+            self.store(progress)?;
+        }
+        self.insist(|| self.client.commit_transaction(STEP))?;
+        Ok(JobEnd::Done(Vec::new()))
+    }
+
+    fn store(&self, progress: Progress) -> Result<(), Stuck> {
+        let offsets = offsets(&self.store, [(self.partition, progress)]).map_err(Stuck::Lost)?;
+        self.insist(|| self.store_offsets(&offsets))
+    }
+
+    /// The group's generation as it is now: a member that the group has given up is refused.
+    fn store_offsets(&self, offsets: &TopicPartitionList) -> KafkaResult<()> {
+        let group = self.parts.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
+        self.client.send_offsets_to_transaction(offsets, &group, STEP)
+    }
+
+    fn abort(&self, troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {
+        match self.insist(|| self.client.abort_transaction(STEP)) {
+            Ok(()) => Some(JobEnd::Aborted(troubles)),
+            Err(Stuck::Abort(error) | Stuck::Lost(error)) => Some(JobEnd::Lost(error.to_string())),
+            Err(Stuck::Stopped) => None,
+        }
+    }
+
+    /// Repeats a call as long as its error says that it may be.
+    fn insist(&self, call: impl Fn() -> KafkaResult<()>) -> Result<(), Stuck> {
+        loop {
+            let error = match call() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match &error {
+                KafkaError::Transaction(found) if found.is_fatal() => {
+                    return Err(Stuck::Lost(error));
+                }
+                KafkaError::Transaction(found) if found.txn_requires_abort() => {
+                    return Err(Stuck::Abort(error));
+                }
+                KafkaError::Transaction(found) if found.is_retriable() => {}
+                KafkaError::Flush(_) => {}
+                _ => return Err(Stuck::Lost(error)),
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Stuck::Stopped);
+            }
+            tracing::debug!(%error, partition = self.partition, "a transactional call is repeated");
+            std::thread::sleep(STEP_PAUSE);
+        }
+    }
+
+    /// Puts the records of all items but these on their way.
+    fn send(&self, job: &Job, without: &[(usize, Trouble)]) -> Arc<Reports> {
+        let left_out: HashSet<usize> = without.iter().map(|(index, _)| *index).collect();
+        let items = || job.items.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
+        let records = |work: &Work| if matches!(work, Work::Deliver(_, Some(_))) { 2 } else { 1 };
+        let count = items().map(|(_, item)| records(&item.work)).sum::<usize>() + job.clears.len();
+        // One more, given back at the end: it cannot come to its end while records are added.
+        let reports = Reports::of(count + 1);
+        for (index, item) in items() {
+            let report = || Report { batch: Arc::clone(&reports), index };
+            match &item.work {
+                Work::Deliver(half, settled) => {
+                    self.push(delivery::delivery(half, report()));
+                    if let Some(of) = settled {
+                        self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
+                    }
+                }
+                Work::Settle(of) => {
+                    self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
+                }
+                Work::Park(record) => self.push_parked(record, mark(report())),
+            }
+        }
+        for id in &job.clears {
+            let report = Report { batch: Arc::clone(&reports), index: NO_ITEM };
+            self.push_parked(&ParkedRecord::cleared(*id), report);
+        }
+        reports.done(NO_ITEM, Ok(()));
+        reports
+    }
+
+    fn push_parked(&self, record: &ParkedRecord, report: Report) {
+        self.push(delivery::parked(&self.parked_topic, self.partition, record, report));
+    }
+
+    fn push(&self, record: Outgoing<'_>) {
+        let mut record = record;
+        loop {
+            match self.client.send(record) {
+                Ok(()) => return,
+                Err((error, refused)) if is_full(&error) && !self.stop.load(Ordering::Relaxed) => {
+                    record = refused;
+                    std::thread::sleep(QUEUE_PAUSE);
+                }
+                Err((error, refused)) => {
+                    let report = refused.delivery_opaque;
+                    return report.batch.done(report.index, Err(error));
+                }
+            }
+        }
+    }
+
+    /// Targets are looked at before anything is sent, so that one that is missing does not abort a
+    /// transaction, or hold up a partition until the client gives the topic up.
+    fn unknown_targets(&self, job: &Job) -> Vec<(usize, Trouble)> {
+        let mut found: HashMap<&str, Option<Trouble>> = HashMap::new();
+        let mut troubles = Vec::new();
+        for (index, item) in job.items.iter().enumerate() {
+            let Work::Deliver(half, _) = &item.work else { continue };
+            let topic = half.meta.topic.as_str();
+            let trouble = found.entry(topic).or_insert_with(|| self.look_up(topic));
+            troubles.extend(trouble.clone().map(|trouble| (index, trouble)));
+        }
+        troubles
+    }
+
+    /// A cluster may not know for a moment what it has: only a second look makes a topic unknown.
+    fn look_up(&self, topic: &str) -> Option<Trouble> {
+        let look = || self.parts.targets.look(topic, STEP);
+        match look().or_else(|_| look()) {
+            Ok(()) => None,
+            Err(error @ TopicError::Unknown(_)) => Some(Trouble::Refused(error.to_string())),
+            Err(error) => Some(Trouble::Passing(error.to_string())),
+        }
+    }
+
+    /// What the failed records say about their items; one trouble for each.
+    fn judge(&self, job: &Job, failures: Vec<(usize, KafkaError)>) -> Vec<(usize, Trouble)> {
+        let mut troubles: Vec<(usize, Trouble)> = Vec::new();
+        for (index, error) in failures {
+            if index == NO_ITEM {
+                tracing::warn!(%error, "a settled message stays in the parked topic for now");
+                continue;
+            }
+            let (index, is_mark) = (index & !MARK, index & MARK != 0);
+            if troubles.iter().any(|(known, _)| *known == index) {
+                continue;
+            }
+            let trouble = match job.items.get(index).map(|item| &item.work) {
+                Some(Work::Deliver(half, _)) if !is_mark => self.blame(half, &error),
+                _ => Trouble::Passing(error.to_string()),
+            };
+            troubles.push((index, trouble));
+        }
+        troubles
+    }
+
+    fn blame(&self, half: &Half, error: &KafkaError) -> Trouble {
+        let topic = &half.meta.topic;
+        match blame(error) {
+            Blame::Topic => {
+                self.parts.targets.forget(topic);
+                let trouble = self.look_up(topic);
+                trouble.unwrap_or_else(|| Trouble::Passing(error.to_string()))
+            }
+            Blame::Batch => Trouble::Suspect(format!("topic '{topic}' refuses it: {error}")),
+            Blame::Nobody => Trouble::Passing(error.to_string()),
+        }
+    }
+
+    /// For the tests that kill the process between a delivery and its progress.
+    fn crash_after_delivery(&self, job: &Job) {
+        let delivers = job.items.iter().any(|item| matches!(item.work, Work::Deliver(..)));
+        if delivers && self.parts.config.crash_at == Some(CrashPoint::AfterDelivery) {
+            tracing::error!("aborting after a delivery, as configured");
+            std::process::abort();
+        }
+    }
+}
+
+/// Set in the index of a record of the parked topic: that one is no reason to blame the target.
+const MARK: usize = 1 << (usize::BITS - 2);
+
+fn mark(report: Report) -> Report {
+    Report { index: report.index | MARK, ..report }
+}
+
+fn is_full(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
+}
