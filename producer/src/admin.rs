@@ -8,6 +8,7 @@ use halfmsg_protocol::{
 };
 use tokio::sync::oneshot;
 
+mod body;
 mod view;
 
 pub use view::{HalfDetail, HalfView, HistoryEntry, Page};
@@ -130,8 +131,10 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Unavailable`].
     pub async fn get(&self, id: TransactionId) -> Result<Option<HalfDetail>, AdminError> {
-        let seen = self.ask(|reply| Query::Find { id, reply }).await?;
-        Ok(seen.map(|seen| HalfDetail::of(&seen)))
+        match self.ask(|reply| Query::Find { id, reply }).await? {
+            Some(seen) => Ok(Some(HalfDetail::of(&self.with_body(seen).await?))),
+            None => Ok(None),
+        }
     }
 
     /// Commits: the message is delivered.
@@ -331,7 +334,7 @@ impl Admin {
         loop {
             let seen = self.find(id).await?;
             if !matches!(seen.what, What::Parked(_, false)) {
-                return Ok(seen);
+                return self.with_body(seen).await;
             }
             if Instant::now() > until {
                 return Err(AdminError::Unavailable("it is still being parked".into()));

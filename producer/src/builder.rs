@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{ProducerConfig, validate_name};
 use crate::error::StartError;
@@ -70,11 +71,13 @@ impl ProducerBuilder {
         let shared = Arc::new(Shared::new(partitions));
         let metrics = Metrics::default();
         let (inputs, receiver) = mpsc::channel();
+        let bodies = Arc::new(Bodies::new(&config));
         let targets = Arc::new(Targets::new(Arc::clone(&log)));
         let resolver = Resolver::new(Parts {
             config: config.clone(),
             log: Arc::clone(&log),
             targets: Arc::clone(&targets),
+            bodies: Arc::clone(&bodies),
             checker: Arc::clone(&checker),
             shared: Arc::clone(&shared),
             metrics: metrics.clone(),
@@ -86,6 +89,7 @@ impl ProducerBuilder {
         let thread = spawn(resolver, Arc::clone(&shared))?;
         let inner = Inner {
             targets,
+            bodies,
             places: Arc::new(Semaphore::new(config.max_transactions)),
             partitioner: Partitioner::default(),
             partitions,

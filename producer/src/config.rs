@@ -82,6 +82,9 @@ pub struct ProducerConfig {
     pub check_deadline: Duration,
     /// Halves in one call of a listener's check. Default 256.
     pub check_batch: usize,
+    /// Bytes of the halves in one call of a listener's check; the half that reaches it is the last.
+    /// Default 1 MiB.
+    pub check_batch_bytes: usize,
     /// Calls of listeners' checks at once, per partition and in all. Default 4.
     pub check_concurrency: usize,
     /// Transactions between prepare and decision at once; more wait up to the prepare deadline.
@@ -102,9 +105,15 @@ pub struct ProducerConfig {
     pub max_queued_messages: usize,
     /// Their bytes; beyond, the partition is not read on. Default 8 MiB.
     pub max_queued_bytes: usize,
+    /// Bytes of the messages of open halves that are kept in memory, in all partitions; those
+    /// beyond are read from the store again when they are needed. Default 128 MiB.
+    pub body_budget_bytes: usize,
     /// How long a Kafka transaction of a replica that died holds read-committed readers up, if no
     /// other replica takes its partitions over before. Default 10 s.
     pub transaction_timeout: Duration,
+    /// Between two times that records which no replica needs any more are deleted from the store,
+    /// which is also done when stopping; none keeps everything for ever. Default 60 s.
+    pub trim_interval: Option<Duration>,
     /// Draining what is under way when stopping. Default 5 s.
     pub shutdown_deadline: Duration,
     /// Where to abort; none in production.
@@ -200,6 +209,7 @@ impl ProducerConfig {
             no_listener_grace: Duration::from_secs(3_600),
             check_deadline: Duration::from_secs(3),
             check_batch: 256,
+            check_batch_bytes: 1_024 * 1_024,
             check_concurrency: 4,
             max_transactions: 4_096,
             emission,
@@ -208,7 +218,9 @@ impl ProducerConfig {
             batch_linger: Duration::from_millis(20),
             max_queued_messages: 8_192,
             max_queued_bytes: 8 * 1_024 * 1_024,
+            body_budget_bytes: 128 * 1_024 * 1_024,
             transaction_timeout: Duration::from_secs(10),
+            trim_interval: Some(Duration::from_secs(60)),
             shutdown_deadline: Duration::from_secs(5),
             crash_at: None,
         }
@@ -271,6 +283,7 @@ impl ProducerConfig {
             ("check_backoff.max", self.check_backoff.max),
             ("check_deadline", self.check_deadline),
             ("shutdown_deadline", self.shutdown_deadline),
+            ("trim_interval", self.trim_interval.unwrap_or(day)),
             ("batch_linger", self.batch_linger.max(Duration::from_millis(10))),
         ] {
             let needed = "between 10 ms and one day";
@@ -311,6 +324,8 @@ impl ProducerConfig {
             ("max_transactions", self.max_transactions, 1_000_000, "1 to 1,000,000"),
             ("batch_messages", self.batch_messages, 100_000, "1 to 100,000"),
             ("batch_bytes", self.batch_bytes, 1 << 30, "1 to 1 GiB"),
+            ("check_batch_bytes", self.check_batch_bytes, 1 << 30, "1 to 1 GiB"),
+            ("body_budget_bytes", self.body_budget_bytes, 1 << 40, "1 to 1 TiB"),
             ("max_queued_messages", self.max_queued_messages, 1_000_000, "1 to 1,000,000"),
             ("max_queued_bytes", self.max_queued_bytes, 1 << 30, "1 to 1 GiB"),
             ("max_message_bytes", self.max_message_bytes, 100_000_000, "1 to 100,000,000"),
@@ -331,6 +346,7 @@ impl ProducerConfig {
             no_listener_grace: self.no_listener_grace,
             retry_delay: RETRY_DELAY,
             check_batch: self.check_batch,
+            check_batch_bytes: self.check_batch_bytes,
             check_batches: self.check_concurrency,
         }
     }

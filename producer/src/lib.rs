@@ -15,10 +15,12 @@
 //! - [`admin`]: what is open or parked, and settling it by hand
 //! - `resolver`: carries decisions out; one thread per replica
 //! - `checker`: asks listeners, in batches and within bounds
+//! - `bodies`: reads payloads again that memory has no room for
 //! - `log`, `parked`, `owner`, `topics`, `targets`, `partition`, `scan`: the store on Kafka
 //! - `shared`, `metrics`, `life`, `clock`: what is seen from outside
 
 pub mod admin;
+mod bodies;
 pub mod builder;
 mod checker;
 mod clock;

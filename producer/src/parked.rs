@@ -12,8 +12,8 @@ use crate::scan::scan;
 use bytes::Bytes;
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::{
-    Body, Decision, HEADER, Half, HalfRef, Origin, Park, ParkedHalf, ParkedState, Record, Verdict,
-    codec,
+    Body, Decision, HEADER, Half, HalfRef, Origin, Park, ParkedHalf, ParkedState, Record,
+    TransactionId, Verdict, codec,
 };
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
@@ -38,9 +38,9 @@ pub(crate) struct ParkedRecord {
 }
 
 impl ParkedRecord {
-    /// A parked message.
-    pub(crate) fn parked(parked: &ParkedHalf) -> Self {
-        let half = &parked.half;
+    /// A parked message; `half` is the same with its whole body.
+    pub(crate) fn parked(parked: &ParkedHalf, half: &Half) -> Self {
+        debug_assert!(!half.is_stub, "a stub has nothing to park");
         let of = HalfRef { id: half.meta.id, half: half.offset, epoch: parked.epoch };
         let park = Record::Park(Park {
             of,
@@ -78,7 +78,7 @@ impl ParkedRecord {
     }
 
     /// Nothing is to be known of the message any more.
-    pub(crate) fn cleared(id: halfmsg_protocol::TransactionId) -> Self {
+    pub(crate) fn cleared(id: TransactionId) -> Self {
         Self { key: id.to_string(), headers: Vec::new(), payload: None }
     }
 
@@ -93,7 +93,7 @@ fn packed(record: &Record) -> Option<Bytes> {
     Some(Bytes::from(codec::encode(record)))
 }
 
-/// What a record of the parked topic says; `None` if it is not about a half message.
+/// What a record of the parked topic says, with the body; `None` if it is not about a half message.
 fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
     let mut body = body_of(message);
     let record = codec::decode(value(&body.headers, HEADER)?).ok()?;
@@ -109,7 +109,7 @@ fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
                 body.payload = None;
             }
             Some(ParkedState::Parked(ParkedHalf {
-                half: Arc::new(Half { meta, body, offset: park.of.half }),
+                half: Arc::new(Half::new(meta, body, park.of.half, park.of.half.0)),
                 epoch: park.of.epoch,
                 attempts: park.attempts,
                 cause: park.cause,
@@ -166,10 +166,41 @@ pub(crate) fn read_partitions(
     scan(kafka, topic, partitions, deadline, |message| {
         let of_partition = states.entry(message.partition()).or_default();
         let key = message.key().unwrap_or_default().to_vec();
-        match read(message) {
+        match read(message).map(without_body) {
             Some(state) => of_partition.insert(key, state),
             None => of_partition.remove(&key),
         };
     })?;
     Ok(states.into_iter().map(|(partition, of)| (partition, of.into_values().collect())).collect())
+}
+
+/// Bodies of parked messages are read again when somebody needs them.
+fn without_body(state: ParkedState) -> ParkedState {
+    match state {
+        ParkedState::Parked(parked) => {
+            ParkedState::Parked(ParkedHalf { half: Arc::new(parked.half.stub()), ..parked })
+        }
+        settled @ ParkedState::Settled { .. } => settled,
+    }
+}
+
+/// The body of one parked message, if it is parked. Blocks up to the deadline.
+pub(crate) fn read_body(
+    kafka: &KafkaConfig,
+    topic: &str,
+    partition: i32,
+    id: TransactionId,
+    deadline: Duration,
+) -> Result<Option<Body>, KafkaError> {
+    let key = id.to_string();
+    let mut body = None;
+    scan(kafka, topic, &[partition], deadline, |message| {
+        if message.key() == Some(key.as_bytes()) {
+            body = match read(message) {
+                Some(ParkedState::Parked(parked)) => Some(parked.half.body.clone()),
+                _ => None,
+            };
+        }
+    })?;
+    Ok(body)
 }

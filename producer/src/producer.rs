@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::TransactionId;
 use crate::admin::Admin;
+use crate::bodies::Bodies;
 use crate::builder::ProducerBuilder;
 use crate::checker::Checker;
 use crate::config::ProducerConfig;
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) targets: Arc<Targets>,
+    pub(crate) bodies: Arc<Bodies>,
     pub(crate) partitioner: Partitioner,
     pub(crate) partitions: i32,
     pub(crate) places: Arc<Semaphore>,

@@ -13,6 +13,7 @@
 //! - `lane`: a partition's outcomes on their way, in batches
 //! - `emitter`, `worker`: the thread that carries batches out; `delivery`: its client
 //! - `progress`: storing (L, P) in at-least-once mode
+//! - `trim`: deletes what no owner will need
 //! - `query`: what the views and operators ask
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use halfmsg_protocol::{Answer, Body, Command, Event, HalfRef, Ledger, Progress, 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
+use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{Assignment, Emission, ProducerConfig};
 use crate::log::StoreLog;
@@ -40,6 +42,7 @@ pub(crate) mod progress;
 pub(crate) mod query;
 mod reading;
 pub(crate) mod takeover;
+mod trim;
 mod worker;
 
 use assignment::StoreContext;
@@ -97,6 +100,10 @@ pub(crate) struct Owned {
     pub(crate) end_at_takeover: i64,
     /// The end of the log was reached since.
     pub(crate) caught_up: bool,
+    /// What is stored as progress, if it is known.
+    stored: Option<Progress>,
+    /// The log was cut here.
+    trimmed_below: i64,
 }
 
 impl Owned {
@@ -124,6 +131,7 @@ pub(crate) struct Parts {
     pub(crate) checker: Arc<Checker>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) targets: Arc<Targets>,
+    pub(crate) bodies: Arc<Bodies>,
     pub(crate) metrics: Metrics,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) inputs: mpsc::Receiver<Input>,
@@ -139,6 +147,7 @@ pub(crate) struct Resolver {
     checker: Arc<Checker>,
     shared: Arc<Shared>,
     targets: Arc<Targets>,
+    bodies: Arc<Bodies>,
     metrics: Metrics,
     runtime: tokio::runtime::Handle,
     inputs: mpsc::Receiver<Input>,
@@ -153,6 +162,7 @@ pub(crate) struct Resolver {
     /// The origin of the cores' monotonic clock.
     started: Instant,
     last_tick: Instant,
+    trimmed_at: Instant,
     stop_asked: bool,
     /// Since when a replay is under way, and when it was last reported.
     replay: Option<(Instant, Instant)>,
@@ -185,6 +195,7 @@ impl Resolver {
             checker: parts.checker,
             shared: parts.shared,
             targets: parts.targets,
+            bodies: parts.bodies,
             metrics: parts.metrics,
             runtime: parts.runtime,
             inputs: parts.inputs,
@@ -196,6 +207,7 @@ impl Resolver {
             generation: 0,
             started: now,
             last_tick: now,
+            trimmed_at: now,
             stop_asked: false,
             replay: None,
             renewal: None,
@@ -210,6 +222,7 @@ impl Resolver {
         while self.take_inputs() {
             self.follow_assignment();
             let idle = self.read_store();
+            self.keep_bodies();
             self.tick();
             self.throttle();
             self.begin_batches(idle);
@@ -274,6 +287,7 @@ impl Resolver {
             self.step(partition, generation, Event::Tick);
         }
         self.report_replay();
+        self.trim();
         self.shared.publish(&self.owned, !self.wanted.is_empty());
     }
 
@@ -306,6 +320,14 @@ impl Resolver {
         self.replay = None;
     }
 
+    /// Bodies beyond the budget stay in the store.
+    fn keep_bodies(&mut self) {
+        let share = self.config.body_budget_bytes / self.owned.len().max(1);
+        for owned in self.owned.values_mut() {
+            owned.core.keep_bodies(share as u64);
+        }
+    }
+
     /// Begins the batches that are due. `idle`: there is nothing more to read now.
     fn begin_batches(&mut self, idle: bool) {
         let mut gone = Vec::new();
@@ -328,6 +350,7 @@ impl Resolver {
 
     fn progress_stored(&mut self, partition: i32, progress: Progress) {
         if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.stored = Some(progress);
             let settled = owned.core.progress_stored(progress);
             owned.lane.clear(settled);
         }

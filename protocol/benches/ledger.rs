@@ -25,6 +25,7 @@ fn core() -> ResolverCore {
         no_listener_grace: Duration::from_secs(120),
         retry_delay: Duration::from_secs(1),
         check_batch: 100,
+        check_batch_bytes: usize::MAX,
         check_batches: 8,
     };
     let progress = Progress { low_water: 0, position: 0 };

@@ -109,6 +109,11 @@ impl ResolverCore {
         parked.parked_at < self.stored_below
     }
 
+    /// Keeps at most so many bytes of the bodies of open halves in memory.
+    pub fn keep_bodies(&mut self, budget: u64) {
+        self.ledger.keep_bodies(budget);
+    }
+
     /// When the next check of this half is due, if it is not under way.
     pub fn next_check(&self, half: HalfOffset) -> Option<Duration> {
         self.timers.get(&half).filter(|timer| timer.phase == Phase::Waiting).map(|timer| timer.due)
@@ -296,14 +301,15 @@ impl ResolverCore {
             return;
         }
         while self.batches < self.config.check_batches {
-            let mut batch = Vec::new();
-            while batch.len() < self.config.check_batch {
+            let mut batch: Vec<Question> = Vec::new();
+            let mut bytes = 0;
+            while batch.len() < self.config.check_batch && bytes < self.config.check_batch_bytes {
                 let Some((due, half)) = self.due.first().copied().filter(|(due, _)| *due <= now)
                 else {
                     break;
                 };
                 self.due.remove(&(due, half));
-                self.question(now, due, half, &mut batch, commands);
+                bytes += self.question(now, due, half, &mut batch, commands);
             }
             if batch.is_empty() {
                 return;
@@ -313,6 +319,7 @@ impl ResolverCore {
         }
     }
 
+    /// Adds the half to the question, or has it parked; the bytes that it adds.
     fn question(
         &mut self,
         now: Duration,
@@ -320,9 +327,9 @@ impl ResolverCore {
         half: HalfOffset,
         batch: &mut Vec<Question>,
         commands: &mut Vec<Command>,
-    ) {
+    ) -> usize {
         let (Some(open), Some(timer)) = (self.ledger.open(half), self.timers.get_mut(&half)) else {
-            return;
+            return 0;
         };
         debug_assert!(timer.phase == Phase::Waiting && timer.due == due, "one due time a half");
         let of = HalfRef { id: open.half.meta.id, half, epoch: open.epoch };
@@ -340,10 +347,12 @@ impl ResolverCore {
             Some((cause, reason)) => {
                 let record = Record::Park(Park { of, attempts, cause, reason });
                 self.append(half, record, commands);
+                0
             }
             None => {
                 timer.phase = Phase::Asked;
                 batch.push(Question { of, half: Arc::clone(&open.half), attempts });
+                open.half.bytes
             }
         }
     }

@@ -23,8 +23,8 @@ mod tests;
 mod view;
 
 use closed::ClosedRing;
-pub use closed::{CLOSED_KEPT, Closed};
-pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress};
+pub use closed::{CLOSED_KEPT, CLOSED_SHOWN, Closed};
+pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress, STUB_KEY_BYTES};
 
 /// A decided message whose outcome is not carried out yet.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ enum Pending {
     Decision { half: HalfOffset, epoch: Epoch, stored_at: i64 },
     /// A parked topic's entry: of the PARK at this offset, or of the refused delivery that the
     /// decision at this offset led to.
-    Park { stored_at: i64 },
+    Park { half: HalfOffset, stored_at: i64 },
 }
 
 /// The fold over one partition's records.
@@ -65,6 +65,10 @@ pub struct Ledger {
     /// Bytes of all records before the one in hand, and including it.
     bytes_before: u64,
     bytes: u64,
+    /// Bytes of the bodies of open halves that are kept in memory; of the halves below the offset
+    /// none is.
+    body_bytes: u64,
+    stubs_below: HalfOffset,
 }
 
 impl Ledger {
@@ -81,6 +85,8 @@ impl Ledger {
             closed: ClosedRing::default(),
             bytes_before: 0,
             bytes: 0,
+            body_bytes: 0,
+            stubs_below: HalfOffset(0),
         };
         for state in parked {
             match state {
@@ -140,7 +146,7 @@ impl Ledger {
         let released: BTreeSet<i64> = batch
             .iter()
             .filter_map(|at| match self.pending.get(at)? {
-                Pending::Decision { stored_at, .. } | Pending::Park { stored_at } => {
+                Pending::Decision { stored_at, .. } | Pending::Park { stored_at, .. } => {
                     Some(*stored_at)
                 }
                 Pending::Foreign => None,
@@ -161,9 +167,9 @@ impl Ledger {
         if self.is_first_life_over(meta.id, HalfOffset(offset)) {
             return Outcome::Ignored(Ignored::Stale);
         }
-        let half = Arc::new(Half { meta, body, offset: HalfOffset(offset) });
         self.hold(offset);
-        self.open.insert(half.offset, Open::new(half, offset, appended_ms, Epoch::default()));
+        let half = Half::new(meta, body, HalfOffset(offset), offset);
+        self.opened(half, appended_ms, Epoch::default());
         Outcome::Opened
     }
 
@@ -192,15 +198,16 @@ impl Ledger {
             }
             Some(_) => {}
         }
-        let open = self.open.remove(&of.half).expect("found above");
+        let open = self.close(of.half).expect("found above");
         let verdict = decision.verdict;
         self.closed.push(Closed::new(&open, decision, offset, appended_ms));
         let settles = open.epoch > Epoch::default() || self.parked.contains_key(&of.half);
         if verdict == Verdict::Rollback && !settles {
-            self.held.remove(&open.stored_at);
+            self.held.remove(&open.half.stored_at);
             return Outcome::Dropped { half: open.half, settles };
         }
-        let Open { half, stored_at, epoch, attempts, .. } = open;
+        let Open { half, epoch, attempts, .. } = open;
+        let stored_at = half.stored_at;
         self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
         let message = Arc::clone(&half);
         self.decided.insert(of.half, Decided { half, verdict, epoch, attempts });
@@ -268,8 +275,9 @@ impl Ledger {
             parked_at: offset,
             parked_ms: appended_ms,
         };
-        self.pending.insert(offset, Pending::Park { stored_at: open.stored_at });
-        self.open.remove(&of.half);
+        self.pending
+            .insert(offset, Pending::Park { half: of.half, stored_at: open.half.stored_at });
+        self.close(of.half);
         self.parked.insert(of.half, parked.clone());
         Outcome::Parked(parked)
     }
@@ -282,8 +290,9 @@ impl Ledger {
         }
         self.closed.forget(of.half);
         self.hold(offset);
-        let half = Arc::new(Half { meta: reopen.meta, body, offset: of.half });
-        self.open.insert(of.half, Open::new(half, offset, appended_ms, of.epoch.next()));
+        let half = Half::new(reopen.meta, body, of.half, offset);
+        self.stubs_below = self.stubs_below.min(of.half);
+        self.opened(half, appended_ms, of.epoch.next());
         Outcome::Reopened { half: of.half }
     }
 
@@ -297,6 +306,39 @@ impl Ledger {
             settled.id == of.id && settled.epoch == of.epoch.next() && offset < *at
         });
         parked || replayed
+    }
+
+    fn opened(&mut self, half: Half, appended_ms: i64, epoch: Epoch) {
+        self.body_bytes += half.bytes as u64;
+        self.open.insert(half.offset, Open::new(Arc::new(half), appended_ms, epoch));
+    }
+
+    fn close(&mut self, half: HalfOffset) -> Option<Open> {
+        let open = self.open.remove(&half)?;
+        if !open.half.is_stub {
+            self.body_bytes -= open.half.bytes as u64;
+        }
+        Some(open)
+    }
+
+    /// Bytes of the bodies of open halves that are kept in memory.
+    pub fn body_bytes(&self) -> u64 {
+        self.body_bytes
+    }
+
+    /// Lets bodies of open halves go, the oldest first, until at most so many bytes are kept. They
+    /// are in the log, which is held as long as their halves are open.
+    pub fn keep_bodies(&mut self, budget: u64) {
+        while self.body_bytes > budget {
+            let Some((offset, open)) = self.open.range_mut(self.stubs_below..).next() else {
+                return;
+            };
+            self.stubs_below = HalfOffset(offset.0 + 1);
+            if !open.half.is_stub {
+                self.body_bytes -= open.half.bytes as u64;
+                open.half = Arc::new(open.half.stub());
+            }
+        }
     }
 
     fn hold(&mut self, offset: i64) {

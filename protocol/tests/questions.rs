@@ -78,6 +78,7 @@ impl Rig {
             no_listener_grace: Duration::from_secs(120),
             retry_delay: Duration::from_secs(1),
             check_batch: BATCH,
+            check_batch_bytes: usize::MAX,
             check_batches: BATCHES,
         };
         let progress = Progress { low_water: 0, position: 0 };

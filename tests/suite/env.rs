@@ -89,6 +89,8 @@ impl Env {
         config.check_deadline = Duration::from_secs(1);
         config.check_backoff =
             Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(200) };
+        // The cases read what the store held.
+        config.trim_interval = None;
         self.broker.expect_group(&config).await;
         config
     }

@@ -83,6 +83,8 @@ pub(crate) fn consumer(
     client
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
+        // What is fetched in advance is held in memory.
+        .set("queued.max.messages.kbytes", "32768")
         // Giving all partitions up before others come is what the resolver is made for.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "range,roundrobin");

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use halfmsg_protocol::{Command, Event, HalfRef, Ignored, Progress, Question, Record};
+use halfmsg_protocol::{
+    Answer, Command, Event, HalfRef, Ignored, NotAsked, Progress, Question, Record,
+};
 
 use super::emitter::{Item, JobEnd, Work};
 use super::{Input, Resolver};
+use crate::bodies::Bodies;
 use crate::checker::Asked;
 use crate::log::Waiter;
 use crate::message::HalfMessage;
@@ -83,13 +86,13 @@ impl Resolver {
             }
             Command::Settle { at, settled } => send(at, Work::Settle(settled)),
             Command::WriteParked { at, parked } => {
-                send(at, Work::Park(ParkedRecord::parked(&parked)));
                 self.metrics.parked(parked.cause);
                 life::parked(&parked);
+                send(at, Work::Park(parked));
             }
             Command::CopyForeign { at } => {
                 let body = std::mem::take(&mut self.foreign);
-                send(at, Work::Park(ParkedRecord::foreign(partition, at, body)));
+                send(at, Work::Foreign(ParkedRecord::foreign(partition, at, body)));
             }
             Command::Ask(questions) => self.ask(partition, generation, questions),
             Command::Append(record) => self.append(partition, generation, &record),
@@ -128,10 +131,19 @@ impl Resolver {
 
     fn ask(&mut self, partition: i32, generation: u64, questions: Vec<Question>) {
         let (checker, inputs) = (Arc::clone(&self.checker), self.to_self.clone());
+        let bodies = Arc::clone(&self.bodies);
         let of: Vec<HalfRef> = questions.iter().map(|question| question.of).collect();
-        let asked = questions.iter().map(|question| asked(partition, question)).collect();
         self.runtime.spawn(async move {
-            let answers = checker.ask(asked).await;
+            let answers = match whole(bodies, partition, questions).await {
+                Ok(questions) => {
+                    let asked = questions.iter().map(|question| asked(partition, question));
+                    checker.ask(asked.collect()).await
+                }
+                Err(error) => {
+                    tracing::warn!(partition, error, "halves cannot be read to ask about them");
+                    vec![Answer::NotAsked(NotAsked::Busy); of.len()]
+                }
+            };
             for (of, answer) in of.into_iter().zip(answers) {
                 // The resolver may have ended meanwhile; its successor asks again.
                 drop(inputs.send(Input::Answered { partition, generation, of, answer }));
@@ -139,6 +151,28 @@ impl Resolver {
             drop(inputs.send(Input::BatchOver { partition, generation }));
         });
     }
+}
+
+/// The questions with the bodies that memory had no room for.
+async fn whole(
+    bodies: Arc<Bodies>,
+    partition: i32,
+    mut questions: Vec<Question>,
+) -> Result<Vec<Question>, String> {
+    if questions.iter().all(|question| !question.half.is_stub) {
+        return Ok(questions);
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let halves: Vec<_> = questions.iter().map(|question| &question.half).collect();
+        let whole = bodies.open(partition, &halves).map_err(|error| error.to_string())?;
+        for question in &mut questions {
+            if let Some(half) = whole.get(&question.half.stored_at) {
+                question.half = Arc::clone(half);
+            }
+        }
+        Ok(questions)
+    });
+    read.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 fn asked(partition: i32, question: &Question) -> Asked {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use halfmsg_protocol::{Half, HalfRef, Progress, TransactionId};
+use halfmsg_protocol::{Half, HalfRef, ParkedHalf, Progress, TransactionId};
 use rdkafka::consumer::BaseConsumer;
 
 use super::Input;
@@ -32,17 +32,29 @@ pub(crate) enum Work {
     Deliver(Arc<Half>, Option<HalfRef>),
     /// Nothing but the mark of a settled message.
     Settle(HalfRef),
-    /// A record of the parked topic.
-    Park(ParkedRecord),
+    /// The message to the parked topic.
+    Park(ParkedHalf),
+    /// A copy of a record that is none of ours, to the parked topic.
+    Foreign(ParkedRecord),
 }
 
 impl Item {
     /// Bytes of what is to be written.
     pub(crate) fn bytes(&self) -> usize {
         match &self.work {
-            Work::Deliver(half, _) => half.body.len(),
+            Work::Deliver(half, _) => half.bytes,
             Work::Settle(_) => 0,
-            Work::Park(record) => record.payload.as_ref().map_or(0, bytes::Bytes::len),
+            Work::Park(parked) => parked.half.bytes,
+            Work::Foreign(record) => record.payload.as_ref().map_or(0, bytes::Bytes::len),
+        }
+    }
+
+    /// The message that it is about, if its body is to be written.
+    pub(crate) fn half(&self) -> Option<&Arc<Half>> {
+        match &self.work {
+            Work::Deliver(half, _) => Some(half),
+            Work::Park(parked) => Some(&parked.half),
+            Work::Settle(_) | Work::Foreign(_) => None,
         }
     }
 }

@@ -154,6 +154,7 @@ impl Resolver {
     fn own(&mut self, taken: Taken, generation: u64) {
         let Taken { found, emitter } = taken;
         let (partition, end_at_takeover) = (found.partition, found.end);
+        let trimmed_below = found.start;
         self.wanted.not_before.remove(&partition);
         if let Some(progress) = &mut self.progress {
             progress.forget(partition);
@@ -169,6 +170,8 @@ impl Resolver {
             is_lost,
             end_at_takeover,
             caught_up: false,
+            stored: None,
+            trimmed_below,
         };
         self.owned.insert(partition, owned);
     }
@@ -275,6 +278,7 @@ impl Resolver {
             tracing::debug!(%error, "giving partitions up while closing");
         }
         self.drain(self.config.shutdown_deadline);
+        self.trim_last();
         self.log.flush(Duration::from_secs(1));
         // The consumer leaves the group when the last one who holds it lets go: here and now.
         let Self { progress, consumer, owned, .. } = self;

@@ -18,6 +18,9 @@ const BUSY_POLL: Duration = Duration::from_millis(1);
 /// Records read between two looks at everything else.
 const RECORDS_PER_TURN: usize = 1_024;
 
+/// Bytes read between two looks at the memory that bodies take.
+const BYTES_PER_TURN: usize = 4 * 1_024 * 1_024;
+
 /// What one poll gave.
 enum Polled {
     Record(i32, i64, Read),
@@ -40,10 +43,15 @@ impl Resolver {
         }
         let waiting = self.owned.values().any(|owned| owned.lane.is_waiting());
         let mut wait = if waiting { BUSY_POLL } else { POLL };
+        let mut bytes = 0;
         for _ in 0..RECORDS_PER_TURN {
+            if bytes > BYTES_PER_TURN {
+                return false;
+            }
             let polled = match self.consumer.poll(wait) {
                 None => return true,
                 Some(Ok(message)) => {
+                    bytes += message.payload_len();
                     Polled::Record(message.partition(), message.offset(), read_record(&message))
                 }
                 Some(Err(error)) => Polled::Failed(error),

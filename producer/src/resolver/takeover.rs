@@ -102,6 +102,8 @@ fn fence(parts: &EmitterParts, partitions: &[i32]) -> Result<BTreeMap<i32, Emitt
 pub(crate) struct Found {
     pub(crate) partition: i32,
     pub(crate) progress: Progress,
+    /// The start of its log.
+    pub(crate) start: i64,
     /// The end of its log.
     pub(crate) end: i64,
     /// Why it must not be read, if it must not.
@@ -171,7 +173,7 @@ fn read(
         }
         let (progress, stopped) = place(&store, *partition, stored, start, end);
         let parked = parked.remove(partition).unwrap_or_default();
-        found.push(Found { partition: *partition, progress, end, stopped, parked });
+        found.push(Found { partition: *partition, progress, start, end, stopped, parked });
     }
     if !unknown.is_empty() {
         tracing::warn!(

@@ -4,7 +4,7 @@
 //! transaction, a retriable one repeats the very same call (INTRODUCTION.md, "Transactional
 //! producer API"; KIP-98).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,8 +17,9 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame};
-use super::emitter::{EmitterParts, Job, JobEnd, STEP_PAUSE, Trouble, Work};
+use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
 use super::takeover::offsets;
+use crate::bodies::StoreReader;
 use crate::config::{CrashPoint, Emission};
 use crate::parked::ParkedRecord;
 
@@ -48,8 +49,13 @@ pub(crate) struct Worker<'a> {
     store: String,
     parked_topic: String,
     client: Client,
+    /// Reads bodies again that memory had no room for.
+    reader: StoreReader,
     stop: &'a AtomicBool,
 }
+
+/// Messages whose bodies were read again, by the offset of their record.
+type Whole = BTreeMap<i64, Arc<Half>>;
 
 impl<'a> Worker<'a> {
     /// Makes the client, and in exactly-once mode the partition's own: the former owner is fenced,
@@ -62,7 +68,8 @@ impl<'a> Worker<'a> {
         let config = &parts.config;
         let client = delivery::client(config, partition).map_err(|error| error.to_string())?;
         let (store, parked_topic) = (config.store_topic(), config.parked_topic());
-        let worker = Self { parts, partition, store, parked_topic, client, stop };
+        let reader = StoreReader::new(config);
+        let worker = Self { parts, partition, store, parked_topic, client, reader, stop };
         if worker.is_transactional() {
             worker.init()?;
         } else if let Err(error) = worker.client.client().fetch_metadata(Some(&worker.store), STEP)
@@ -97,11 +104,19 @@ impl<'a> Worker<'a> {
     /// Carries a batch out; nothing if it was told to stop.
     pub(crate) fn carry_out(&mut self, job: &Job) -> Option<JobEnd> {
         let unknown = self.unknown_targets(job);
+        let halves: Vec<&Arc<Half>> = job.items.iter().filter_map(Item::half).collect();
+        let whole = match self.reader.whole(self.partition, &halves) {
+            Ok(whole) => whole,
+            Err(error) => {
+                tracing::warn!(%error, "messages that memory has no room for cannot be read yet");
+                return Some(JobEnd::Aborted(Vec::new()));
+            }
+        };
         if self.is_transactional() {
             if !unknown.is_empty() {
                 return Some(JobEnd::Aborted(unknown));
             }
-            return match self.transaction(job) {
+            return match self.transaction(job, &whole) {
                 Ok(end) => Some(end),
                 Err(Stuck::Abort(error)) => {
                     tracing::warn!(%error, partition = self.partition, "a transaction is aborted");
@@ -111,12 +126,17 @@ impl<'a> Worker<'a> {
                 Err(Stuck::Stopped) => None,
             };
         }
-        self.records(job, unknown)
+        self.records(job, &whole, unknown)
     }
 
     /// At least once: the records, and what became of each.
-    fn records(&mut self, job: &Job, mut troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {
-        let reports = self.send(job, &troubles);
+    fn records(
+        &mut self,
+        job: &Job,
+        whole: &Whole,
+        mut troubles: Vec<(usize, Trouble)>,
+    ) -> Option<JobEnd> {
+        let reports = self.send(job, whole, &troubles);
         if !reports.wait(self.stop) {
             // What is queued must not go out long after another owner has gone on.
             self.client.purge(PurgeConfig::default().queue());
@@ -136,9 +156,9 @@ impl<'a> Worker<'a> {
     }
 
     /// Exactly once: records and progress, all or nothing.
-    fn transaction(&self, job: &Job) -> Result<JobEnd, Stuck> {
+    fn transaction(&self, job: &Job, whole: &Whole) -> Result<JobEnd, Stuck> {
         self.insist(|| self.client.begin_transaction())?;
-        let reports = self.send(job, &[]);
+        let reports = self.send(job, whole, &[]);
         if !reports.wait(self.stop) {
             return Err(Stuck::Stopped);
         }
@@ -202,7 +222,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Puts the records of all items but these on their way.
-    fn send(&self, job: &Job, without: &[(usize, Trouble)]) -> Arc<Reports> {
+    fn send(&self, job: &Job, whole: &Whole, without: &[(usize, Trouble)]) -> Arc<Reports> {
         let left_out: HashSet<usize> = without.iter().map(|(index, _)| *index).collect();
         let items = || job.items.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
         let records = |work: &Work| if matches!(work, Work::Deliver(_, Some(_))) { 2 } else { 1 };
@@ -213,6 +233,8 @@ impl<'a> Worker<'a> {
             let report = || Report { batch: Arc::clone(&reports), index };
             match &item.work {
                 Work::Deliver(half, settled) => {
+                    let half = whole.get(&half.stored_at).unwrap_or(half);
+                    debug_assert!(!half.is_stub, "a stub has nothing to deliver");
                     self.push(delivery::delivery(half, report()));
                     if let Some(of) = settled {
                         self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
@@ -221,7 +243,11 @@ impl<'a> Worker<'a> {
                 Work::Settle(of) => {
                     self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
                 }
-                Work::Park(record) => self.push_parked(record, mark(report())),
+                Work::Park(parked) => {
+                    let half = whole.get(&parked.half.stored_at).unwrap_or(&parked.half);
+                    self.push_parked(&ParkedRecord::parked(parked, half), mark(report()));
+                }
+                Work::Foreign(record) => self.push_parked(record, mark(report())),
             }
         }
         for id in &job.clears {

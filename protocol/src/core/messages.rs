@@ -26,6 +26,8 @@ pub struct CoreConfig {
     pub retry_delay: Duration,
     /// Halves in one question.
     pub check_batch: usize,
+    /// Bytes of their bodies in one question; the half that reaches it is the last.
+    pub check_batch_bytes: usize,
     /// Questions under way at once.
     pub check_batches: usize,
 }

@@ -34,6 +34,7 @@ fn config() -> CoreConfig {
         no_listener_grace: GRACE,
         retry_delay: RETRY,
         check_batch: 2,
+        check_batch_bytes: usize::MAX,
         check_batches: 2,
     }
 }

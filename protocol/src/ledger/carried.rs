@@ -1,5 +1,7 @@
 //! Which outcomes are carried out, and what that changes: progress, parked entries, marks.
 
+use std::sync::Arc;
+
 use super::{Ledger, ParkedHalf, Pending};
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{HalfRef, ParkCause, Verdict};
@@ -28,7 +30,7 @@ impl Ledger {
         }
         let done = self.decided.remove(&half)?;
         self.closed.forget(half);
-        self.pending.insert(offset, Pending::Park { stored_at });
+        self.pending.insert(offset, Pending::Park { half, stored_at });
         let parked = ParkedHalf {
             half: done.half,
             epoch: done.epoch,
@@ -67,9 +69,13 @@ impl Ledger {
         match self.pending.get(&offset) {
             None => {}
             Some(Pending::Foreign) => drop(self.pending.remove(&offset)),
-            Some(&Pending::Park { stored_at }) => {
+            Some(&Pending::Park { half, stored_at }) => {
                 self.pending.remove(&offset);
                 self.held.remove(&stored_at);
+                // The parked topic has its body now.
+                if let Some(parked) = self.parked.get_mut(&half).filter(|of| !of.half.is_stub) {
+                    parked.half = Arc::new(parked.half.stub());
+                }
             }
             Some(&Pending::Decision { half, epoch, stored_at }) => {
                 self.pending.remove(&offset);

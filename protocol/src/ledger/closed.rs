@@ -7,8 +7,11 @@ use super::Open;
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{Decision, Origin, Verdict};
 
-/// How many closed halves a partition remembers; the oldest is forgotten first.
+/// Of so many closed halves a partition can tell a repeated decision from a contradicting one; the
+/// oldest is forgotten first.
 pub const CLOSED_KEPT: usize = 100_000;
+/// So many of them can be shown.
+pub const CLOSED_SHOWN: usize = 10_000;
 
 /// A half message that was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,36 +61,55 @@ impl Closed {
     }
 }
 
-/// The newest [`CLOSED_KEPT`] closed halves.
+/// What tells a repeated decision from a contradicting one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) id: TransactionId,
+    pub(super) verdict: Verdict,
+    decided_at: i64,
+}
+
+/// The newest closed halves: what became of [`CLOSED_KEPT`] of them, and [`CLOSED_SHOWN`] whole.
 #[derive(Debug, Default)]
 pub(super) struct ClosedRing {
-    by_half: HashMap<HalfOffset, Closed>,
+    told: HashMap<HalfOffset, Told>,
     order: VecDeque<(HalfOffset, i64)>,
+    shown: VecDeque<Closed>,
 }
 
 impl ClosedRing {
     pub(super) fn push(&mut self, closed: Closed) {
-        self.order.push_back((closed.half, closed.decided_at));
-        self.by_half.insert(closed.half, closed);
+        let Closed { id, half, verdict, decided_at, .. } = closed;
+        self.order.push_back((half, decided_at));
+        self.told.insert(half, Told { id, verdict, decided_at });
+        self.shown.push_back(closed);
+        if self.shown.len() > CLOSED_SHOWN {
+            self.shown.pop_front();
+        }
         while self.order.len() > CLOSED_KEPT {
             let Some((half, decided_at)) = self.order.pop_front() else { break };
             // A reopened half may stand in the order twice; only its last decision counts.
-            if self.by_half.get(&half).is_some_and(|closed| closed.decided_at == decided_at) {
-                self.by_half.remove(&half);
+            if self.told.get(&half).is_some_and(|told| told.decided_at == decided_at) {
+                self.told.remove(&half);
             }
         }
     }
 
-    pub(super) fn get(&self, half: HalfOffset) -> Option<&Closed> {
-        self.by_half.get(&half)
+    pub(super) fn get(&self, half: HalfOffset) -> Option<Told> {
+        self.told.get(&half).copied()
     }
 
     pub(super) fn forget(&mut self, half: HalfOffset) {
-        self.by_half.remove(&half);
+        self.told.remove(&half);
     }
 
+    /// A scan. One that was opened again, or parked since, is not among them.
     pub(super) fn find(&self, id: TransactionId) -> Option<&Closed> {
-        self.by_half.values().find(|closed| closed.id == id)
+        let is_last = |closed: &&Closed| {
+            let told = self.told.get(&closed.half);
+            closed.id == id && told.is_some_and(|told| told.decided_at == closed.decided_at)
+        };
+        self.shown.iter().rev().find(is_last)
     }
 }
 
@@ -121,7 +143,7 @@ mod tests {
         }
         assert!(ring.get(HalfOffset(0)).is_none());
         assert!(ring.get(HalfOffset(1)).is_some());
-        assert_eq!(ring.by_half.len(), CLOSED_KEPT);
+        assert_eq!((ring.told.len(), ring.shown.len()), (CLOSED_KEPT, CLOSED_SHOWN));
     }
 
     #[test]

@@ -10,10 +10,44 @@ use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, ParkCause};
 pub struct Half {
     /// What is ours.
     pub meta: HalfMeta,
-    /// The user's part.
+    /// The user's part; of a stub, at most the key.
     pub body: Body,
     /// The offset of its HALF record: its identity in the partition.
     pub offset: HalfOffset,
+    /// The offset of the record that has the whole body: its HALF, or its last REOPEN. Of a parked
+    /// message it is the parked topic that has it.
+    pub stored_at: i64,
+    /// Bytes of the whole body.
+    pub bytes: usize,
+    /// The body is not kept in memory: it is read again when it is needed.
+    pub is_stub: bool,
+}
+
+/// The longest key that a stub keeps, in bytes.
+pub const STUB_KEY_BYTES: usize = 256;
+
+impl Half {
+    /// A message with its whole body.
+    pub fn new(meta: HalfMeta, body: Body, offset: HalfOffset, stored_at: i64) -> Self {
+        let bytes = body.len();
+        Self { meta, body, offset, stored_at, bytes, is_stub: false }
+    }
+
+    /// The same without its body, but for a short key.
+    #[must_use]
+    pub fn stub(&self) -> Self {
+        let key = self.body.key.as_ref().filter(|key| key.len() <= STUB_KEY_BYTES);
+        // A copy, because a slice of the record would keep all of it in memory.
+        let key = key.map(|key| bytes::Bytes::copy_from_slice(key));
+        let body = Body { key, ..Body::default() };
+        Self { meta: self.meta.clone(), body, is_stub: true, ..*self }
+    }
+
+    /// A stub with the body that was read again.
+    #[must_use]
+    pub fn with(&self, body: Body) -> Self {
+        Self { meta: self.meta.clone(), body, is_stub: false, ..*self }
+    }
 }
 
 /// An open half message.
@@ -21,8 +55,6 @@ pub struct Half {
 pub struct Open {
     /// The message.
     pub half: Arc<Half>,
-    /// The record that replay must begin at to know it: its HALF or its last REOPEN.
-    pub stored_at: i64,
     /// When the broker appended that record, milliseconds since the epoch.
     pub appended_ms: i64,
     /// Its life.
@@ -34,8 +66,8 @@ pub struct Open {
 }
 
 impl Open {
-    pub(super) fn new(half: Arc<Half>, stored_at: i64, appended_ms: i64, epoch: Epoch) -> Self {
-        Self { half, stored_at, appended_ms, epoch, attempts: 0, last_outcome: None }
+    pub(super) fn new(half: Arc<Half>, appended_ms: i64, epoch: Epoch) -> Self {
+        Self { half, appended_ms, epoch, attempts: 0, last_outcome: None }
     }
 }
 

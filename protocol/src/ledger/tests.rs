@@ -1,6 +1,7 @@
 //! The ledger, record by record. Histories with crashes are in `tests/crashes` of the package.
 //!
 //! # Layout
+//! - [`bodies`]: which bodies are kept in memory
 //! - [`deciding`]: the first decision wins
 //! - [`parking`]: giving up, and undeliverable messages
 //! - [`reopening`]: which REOPEN counts
@@ -10,6 +11,7 @@
 use super::*;
 use crate::record::{CheckOutcome, Origin};
 
+mod bodies;
 mod deciding;
 mod parking;
 mod progress;

@@ -56,7 +56,7 @@ impl World {
         let all = HalfOffset(0);
         let found: Vec<_> = ledger
             .open_from(all)
-            .map(|open| (open.half.offset.0, open.epoch.0, open.attempts, open.stored_at))
+            .map(|open| (open.half.offset.0, open.epoch.0, open.attempts, open.half.stored_at))
             .collect();
         assert_eq!(found, open, "open");
         let found: Vec<_> = ledger

@@ -69,6 +69,7 @@ fn config() -> CoreConfig {
         no_listener_grace: LONG,
         retry_delay: Duration::from_secs(1),
         check_batch: 10,
+        check_batch_bytes: usize::MAX,
         check_batches: 10,
     }
 }

@@ -13,10 +13,10 @@ fn commit_delivers_the_half_as_it_was_stored() {
     ledger.apply(Record::Half(meta(1)), body.clone(), 5, 77);
     let of = HalfRef { id: transaction(1), half: HalfOffset(5), epoch: Epoch(0) };
     let open = ledger.open(of.half).unwrap();
-    assert_eq!((open.stored_at, open.appended_ms, open.attempts), (5, 77, 0));
+    assert_eq!((open.half.stored_at, open.appended_ms, open.attempts), (5, 77, 0));
     let outcome = ledger.apply(decision(of, Verdict::Commit), Body::default(), 6, 78);
     let Outcome::Deliver { half, settles: false } = outcome else { panic!("{outcome:?}") };
-    assert_eq!(*half, Half { meta: meta(1), body, offset: HalfOffset(5) });
+    assert_eq!(*half, Half::new(meta(1), body, HalfOffset(5), 5));
     assert_eq!(ledger.open_count(), 0);
 }
 

@@ -10,7 +10,7 @@ fn c11_reopened_it_is_delivered_once() {
     let (reopened_at, outcome) = fold.reopen(of);
     assert_outcome!((0, outcome), Outcome::Reopened { half } if half == of.half);
     let open = fold.ledger.open(of.half).unwrap();
-    assert_eq!((open.epoch, open.attempts, open.stored_at), (Epoch(1), 0, reopened_at));
+    assert_eq!((open.epoch, open.attempts, open.half.stored_at), (Epoch(1), 0, reopened_at));
     assert_eq!(open.half.offset, of.half, "the same identity");
     assert_eq!(offsets(&fold.ledger), (vec![0], vec![]));
     let (at, outcome) = fold.commit(in_epoch(of, 1));
