@@ -1,222 +1,200 @@
-//! `halfmsg bench`: transactions per second, and the time from the commit's call to the message at a
-//! reader, against a broker of yours or the in-process one.
+//! `halfmsg bench`: the engine beside the least that could do its work, on one broker.
 //!
-//! Figures of one machine compare with figures of the same run only; the in-process broker says
-//! nothing about Kafka.
+//! The bare loop writes HALF, COMMIT and target records with nothing else: no ledger to speak of, no
+//! timers, no checks. Rounds of all kinds are interleaved, so that what a machine does at some minute
+//! hits all of them; each run is a process of its own, so that CPU and memory are its own. Figures
+//! compare with figures of the same invocation only; the in-process broker says nothing about Kafka.
+//!
+//! # Layout
+//! - `run`: one run, in its own process: warm-up, full speed, two latencies, the audit
+//! - `bare`, `engine`: what is measured; `check_back`: unresolved halves
+//! - `phase`: the transactions of one phase and when they were committed
+//! - `reader`: sees them; `audit`: counts what the target holds at the end
+//! - `topics`, `usage`, `report`: topics of a run, what it used, what is printed
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
-use async_trait::async_trait;
-use halfmsg_kafka::{EmbeddedBroker, KafkaConfig, TopicSpec, ensure_topic};
-use halfmsg_producer::{
-    HalfMessage, ListenerResult, LocalTransactionState, Message, ProducerConfig,
-    TransactionListener, TransactionProducer,
-};
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 
+mod audit;
+mod bare;
+mod check_back;
+mod engine;
+mod phase;
 mod reader;
+mod report;
+mod run;
+mod topics;
+mod usage;
 
-use reader::Reader;
+use report::{Figures, Report};
 
-/// Messages must be seen within this after the last commit.
-const SEEN_DEADLINE: Duration = Duration::from_secs(60);
-/// Partitions of store and target.
-const PARTITIONS: i32 = 8;
+/// Rounds of one invocation.
+const MAX_RUNS: u32 = 1_000;
 
 /// `halfmsg bench`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Debug, Clone)]
 pub(crate) struct BenchArgs {
-    /// host:port of the brokers; unset, the in-process broker
+    /// host:port of the brokers; unset, the in-process broker (the engine at-least-once only)
     #[arg(long, env = "KAFKA_BROKERS", default_value = "")]
     brokers: String,
-    /// Transactions of one run at full speed
-    #[arg(long, default_value_t = 100_000)]
-    transactions: u64,
-    /// Transactions under way at once
-    #[arg(long, default_value_t = 1_024)]
-    in_flight: u64,
-    /// Bytes of each payload, 8 at least
-    #[arg(long, default_value_t = 256)]
-    payload_bytes: usize,
-    /// Transactions per second of a run for latency
-    #[arg(long, default_value_t = 50)]
-    rate: u64,
-    /// Seconds of a run for latency
-    #[arg(long, default_value_t = 10)]
-    latency_seconds: u64,
-    /// Runs of each kind
+    /// What to run
+    #[arg(long, value_enum, default_value = "all")]
+    mode: Mode,
+    /// Rounds; each runs every kind once
     #[arg(long, default_value_t = 3)]
     runs: u32,
+    /// Transactions at full speed
+    #[arg(long, default_value_t = 300_000)]
+    transactions: u64,
+    /// Transactions under way at once
+    #[arg(long, default_value_t = 4_096)]
+    in_flight: u64,
+    /// Bytes of each payload, 16 at least
+    #[arg(long, default_value_t = 256)]
+    payload_bytes: usize,
+    /// Transactions per second at low load
+    #[arg(long, default_value_t = 50)]
+    rate: u64,
+    /// Seconds at low load, and again at 70 % load; 0 leaves both out
+    #[arg(long, default_value_t = 10)]
+    latency_seconds: u64,
+    /// Half messages that the check-back resolves
+    #[arg(long, default_value_t = 20_000)]
+    halves: u64,
+    /// How to print
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    /// One run in this process, its figures as a line of JSON: what the command starts itself
+    #[arg(long, hide = true)]
+    one: bool,
 }
 
-/// Nobody asks it: every transaction of the benchmark is decided.
-struct Undecided;
+/// What is measured.
+#[derive(
+    clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Mode {
+    /// Every kind, interleaved
+    All,
+    /// The bare loop, at-least-once
+    BareAlo,
+    /// The engine, at-least-once
+    EngineAlo,
+    /// The bare loop, exactly-once
+    BareEos,
+    /// The engine, exactly-once
+    EngineEos,
+    /// Unresolved half messages that the check-back commits
+    CheckBack,
+}
 
-#[async_trait]
-impl TransactionListener for Undecided {
-    type Arg = ();
-
-    async fn execute_local_transaction(
-        &self,
-        _half: &HalfMessage,
-        (): (),
-    ) -> ListenerResult<LocalTransactionState> {
-        Ok(LocalTransactionState::Unknown)
+impl Mode {
+    fn rounds(self, embedded: bool) -> &'static [Self] {
+        match self {
+            // The in-process broker knows no transactions, and forgets what is beyond 5 MiB.
+            Self::All if embedded => &[Self::EngineAlo],
+            Self::All => &[Self::BareAlo, Self::EngineAlo, Self::BareEos, Self::CheckBack],
+            Self::BareAlo => &[Self::BareAlo],
+            Self::EngineAlo => &[Self::EngineAlo],
+            Self::BareEos => &[Self::BareEos],
+            Self::EngineEos => &[Self::EngineEos],
+            Self::CheckBack => &[Self::CheckBack],
+        }
     }
 
-    async fn check_local_transaction(
-        &self,
-        _half: &HalfMessage,
-    ) -> ListenerResult<LocalTransactionState> {
-        Ok(LocalTransactionState::Unknown)
+    /// The name as it is written on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::BareAlo => "bare-alo",
+            Self::EngineAlo => "engine-alo",
+            Self::BareEos => "bare-eos",
+            Self::EngineEos => "engine-eos",
+            Self::CheckBack => "check-back",
+        }
     }
+}
+
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Table,
+    Json,
 }
 
 /// Runs and prints.
 ///
 /// # Errors
-/// A broker that does not answer, or a message that was not seen.
+/// A broker that does not answer; a message that was lost, or seen twice where that must not be.
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
-    ensure!(args.payload_bytes >= 8, "--payload-bytes must be 8 at least");
-    ensure!(args.in_flight > 0 && args.rate > 0 && args.runs > 0, "counts must be 1 at least");
-    let embedded = match args.brokers.as_str() {
-        "" => Some(EmbeddedBroker::start().context("starting the in-process broker")?),
-        _ => None,
-    };
-    let kafka =
-        embedded.as_ref().map_or_else(|| KafkaConfig::new(&args.brokers), EmbeddedBroker::config);
-    let kind = if kafka.embedded { "in-process broker" } else { "Kafka" };
-    println!(
-        "{kind} at {}; {} B payloads, {PARTITIONS} partitions",
-        kafka.brokers, args.payload_bytes
+    validate(&args)?;
+    if args.one {
+        let figures = run::one(&args).await?;
+        println!("{}", serde_json::to_string(&figures)?);
+        return Ok(());
+    }
+    let mut report = Report::default();
+    for round in 1..=args.runs {
+        for mode in args.mode.rounds(args.brokers.is_empty()) {
+            let figures = child(&args, *mode)
+                .await
+                .with_context(|| format!("round {round}, {}", mode.name()))?;
+            eprintln!("round {round}: {figures}");
+            report.add(figures);
+        }
+    }
+    match args.output {
+        Output::Table => print!("{report}"),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report.summary())?),
+    }
+    report.verdict()
+}
+
+fn validate(args: &BenchArgs) -> anyhow::Result<()> {
+    ensure!(args.payload_bytes >= phase::STAMP_BYTES, "--payload-bytes must be 16 at least");
+    ensure!((1..=MAX_RUNS).contains(&args.runs), "--runs must be 1 to {MAX_RUNS}");
+    for (name, value, most) in [
+        ("--transactions", args.transactions, 100_000_000),
+        ("--in-flight", args.in_flight, 50_000),
+        ("--rate", args.rate, 1_000_000),
+        ("--halves", args.halves, 10_000_000),
+    ] {
+        ensure!((1..=most).contains(&value), "{name} is {value}: it must be 1 to {most}");
+    }
+    let needs_kafka = !matches!(args.mode, Mode::All | Mode::EngineAlo | Mode::CheckBack);
+    ensure!(
+        !(args.brokers.is_empty() && needs_kafka),
+        "--mode {} needs --brokers: the in-process broker knows no transactions",
+        args.mode.name()
     );
-    for run in 1..=args.runs {
-        let bench = Bench::start(&kafka, embedded.as_ref(), &args).await?;
-        let figures = bench.throughput(&args).await?;
-        println!("run {run}: at full speed, {} under way: {figures}", args.in_flight);
-        bench.end(&kafka).await;
-        let bench = Bench::start(&kafka, embedded.as_ref(), &args).await?;
-        let latency = bench.latency(&args).await?;
-        println!("run {run}: at {}/s: commit call -> message seen {latency}", args.rate);
-        bench.end(&kafka).await;
-    }
+    ensure!(!args.one || args.mode != Mode::All, "--one needs a --mode");
     Ok(())
 }
 
-struct Bench {
-    producer: TransactionProducer,
-    reader: Reader,
-    target: String,
-    topics: Vec<String>,
-    payload_bytes: usize,
-    epoch: Instant,
-}
-
-impl Bench {
-    async fn start(
-        kafka: &KafkaConfig,
-        embedded: Option<&EmbeddedBroker>,
-        args: &BenchArgs,
-    ) -> anyhow::Result<Self> {
-        let group = format!("bench-{}", uuid::Uuid::new_v4().simple());
-        let mut config = ProducerConfig::new(kafka.clone(), "bench", group.as_str());
-        config.store_partitions = PARTITIONS;
-        config.max_transactions = usize::try_from(args.in_flight)?;
-        let target = format!("{group}.target");
-        let topics = vec![config.store_topic(), config.parked_topic(), target.clone()];
-        match embedded {
-            Some(broker) => {
-                topics.iter().try_for_each(|topic| broker.create_topic(topic, PARTITIONS))?;
-            }
-            None => create(kafka, &target).await?,
-        }
-        let epoch = Instant::now();
-        let reader = Reader::start(kafka, &target, PARTITIONS, epoch)?;
-        let producer =
-            TransactionProducer::builder(config).listener("bench", Undecided).start().await?;
-        let until = Instant::now() + SEEN_DEADLINE;
-        while let Err(problem) = producer.health() {
-            ensure!(Instant::now() < until, "not ready: {problem}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(Self { producer, reader, target, topics, payload_bytes: args.payload_bytes, epoch })
+/// One run as a process of its own.
+async fn child(args: &BenchArgs, mode: Mode) -> anyhow::Result<Figures> {
+    let program = std::env::current_exe().context("this program's own file")?;
+    let numbers = [
+        ("--transactions", args.transactions),
+        ("--in-flight", args.in_flight),
+        ("--payload-bytes", args.payload_bytes as u64),
+        ("--rate", args.rate),
+        ("--latency-seconds", args.latency_seconds),
+        ("--halves", args.halves),
+    ];
+    let mut command = tokio::process::Command::new(program);
+    command.args(["bench", "--one", "--brokers", &args.brokers, "--mode", mode.name()]);
+    for (name, value) in numbers {
+        command.arg(name).arg(value.to_string());
     }
-
-    /// One transaction. Its number is in the payload; the time of the commit's call, which is not
-    /// known yet when the payload is stored, is told to the reader.
-    async fn transact(&self, number: u64) -> anyhow::Result<()> {
-        let mut payload = vec![b'x'; self.payload_bytes];
-        payload[..8].copy_from_slice(&number.to_le_bytes());
-        let transaction = self.producer.begin("bench", Message::new(&self.target, payload)).await?;
-        self.reader.committing(number, self.epoch.elapsed());
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    async fn throughput(&self, args: &BenchArgs) -> anyhow::Result<String> {
-        let started = self.epoch.elapsed();
-        let next = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let workers = (0..args.in_flight).map(|_| {
-            let next = Arc::clone(&next);
-            async move {
-                loop {
-                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if number >= args.transactions {
-                        return anyhow::Ok(());
-                    }
-                    self.transact(number).await?;
-                }
-            }
-        });
-        futures::future::try_join_all(workers).await?;
-        let last = self.reader.wait(args.transactions, SEEN_DEADLINE).await?;
-        let seconds = last.saturating_sub(started).as_secs_f64();
-        let per_second = args.transactions as f64 / seconds;
-        Ok(format!(
-            "{per_second:.0} transactions/s; commit call -> message seen {}",
-            self.reader.latency()
-        ))
-    }
-
-    async fn latency(&self, args: &BenchArgs) -> anyhow::Result<String> {
-        let count = args.rate * args.latency_seconds;
-        let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(args.rate)?);
-        for number in 0..count {
-            ticks.tick().await;
-            self.transact(number).await?;
-        }
-        self.reader.wait(count, SEEN_DEADLINE).await?;
-        Ok(self.reader.latency())
-    }
-
-    async fn end(self, kafka: &KafkaConfig) {
-        self.producer.shutdown().await;
-        self.reader.stop();
-        if kafka.embedded {
-            return;
-        }
-        let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        let deleted = async {
-            let admin: AdminClient<DefaultClientContext> = kafka.admin().create()?;
-            admin.delete_topics(&names, &AdminOptions::new()).await
-        };
-        if let Err(error) = deleted.await {
-            println!("the topics of this run are left behind: {error}");
-        }
-    }
-}
-
-async fn create(kafka: &KafkaConfig, target: &str) -> anyhow::Result<()> {
-    let spec = TopicSpec {
-        name: target.to_owned(),
-        partitions: PARTITIONS,
-        replication_factor: -1,
-        settings: Default::default(),
-        required: Vec::new(),
-    };
-    ensure_topic(kafka, &spec, Duration::from_secs(10)).await.context("creating the target")?;
-    Ok(())
+    let output = command
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .await
+        .context("starting the run's process")?;
+    ensure!(output.status.success(), "the run failed ({})", output.status);
+    serde_json::from_slice(&output.stdout).context("the run printed something else than figures")
 }

@@ -1,119 +1,112 @@
-//! Reads the target of a benchmark on a thread of its own, and keeps the times.
+//! Reads the target of a run on a thread of its own, as a read-committed consumer would.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use halfmsg_kafka::KafkaConfig;
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
-use rdkafka::{Offset, TopicPartitionList};
 
-#[derive(Default)]
-struct Seen {
-    committing: HashMap<u64, Duration>,
+use super::phase::{Phase, number};
+use super::topics::every_partition;
+
+/// Messages must be seen within this after the last commit.
+const SEEN_DEADLINE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the last one was seen; no part of any figure.
+const LOOK: Duration = Duration::from_millis(5);
+/// One wait for a message.
+const POLL: Duration = Duration::from_millis(20);
+
+struct Watched {
+    phase: Arc<Phase>,
     latencies: Vec<Duration>,
-    distinct: u64,
-    last: Duration,
+    last: Instant,
 }
 
 /// The reader's thread and what it has seen.
 pub(crate) struct Reader {
-    seen: Arc<Mutex<Seen>>,
+    watched: Arc<Mutex<Watched>>,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Reader {
-    /// Begins to read; times count from `epoch`.
-    pub(crate) fn start(
-        kafka: &KafkaConfig,
-        target: &str,
-        partitions: i32,
-        epoch: Instant,
-    ) -> anyhow::Result<Self> {
-        let mut config = kafka.consumer("bench-reader");
-        let consumer: BaseConsumer = config
+    /// Begins to read.
+    pub(crate) fn start(kafka: &KafkaConfig, target: &str) -> anyhow::Result<Self> {
+        let consumer: BaseConsumer = kafka
+            .consumer("bench-reader")
             .set("isolation.level", "read_committed")
             .set("fetch.wait.max.ms", "10")
             .create()?;
-        let mut all = TopicPartitionList::new();
-        for partition in 0..partitions {
-            all.add_partition_offset(target, partition, Offset::Beginning)?;
-        }
-        consumer.fetch_metadata(Some(target), Duration::from_secs(10))?;
-        consumer.assign(&all)?;
-        let (seen, stop) =
-            (Arc::new(Mutex::new(Seen::default())), Arc::new(AtomicBool::new(false)));
+        consumer.assign(&every_partition(&consumer, target, Offset::Beginning)?)?;
+        let phase = Arc::new(Phase::new(0, 0, None));
+        let watched = Watched { phase, latencies: Vec::new(), last: Instant::now() };
+        let (watched, stop) = (Arc::new(Mutex::new(watched)), Arc::new(AtomicBool::new(false)));
         let thread = {
-            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
-            std::thread::spawn(move || {
+            let (watched, stop) = (Arc::clone(&watched), Arc::clone(&stop));
+            let named = std::thread::Builder::new().name("bench-reader".into());
+            named.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    if let Some(Ok(message)) = consumer.poll(Duration::from_millis(20)) {
-                        note(&seen, message.payload().unwrap_or_default(), epoch.elapsed());
+                    if let Some(Ok(message)) = consumer.poll(POLL) {
+                        note(&watched, message.payload().unwrap_or_default());
                     }
                 }
-            })
+            })?
         };
-        Ok(Self { seen, stop, thread })
+        Ok(Self { watched, stop, thread: Some(thread) })
     }
 
-    /// This transaction's commit is being called.
-    pub(crate) fn committing(&self, number: u64, at: Duration) {
-        lock(&self.seen).committing.insert(number, at);
+    /// What is seen from here on belongs to this phase.
+    pub(crate) fn watch(&self, phase: &Arc<Phase>) {
+        let mut watched = lock(&self.watched);
+        watched.phase = Arc::clone(phase);
+        watched.latencies = Vec::with_capacity(usize::try_from(phase.count()).unwrap_or(0));
     }
 
-    /// Waits until so many different messages are seen; the time of the last.
-    pub(crate) async fn wait(&self, count: u64, deadline: Duration) -> anyhow::Result<Duration> {
-        let until = Instant::now() + deadline;
+    /// Waits until every message of the phase was seen: when the last one was, and the time from
+    /// each one's commit call, sorted.
+    pub(crate) async fn wait(&self) -> anyhow::Result<(Instant, Vec<Duration>)> {
+        let until = Instant::now() + SEEN_DEADLINE;
         loop {
             {
-                let seen = lock(&self.seen);
-                if seen.distinct >= count {
-                    return Ok(seen.last);
+                let mut watched = lock(&self.watched);
+                let (seen, count) = (watched.latencies.len() as u64, watched.phase.count());
+                if seen >= count {
+                    let mut latencies = std::mem::take(&mut watched.latencies);
+                    latencies.sort_unstable();
+                    return Ok((watched.last, latencies));
                 }
                 if Instant::now() > until {
-                    bail!("{} of {count} messages were seen", seen.distinct);
+                    bail!("{} of {count} messages were not seen", count - seen);
                 }
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
+}
 
-    /// Percentiles of commit call to message seen.
-    pub(crate) fn latency(&self) -> String {
-        let mut all = lock(&self.seen).latencies.clone();
-        all.sort_unstable();
-        let at = |share: f64| {
-            let index = ((all.len().saturating_sub(1)) as f64 * share) as usize;
-            all.get(index).copied().unwrap_or_default().as_secs_f64() * 1e3
-        };
-        format!("p50 {:.1} ms, p99 {:.1} ms", at(0.5), at(0.99))
-    }
-
-    pub(crate) fn stop(self) {
+impl Drop for Reader {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if self.thread.join().is_err() {
-            println!("the reader's thread panicked");
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            eprintln!("the reader's thread panicked");
         }
     }
 }
 
-fn note(seen: &Mutex<Seen>, payload: &[u8], at: Duration) {
-    let Some(number) = payload.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else {
-        return;
-    };
-    let mut seen = lock(seen);
-    if let Some(committing) = seen.committing.remove(&number) {
-        seen.latencies.push(at.saturating_sub(committing));
-        seen.distinct += 1;
-        seen.last = at;
+fn note(watched: &Mutex<Watched>, payload: &[u8]) {
+    let Some(number) = number(payload) else { return };
+    let mut watched = lock(watched);
+    if let Some(latency) = watched.phase.seen(number) {
+        watched.latencies.push(latency);
+        watched.last = Instant::now();
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
+    watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
