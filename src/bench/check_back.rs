@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use halfmsg_producer::ProducerConfig;
 use tokio::task::JoinSet;
 
 use super::BenchArgs;
-use super::engine::{CommitAll, Engine, PURPOSE};
+use super::engine::{self, CommitAll, Engine, PURPOSE};
 use super::phase::Phase;
 use super::reader::Reader;
 use super::report::Figures;
@@ -24,13 +23,12 @@ pub(crate) async fn measure(args: &BenchArgs, topics: &mut Topics) -> anyhow::Re
     let reader = Reader::start(&topics.kafka, &topics.target)?;
     let listener = CommitAll::default();
     let asked = Arc::clone(&listener.asked);
-    // As the engine emits by default.
-    let exactly_once = false;
-    let engine =
-        Engine::start(topics, exactly_once, args.in_flight, args.payload_bytes, listener).await?;
+    // Emission stays the default: exactly-once, except on the in-process broker.
+    let config = engine::config(topics, args.in_flight)?;
+    let check_after = config.check_after;
+    let engine = Engine::start(topics, config, args.payload_bytes, listener).await?;
     let phase = Arc::new(Phase::new(0, args.halves, None));
     reader.watch(&phase);
-    let check_after = ProducerConfig::new(topics.kafka.clone(), "bench", "bench").check_after;
     let first_due = Instant::now() + check_after;
     prepare(&engine, &phase, args.in_flight).await?;
     ensure!(

@@ -18,6 +18,8 @@ use super::topics::{PARTITIONS, Topics};
 /// Taking the store's partitions over.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
+/// Deadline of preparing and of deciding.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The purpose of every message.
 pub(crate) const PURPOSE: &str = "bench";
 
@@ -48,6 +50,18 @@ impl TransactionListener for CommitAll {
     }
 }
 
+/// The settings of a run: the defaults, except that a machine which is busy with other things must
+/// not fail it by the deadlines of a service.
+pub(crate) fn config(topics: &Topics, in_flight: u64) -> anyhow::Result<ProducerConfig> {
+    let mut config = ProducerConfig::new(topics.kafka.clone(), "bench", topics.group.as_str());
+    config.store_partitions = PARTITIONS;
+    config.max_transactions = usize::try_from(in_flight)?;
+    config.prepare_deadline = PATIENCE;
+    config.decision_deadline = PATIENCE;
+    config.check_after = PATIENCE + 2 * config.local_deadline;
+    Ok(config)
+}
+
 /// A producer, and what it sends.
 #[derive(Clone)]
 pub(crate) struct Engine {
@@ -60,15 +74,10 @@ impl Engine {
     /// Starts it, and waits until it has taken its partitions over.
     pub(crate) async fn start(
         topics: &mut Topics,
-        exactly_once: bool,
-        in_flight: u64,
+        config: ProducerConfig,
         payload_bytes: usize,
         listener: CommitAll,
     ) -> anyhow::Result<Self> {
-        let mut config = ProducerConfig::new(topics.kafka.clone(), "bench", topics.group.as_str());
-        config.store_partitions = PARTITIONS;
-        config.max_transactions = usize::try_from(in_flight)?;
-        ensure!(!exactly_once, "this version emits at-least-once only");
         for topic in [config.store_topic(), config.parked_topic()] {
             topics.engine_creates(&topic)?;
         }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use halfmsg_producer::Emission;
+
 use super::audit::{Audit, audit};
 use super::bare::Bare;
-use super::engine::{CommitAll, Engine};
+use super::engine::{self, CommitAll, Engine};
 use super::phase::Phase;
 use super::reader::Reader;
 use super::report::{Figures, Latency};
@@ -26,14 +28,13 @@ enum Subject {
 impl Subject {
     async fn start(args: &BenchArgs, topics: &mut Topics) -> anyhow::Result<Self> {
         let exactly_once = matches!(args.mode, Mode::BareEos | Mode::EngineEos);
-        Ok(match args.mode {
-            Mode::BareAlo | Mode::BareEos => Self::Bare(Bare::start(topics, exactly_once).await?),
-            _ => {
-                let (in_flight, bytes) = (args.in_flight, args.payload_bytes);
-                let listener = CommitAll::default();
-                Self::Engine(Engine::start(topics, exactly_once, in_flight, bytes, listener).await?)
-            }
-        })
+        if matches!(args.mode, Mode::BareAlo | Mode::BareEos) {
+            return Ok(Self::Bare(Bare::start(topics, exactly_once).await?));
+        }
+        let mut config = engine::config(topics, args.in_flight)?;
+        config.emission = if exactly_once { Emission::ExactlyOnce } else { Emission::AtLeastOnce };
+        let listener = CommitAll::default();
+        Ok(Self::Engine(Engine::start(topics, config, args.payload_bytes, listener).await?))
     }
 
     async fn transact(&self, args: &BenchArgs, phase: &Arc<Phase>) -> anyhow::Result<()> {
