@@ -129,6 +129,13 @@ impl Emitter {
         Ok(Self { jobs, stop })
     }
 
+    /// One without a thread: the test carries the batches out.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (Self, mpsc::Receiver<Job>) {
+        let (jobs, todo) = mpsc::channel();
+        (Self { jobs, stop: Arc::default() }, todo)
+    }
+
     /// Hands a batch over; its end comes as [`Input::Emitted`].
     pub(crate) fn begin(&self, job: Job) -> Result<(), Job> {
         self.jobs.send(job).map_err(|refused| refused.0)

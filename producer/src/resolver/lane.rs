@@ -13,6 +13,9 @@ use halfmsg_protocol::{Progress, ResolverCore, TransactionId};
 use super::emitter::{Emitter, Item, Job, JobEnd, Trouble, Work};
 use crate::config::{Emission, ProducerConfig, RETRY_DELAY};
 
+#[cfg(test)]
+mod tests;
+
 /// Between two times that progress is stored although nothing was delivered.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 

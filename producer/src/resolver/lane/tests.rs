@@ -1,0 +1,277 @@
+//! The lane, batch by batch: what goes out together, in which order, and what follows from an end.
+
+use std::sync::mpsc;
+
+use halfmsg_protocol::{
+    Backoff, Body, Command, CoreConfig, Decision, Epoch, Event, HalfMeta, HalfOffset, HalfRef,
+    Origin, Record, Takeover, TransactionId, Verdict,
+};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(1 << 30);
+
+/// A lane beside the core whose outcomes it carries out.
+struct Rig {
+    core: ResolverCore,
+    lane: Lane,
+    todo: mpsc::Receiver<Job>,
+    next: i64,
+}
+
+fn limits(exactly_once: bool) -> Limits {
+    Limits {
+        batch_messages: 100,
+        batch_bytes: 1_000,
+        linger: LONG,
+        queued_messages: 6,
+        queued_bytes: 600,
+        exactly_once,
+    }
+}
+
+impl Rig {
+    fn new(limits: Limits) -> Self {
+        let core = ResolverCore::new(
+            CoreConfig {
+                check_after: LONG,
+                check_backoff: Backoff { initial: LONG, max: LONG },
+                max_checks: 1,
+                max_age: LONG,
+                no_listener_grace: LONG,
+                retry_delay: LONG,
+                check_batch: 1,
+                check_batch_bytes: 1,
+                check_batches: 1,
+            },
+            Takeover {
+                progress: Progress { low_water: 0, position: 0 },
+                parked: Vec::new(),
+                wall_ms: 0,
+                now: Duration::ZERO,
+            },
+        );
+        let (emitter, todo) = Emitter::by_hand();
+        Self { core, lane: Lane::new(emitter, limits), todo, next: 0 }
+    }
+
+    fn step(&mut self, event: Event) {
+        let mut commands = Vec::new();
+        self.core.step(Duration::ZERO, event, &mut commands);
+        for command in commands {
+            let (at, work) = match command {
+                Command::Deliver { at, half, settled } => (at, Work::Deliver(half, settled)),
+                Command::WriteParked { at, parked } => (at, Work::Park(parked)),
+                other => panic!("{other:?}"),
+            };
+            self.lane.push(Item { at, work });
+        }
+    }
+
+    fn read(&mut self, record: Record, payload: usize) -> i64 {
+        let (offset, appended_ms) = (self.next, 0);
+        self.next += 1;
+        let body = Body { payload: Some(vec![0; payload].into()), ..Body::default() };
+        self.step(Event::Record { offset, appended_ms, record, body });
+        offset
+    }
+
+    /// So many committed messages; the offsets of their decisions.
+    fn committed(&mut self, count: u8, payload: usize) -> Vec<i64> {
+        (0..count).map(|_| self.commit(payload)).collect()
+    }
+
+    fn commit(&mut self, payload: usize) -> i64 {
+        let id = TransactionId::from_bytes([u8::try_from(self.next).unwrap(); 16]);
+        let half = self.read(
+            Record::Half(HalfMeta {
+                id,
+                application: "app".into(),
+                purpose: "purpose".into(),
+                topic: "topic".into(),
+                timestamp_ms: 0,
+                check_after: None,
+            }),
+            payload,
+        );
+        let of = HalfRef { id, half: HalfOffset(half), epoch: Epoch(0) };
+        let (verdict, origin) = (Verdict::Commit, Origin::Producer);
+        let decision = Decision { of, verdict, origin, operator: None, reason: String::new() };
+        self.read(Record::Decision(decision), 0)
+    }
+
+    /// The batch that goes out now.
+    fn batch(&mut self, idle: bool) -> Option<Job> {
+        assert!(self.lane.begin(idle, &self.core));
+        self.todo.try_recv().ok()
+    }
+
+    fn end(&mut self, job: Job, end: JobEnd) -> Ended {
+        let ended = self.lane.ended(job.items, job.progress, end);
+        for (at, _) in &ended.done {
+            self.step(Event::CarriedOut { at: *at });
+        }
+        for (at, reason) in &ended.refused {
+            let (at, reason) = (*at, reason.clone());
+            self.step(Event::DeliveryRefused { at, reason, wall_ms: 0 });
+        }
+        if let Some(progress) = ended.stored {
+            let now = self.core.progress().expect("live");
+            assert!(progress.position <= now.position && progress.low_water <= now.low_water);
+            self.core.progress_stored(progress);
+        }
+        ended
+    }
+
+    fn again(&mut self) {
+        self.lane.not_before = None;
+    }
+}
+
+fn places(job: &Job) -> Vec<i64> {
+    job.items.iter().map(|item| item.at).collect()
+}
+
+fn why() -> String {
+    "why".into()
+}
+
+#[test]
+fn a_batch_goes_out_at_once_when_nothing_more_is_to_be_read() {
+    let mut rig = Rig::new(limits(true));
+    let first = rig.batch(true).expect("progress is stored at once");
+    rig.end(first, JobEnd::Done(Vec::new()));
+    let decided = rig.committed(3, 1);
+    assert!(rig.batch(false).is_none(), "there is more to read, and it may linger");
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), decided);
+    assert_eq!(job.progress, Some(Progress { low_water: 6, position: 6 }));
+    rig.commit(1);
+    assert!(rig.batch(true).is_none(), "one batch at a time");
+    assert!(rig.lane.is_waiting());
+    let ended = rig.end(job, JobEnd::Done(Vec::new()));
+    assert_eq!(ended.done, [(1, true), (3, true), (5, true)]);
+    assert_eq!(places(&rig.batch(true).unwrap()), [7]);
+}
+
+#[test]
+fn a_batch_closes_on_count_bytes_and_time() {
+    let mut rig = Rig::new(Limits { batch_messages: 2, ..limits(true) });
+    rig.committed(3, 1);
+    let job = rig.batch(false).unwrap();
+    assert_eq!(places(&job), [1, 3]);
+    assert_eq!(job.progress.unwrap().position, 5, "the third is still due");
+
+    let mut rig = Rig::new(limits(true));
+    rig.committed(4, 400);
+    let job = rig.batch(false).unwrap();
+    assert_eq!(places(&job), [1, 3], "a third would be more than 1,000 bytes");
+
+    let mut rig = Rig::new(limits(true));
+    rig.commit(5_000);
+    assert_eq!(places(&rig.batch(false).unwrap()), [1], "a large message goes alone");
+
+    let mut rig = Rig::new(Limits { linger: Duration::ZERO, ..limits(true) });
+    rig.commit(1);
+    assert_eq!(places(&rig.batch(false).unwrap()), [1]);
+}
+
+#[test]
+fn a_lane_is_full_by_count_or_bytes_and_has_room_at_half() {
+    let mut rig = Rig::new(limits(true));
+    rig.committed(5, 1);
+    assert!(!rig.lane.is_full() && !rig.lane.has_room());
+    rig.commit(1);
+    assert!(rig.lane.is_full());
+    let mut rig = Rig::new(limits(true));
+    rig.commit(600);
+    assert!(rig.lane.is_full());
+    assert!(rig.batch(true).is_some());
+    assert!(!rig.lane.is_full() && rig.lane.has_room());
+}
+
+#[test]
+fn an_aborted_batch_goes_out_again_whole_and_later() {
+    let mut rig = Rig::new(limits(true));
+    let decided = rig.committed(3, 1);
+    let job = rig.batch(true).unwrap();
+    rig.commit(1);
+    let ended = rig.end(job, JobEnd::Aborted(Vec::new()));
+    assert!(ended.done.is_empty() && ended.stored.is_none());
+    assert!(rig.batch(true).is_none(), "not at once");
+    rig.again();
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [&decided[..], &[7]].concat());
+}
+
+#[test]
+fn a_refused_message_is_parked_in_its_place_and_the_others_are_delivered() {
+    let mut rig = Rig::new(limits(true));
+    rig.committed(3, 1);
+    let job = rig.batch(true).unwrap();
+    rig.commit(1);
+    let ended = rig.end(job, JobEnd::Aborted(vec![(1, Trouble::Refused(why()))]));
+    assert_eq!(ended.refused, [(3, why())]);
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [1, 3, 5, 7], "in the order of the log, so that progress covers all");
+    assert!(matches!(job.items[1].work, Work::Park(_)));
+    assert_eq!(job.progress.unwrap().position, 8);
+    let ended = rig.end(job, JobEnd::Done(Vec::new()));
+    assert_eq!(ended.done, [(1, true), (3, false), (5, true), (7, true)]);
+}
+
+#[test]
+fn suspects_go_out_one_by_one_until_the_one_to_blame_is_found() {
+    let mut rig = Rig::new(limits(true));
+    rig.committed(4, 1);
+    let job = rig.batch(true).unwrap();
+    let suspect = |index| (index, Trouble::Suspect(why()));
+    assert!(rig.end(job, JobEnd::Aborted(vec![suspect(0), suspect(2)])).refused.is_empty());
+    for expected in [1, 3] {
+        let job = rig.batch(true).unwrap();
+        assert_eq!(places(&job), [expected]);
+        rig.end(job, JobEnd::Done(Vec::new()));
+    }
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [5]);
+    let ended = rig.end(job, JobEnd::Aborted(vec![suspect(0)]));
+    assert_eq!(ended.refused, [(5, why())], "nobody else was in its batch");
+    assert_eq!(places(&rig.batch(true).unwrap()), [5, 7], "together again");
+}
+
+#[test]
+fn at_least_once_the_others_of_a_batch_are_done() {
+    let mut rig = Rig::new(limits(false));
+    rig.committed(3, 1);
+    let job = rig.batch(true).unwrap();
+    assert_eq!(job.progress, None, "it is stored by itself");
+    let ended = rig.end(job, JobEnd::Done(vec![(0, Trouble::Passing(why()))]));
+    assert_eq!(ended.done, [(3, true), (5, true)]);
+    assert_eq!(rig.core.progress().unwrap().position, 1);
+    assert!(rig.batch(true).is_none(), "not at once");
+    rig.again();
+    assert_eq!(places(&rig.batch(true).unwrap()), [1]);
+}
+
+#[test]
+fn progress_alone_is_stored_from_time_to_time() {
+    let mut rig = Rig::new(limits(true));
+    let job = rig.batch(true).unwrap();
+    assert!(job.items.is_empty(), "the first time at once");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert!(rig.batch(true).is_none(), "nothing has changed");
+    assert!(rig.lane.is_current(&rig.core));
+    rig.step(Event::CaughtUp { position: 9 });
+    assert!(rig.batch(true).is_none(), "no hurry");
+    assert!(!rig.lane.is_current(&rig.core));
+    rig.lane.hurry();
+    assert_eq!(rig.batch(true).unwrap().progress.unwrap().position, 9);
+}
+
+#[test]
+fn a_lane_whose_emitter_is_gone_says_so() {
+    let mut rig = Rig::new(limits(true));
+    rig.commit(1);
+    drop(rig.todo);
+    assert!(!rig.lane.begin(true, &rig.core));
+}
