@@ -7,7 +7,7 @@
 //!
 //! # Layout
 //! - `run`: one run, in its own process: warm-up, full speed, two latencies, the audit
-//! - `bare`, `engine`: what is measured; `check_back`: unresolved halves
+//! - `bare`, `engine`: what is measured; `check_back`: unresolved halves; `large`: memory, replay
 //! - `phase`: the transactions of one phase and when they were committed
 //! - `reader`: sees them; `audit`: counts what the target holds at the end
 //! - `topics`, `usage`, `report`: topics of a run, what it used, what is printed
@@ -20,6 +20,7 @@ mod audit;
 mod bare;
 mod check_back;
 mod engine;
+mod large;
 mod phase;
 mod reader;
 mod report;
@@ -88,6 +89,10 @@ pub(crate) enum Mode {
     EngineEos,
     /// Unresolved half messages that the check-back commits
     CheckBack,
+    /// The same after a restart, with more payload than the budget: the memory that it takes
+    Memory,
+    /// A restart with a long log behind an open half message: records replayed per second
+    Replay,
 }
 
 impl Mode {
@@ -101,6 +106,8 @@ impl Mode {
             Self::BareEos => &[Self::BareEos],
             Self::EngineEos => &[Self::EngineEos],
             Self::CheckBack => &[Self::CheckBack],
+            Self::Memory => &[Self::Memory],
+            Self::Replay => &[Self::Replay],
         }
     }
 
@@ -113,6 +120,8 @@ impl Mode {
             Self::BareEos => "bare-eos",
             Self::EngineEos => "engine-eos",
             Self::CheckBack => "check-back",
+            Self::Memory => "memory",
+            Self::Replay => "replay",
         }
     }
 }

@@ -95,7 +95,7 @@ pub struct ProducerConfig {
     pub emission: Emission,
     /// Deliveries in one batch, which in exactly-once mode is one Kafka transaction. Default 4,096.
     pub batch_messages: usize,
-    /// Bytes of the messages in one batch; a larger message goes alone. Default 4 MiB.
+    /// Bytes of the messages in one batch; a larger message goes alone. Default 1 MiB.
     pub batch_bytes: usize,
     /// The longest that a batch waits for more while the store has more to read; with nothing more
     /// to read it goes at once. Default 20 ms.
@@ -103,7 +103,7 @@ pub struct ProducerConfig {
     /// Deliveries of one partition that wait for their batch; beyond, the partition is not read on.
     /// Default 8,192.
     pub max_queued_messages: usize,
-    /// Their bytes; beyond, the partition is not read on. Default 8 MiB.
+    /// Their bytes; beyond, the partition is not read on. Default 4 MiB.
     pub max_queued_bytes: usize,
     /// Bytes of the messages of open halves that are kept in memory, in all partitions; those
     /// beyond are read from the store again when they are needed. Default 128 MiB.
@@ -214,10 +214,10 @@ impl ProducerConfig {
             max_transactions: 4_096,
             emission,
             batch_messages: 4_096,
-            batch_bytes: 4 * 1_024 * 1_024,
+            batch_bytes: 1_024 * 1_024,
             batch_linger: Duration::from_millis(20),
             max_queued_messages: 8_192,
-            max_queued_bytes: 8 * 1_024 * 1_024,
+            max_queued_bytes: 4 * 1_024 * 1_024,
             body_budget_bytes: 128 * 1_024 * 1_024,
             transaction_timeout: Duration::from_secs(10),
             trim_interval: Some(Duration::from_secs(60)),

@@ -60,7 +60,12 @@ pub(crate) async fn measure(args: &BenchArgs, topics: &mut Topics) -> anyhow::Re
     })
 }
 
-async fn prepare(engine: &Engine, phase: &Arc<Phase>, in_flight: u64) -> anyhow::Result<()> {
+/// Stores the halves of a phase and leaves them open.
+pub(crate) async fn prepare(
+    engine: &Engine,
+    phase: &Arc<Phase>,
+    in_flight: u64,
+) -> anyhow::Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..in_flight.min(phase.count()) {

@@ -55,6 +55,24 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
+    /// So many in so long; nothing else is known.
+    pub(crate) fn of(mode: Mode, transactions: u64, took: Duration) -> Self {
+        Self {
+            mode,
+            load_average: None,
+            transactions,
+            per_second: transactions as f64 / took.as_secs_f64().max(1e-3),
+            low: None,
+            high: None,
+            cpu_seconds: None,
+            cpu_by_thread: BTreeMap::new(),
+            peak_rss_bytes: None,
+            lost: 0,
+            duplicates: 0,
+            asked: None,
+        }
+    }
+
     fn cpu_micros(&self) -> Option<f64> {
         self.cpu_seconds.map(|seconds| seconds * 1e6 / self.transactions as f64)
     }

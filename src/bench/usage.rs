@@ -47,9 +47,18 @@ fn read_stat(stat: &str) -> Option<(String, f64)> {
 
 /// The most memory that this process ever had resident, in bytes.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
+}
+
+fn status_bytes(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1_024)
+}
+
+/// The memory that it has resident now, in bytes.
+pub(crate) fn rss_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
 }
 
 /// The machine's load average of the last minute.
