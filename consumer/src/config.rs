@@ -21,8 +21,10 @@ pub enum Assignment {
 pub struct TopicSettings {
     /// The number of partitions.
     pub partitions: i32,
-    /// -1 takes the broker's default.
+    /// -1 takes the broker's default; an existing topic with less than is given here is refused.
     pub replication_factor: i32,
+    /// `min.insync.replicas`, likewise.
+    pub min_insync_replicas: i32,
     /// How long messages are kept; `None` for ever.
     pub retention: Option<Duration>,
 }
@@ -32,6 +34,7 @@ impl Default for TopicSettings {
         Self {
             partitions: 8,
             replication_factor: -1,
+            min_insync_replicas: -1,
             retention: Some(Duration::from_secs(7 * 24 * 3600)),
         }
     }
@@ -47,8 +50,10 @@ impl TopicSettings {
             name: topic.to_owned(),
             partitions: self.partitions,
             replication_factor: self.replication_factor,
+            min_insync_replicas: self.min_insync_replicas,
             settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
             required: vec!["cleanup.policy".into()],
+            at_least: Vec::new(),
         }
     }
 }

@@ -174,7 +174,7 @@ impl Consumer {
         while !shutdown.is_cancelled() {
             match ensure_topic(&self.config.kafka, &spec, TOPIC_DEADLINE).await {
                 Ok(_) => return Ok(()),
-                Err(error @ TopicError::Unavailable { .. }) => {
+                Err(error) if error.is_passing() => {
                     if self.health.set(Err(format!("waiting for Kafka: {error}"))) || retry == 0 {
                         tracing::warn!(%error, "waiting for Kafka");
                     }

@@ -51,7 +51,10 @@ pub(crate) struct Poller {
 struct Events {
     generation: Arc<AtomicU64>,
     paused: AtomicBool,
+    /// The broker said that this client has no right to the group or a topic.
+    denied: AtomicBool,
     metrics: ConsumerMetrics,
+    health: Health,
 }
 
 impl ClientContext for Events {
@@ -75,6 +78,9 @@ impl ConsumerContext for Events {
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Assign(partitions) = rebalance else { return };
+        if self.denied.swap(false, Ordering::AcqRel) {
+            self.health.set(Ok(()));
+        }
         // Said either way: librdkafka remembers that a partition was paused when it went away.
         let done = if self.paused.load(Ordering::Acquire) {
             consumer.pause(partitions)
@@ -106,7 +112,9 @@ impl Poller {
         let events = Events {
             generation: self.generation.clone(),
             paused: AtomicBool::new(false),
+            denied: AtomicBool::new(false),
             metrics: self.metrics.clone(),
+            health: self.health.clone(),
         };
         let client: Client = self.client_config().create_with_context(events)?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
@@ -223,6 +231,9 @@ impl Poller {
             | KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed)
             | KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed) => {
                 tracing::warn!(%error, topics = ?self.topics, "cannot consume");
+                let why = format!("cannot consume {}: {error}", self.topics.join(", "));
+                client.context().denied.store(true, Ordering::Release);
+                self.health.set(Err(why));
                 Ok(())
             }
             error => {

@@ -1,11 +1,14 @@
 //! Connection settings, validated once, from which every client is made.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use rdkafka::config::ClientConfig;
 
-/// How to reach Kafka. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use crate::properties::{self, Redacted};
+
+/// How to reach Kafka. Cheap to clone; its `Debug` shows no secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// Comma-separated `host:port` list (`KAFKA_BROKERS`).
     pub brokers: String,
@@ -31,29 +34,64 @@ pub enum ConfigError {
         "the Kafka property '{0}' is set by halfmsg itself and cannot be overridden: remove it"
     )]
     ReservedProperty(String),
+    /// A name that librdkafka does not know, or a value that it does not take.
+    #[error("the Kafka property '{name}' cannot be used: {reason}")]
+    BadProperty {
+        /// The property.
+        name: String,
+        /// What librdkafka says; never a secret value.
+        reason: String,
+    },
+    /// Built without OpenSSL.
+    #[error(
+        "the Kafka property '{0}' needs OpenSSL, and this program was built without it: build it \
+         with `--features tls` (Debian, Ubuntu: libssl-dev and pkg-config)"
+    )]
+    NotInThisBuild(String),
+    /// librdkafka would take Kerberos, its default.
+    #[error(
+        "security.protocol={0}, but sasl.mechanism is not set: use PLAIN, SCRAM-SHA-256, \
+         SCRAM-SHA-512 or OAUTHBEARER, as the brokers' listener has it"
+    )]
+    NoMechanism(String),
+    /// The mechanism would be ignored.
+    #[error(
+        "sasl.mechanism={0}, but security.protocol is not sasl_plaintext or sasl_ssl: the brokers \
+         would be contacted without a login"
+    )]
+    MechanismWithoutSasl(String),
+    /// Mistyped: they are written in capitals.
+    #[error(
+        "sasl.mechanism is '{0}': use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER, in capitals"
+    )]
+    UnknownMechanism(String),
+    /// Kerberos is not built in.
+    #[error(
+        "sasl.mechanism=GSSAPI (Kerberos) is not built in: use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 \
+         or OAUTHBEARER"
+    )]
+    NoKerberos,
+    /// No name or no password.
+    #[error(
+        "sasl.mechanism={mechanism} needs sasl.username and sasl.password: {missing} is not set"
+    )]
+    NoCredentials {
+        /// The mechanism.
+        mechanism: String,
+        /// The property that is missing.
+        missing: &'static str,
+    },
 }
 
-/// Overriding one of these would silently give up a guarantee.
-const RESERVED: &[&str] = &[
-    "acks",
-    "allow.auto.create.topics",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "delivery.timeout.ms",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "group.id",
-    "group.instance.id",
-    "group.protocol",
-    "isolation.level",
-    "message.timeout.ms",
-    "metadata.broker.list",
-    "partition.assignment.strategy",
-    "request.required.acks",
-    "transactional.id",
-];
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("properties", &Redacted(&self.properties))
+            .field("embedded", &self.embedded)
+            .finish()
+    }
+}
 
 impl KafkaConfig {
     /// Settings for a real cluster.
@@ -61,7 +99,8 @@ impl KafkaConfig {
         Self { brokers: brokers.into(), properties: BTreeMap::new(), embedded: false }
     }
 
-    /// Checks the addresses and refuses properties that would break a guarantee.
+    /// Checks the addresses and refuses properties that would break a guarantee, that librdkafka
+    /// does not know, or that this build cannot serve (TLS and SCRAM need the feature `tls`).
     ///
     /// # Errors
     /// The first mistake found, in words that name the setting.
@@ -77,10 +116,7 @@ impl KafkaConfig {
                 return Err(ConfigError::BadBroker(broker.to_owned()));
             }
         }
-        match self.properties.keys().find(|name| RESERVED.contains(&name.as_str())) {
-            Some(name) => Err(ConfigError::ReservedProperty(name.clone())),
-            None => Ok(()),
-        }
+        properties::check(&self.properties)
     }
 
     /// Settings for an administrative client.
@@ -158,10 +194,54 @@ mod tests {
     }
 
     #[test]
-    fn passes_other_properties_through() {
+    fn other_properties_reach_every_client() {
         let mut config = KafkaConfig::new("a:9092");
-        config.properties.insert("socket.timeout.ms".into(), "5000".into());
+        let pass = [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", "PLAIN"),
+            ("sasl.username", "ann"),
+            ("sasl.password", "s3cret"),
+            ("client.id", "shop"),
+            ("compression.type", "lz4"),
+            ("compression.level", "3"),
+            ("socket.timeout.ms", "5000"),
+            ("socket.keepalive.enable", "true"),
+            ("broker.address.family", "v4"),
+        ];
+        config.properties.extend(pass.map(|(name, value)| (name.into(), value.into())));
         assert_eq!(config.validate(), Ok(()));
-        assert_eq!(config.producer().get("socket.timeout.ms"), Some("5000"));
+        for client in [config.admin(), config.producer(), config.consumer("g")] {
+            for (name, value) in pass {
+                assert_eq!(client.get(name), Some(value), "{name}");
+            }
+        }
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn tls_properties_reach_every_client_too() {
+        let mut config = KafkaConfig::new("a:9092");
+        let pass = [
+            ("security.protocol", "ssl"),
+            ("ssl.ca.location", "/ca.pem"),
+            ("ssl.key.password", "s3cret"),
+            ("ssl.endpoint.identification.algorithm", "https"),
+            ("enable.ssl.certificate.verification", "true"),
+        ];
+        config.properties.extend(pass.map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(config.validate(), Ok(()));
+        for client in [config.admin(), config.producer(), config.consumer("g")] {
+            assert!(pass.iter().all(|(name, value)| client.get(name) == Some(value)));
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_is_refused_by_a_build_without_it() {
+        let mut config = KafkaConfig::new("a:9092");
+        config.properties.insert("security.protocol".into(), "ssl".into());
+        let refused = config.validate();
+        assert_eq!(refused, Err(ConfigError::NotInThisBuild("security.protocol=ssl".into())));
     }
 }

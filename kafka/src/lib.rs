@@ -4,13 +4,22 @@
 //!
 //! # Layout
 //! - [`config`]: [`KafkaConfig`], from which each client's `ClientConfig` is made
-//! - [`topics`]: creates a topic, or refuses one whose settings would lose messages
+//! - `properties`: which librdkafka properties are refused, and which are secret
+//! - `probe`: the first contact: who answers, and why not
+//! - [`replication`]: whether a topic has enough replicas
+//! - [`topics`]: creates a topic, or refuses one whose settings would lose messages; `topic_error`:
+//!   why
 //! - [`embedded`]: librdkafka's in-process mock cluster, for the demonstration and for tests
 
 pub mod config;
 pub mod embedded;
+mod probe;
+mod properties;
+pub mod replication;
+mod topic_error;
 pub mod topics;
 
 pub use config::{ConfigError, KafkaConfig};
 pub use embedded::EmbeddedBroker;
-pub use topics::{TopicError, TopicSpec, TopicStatus, ensure_topic, partition_count};
+pub use topic_error::TopicError;
+pub use topics::{TopicSpec, TopicStatus, ensure_topic, partition_count};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use halfmsg_producer::{Backoff, CrashPoint, ProducerConfig};
 use halfmsg_service_kit::db::DbOptions;
+use halfmsg_service_kit::settings::replication;
 use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
 
 use crate::listener::LocalTimes;
@@ -48,7 +49,8 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value = "8")]
     pub store_partitions: String,
 
-    /// Replication factor of the store, if it is created; -1 is the broker's default
+    /// Replication factor of the store, if it is created; -1 is the broker's default. With less, an
+    /// existing one is refused
     #[arg(
         long,
         env = "HALFMSG_REPLICATION_FACTOR",
@@ -56,6 +58,16 @@ pub struct Settings {
         allow_hyphen_values = true
     )]
     pub replication_factor: String,
+
+    /// min.insync.replicas of the store, if it is created; -1 is the broker's default. With less, an
+    /// existing one is refused
+    #[arg(
+        long,
+        env = "HALFMSG_MIN_INSYNC_REPLICAS",
+        default_value = "-1",
+        allow_hyphen_values = true
+    )]
+    pub min_insync_replicas: String,
 
     /// Storing a half message, in milliseconds
     #[arg(long, env = "HALFMSG_PREPARE_DEADLINE_MS", default_value = "2000")]
@@ -148,17 +160,19 @@ impl Settings {
         let partitions =
             mistakes.number("HALFMSG_STORE_PARTITIONS", &self.store_partitions, 1..=10_000_i32);
         let replication =
-            mistakes.number("HALFMSG_REPLICATION_FACTOR", &self.replication_factor, -1..=100_i32);
+            replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
         let crash_at = self.crash_point(mistakes);
         let (common, times) = (common?, times?);
         if crash_at.is_some() && !common.faults {
             mistakes.add("HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on");
         }
+        let (replication_factor, min_insync_replicas) = replication?;
         let producer = ProducerConfig {
             topic_prefix: common.topic_prefix.clone(),
             instance_id: common.instance_id.clone(),
             store_partitions: partitions?,
-            replication_factor: replication?,
+            replication_factor,
+            min_insync_replicas,
             max_checks: max_checks?,
             check_concurrency: CHECK_CONNECTIONS as usize,
             crash_at,

@@ -56,8 +56,11 @@ pub struct ProducerConfig {
     pub assignment: Assignment,
     /// Partitions of the store when it is created. Default 8.
     pub store_partitions: i32,
-    /// Replication factor of the topics when they are created; -1 is the broker's default.
+    /// Replication factor of the topics when they are created; -1 is the broker's default. An
+    /// existing topic with less than is given here is refused.
     pub replication_factor: i32,
+    /// `min.insync.replicas` of the topics, likewise.
+    pub min_insync_replicas: i32,
     /// Limit of key, headers and payload together, in bytes. Default 1,000,000.
     pub max_message_bytes: usize,
     /// Wait for Kafka at start. Default 60 s.
@@ -194,6 +197,7 @@ impl ProducerConfig {
             assignment,
             store_partitions: 8,
             replication_factor: -1,
+            min_insync_replicas: -1,
             max_message_bytes: 1_000_000,
             start_deadline: Duration::from_secs(60),
             prepare_deadline: Duration::from_secs(2),
@@ -260,6 +264,7 @@ impl ProducerConfig {
         self.validate_durations()?;
         self.validate_counts()?;
         self.validate_emission()?;
+        self.validate_replication()?;
         let first_check = self.check_after;
         if self.prepare_deadline + self.local_deadline >= first_check {
             return Err(ConfigError::CheckTooEarly {
@@ -310,6 +315,22 @@ impl ProducerConfig {
                 value: format!("{:?}", self.transaction_timeout),
                 needed: "between 1 s and 15 min",
             });
+        }
+        Ok(())
+    }
+
+    fn validate_replication(&self) -> Result<(), ConfigError> {
+        let (factor, in_sync) = (self.replication_factor, self.min_insync_replicas);
+        for (setting, value) in [("replication_factor", factor), ("min_insync_replicas", in_sync)] {
+            let needed = "-1 (the broker's default) or 1 to 100";
+            if value == 0 || !(-1..=100).contains(&value) {
+                return Err(ConfigError::Range { setting, value: value.to_string(), needed });
+            }
+        }
+        if factor > 0 && in_sync > factor {
+            let (setting, value) = ("min_insync_replicas", in_sync.to_string());
+            let needed = "at most replication_factor: nothing could be written";
+            return Err(ConfigError::Range { setting, value, needed });
         }
         Ok(())
     }
@@ -398,5 +419,25 @@ mod tests {
         let mut wrong = config();
         wrong.check_deadline = Duration::ZERO;
         assert!(wrong.validate().unwrap_err().to_string().contains("check_deadline"));
+        let mut wrong = config();
+        wrong.replication_factor = 0;
+        assert!(wrong.validate().unwrap_err().to_string().contains("replication_factor is 0"));
+    }
+
+    #[test]
+    fn more_in_sync_than_replicas_is_refused() {
+        let mut config = config();
+        (config.replication_factor, config.min_insync_replicas) = (3, 3);
+        assert_eq!(config.validate(), Ok(()));
+        config.min_insync_replicas = 4;
+        let refused = config.validate().unwrap_err().to_string();
+        assert!(refused.contains("min_insync_replicas is 4"), "{refused}");
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let mut config = config();
+        config.kafka.properties.insert("sasl.password".into(), "s3cret".into());
+        assert!(!format!("{config:?}").contains("s3cret"));
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use halfmsg_kafka::KafkaConfig;
+use halfmsg_kafka::{KafkaConfig, TopicError};
 use halfmsg_protocol::{Body, HEADER, HalfRef, Record, codec};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use tokio::sync::oneshot;
 
 use crate::resolver::Input;
+use crate::scan::is_denied;
 
 /// Where an acknowledged record stands, or what the client said.
 pub(crate) type Appended = Result<i64, KafkaError>;
@@ -119,6 +120,9 @@ impl StoreLog {
         match tokio::time::timeout(deadline, receiver).await {
             Ok(Ok(Ok(offset))) => Ok(offset),
             Ok(Ok(Err(error))) if is_queue_full(&error) => Err(AppendError::QueueFull),
+            Ok(Ok(Err(error))) if is_denied(&error) => Err(AppendError::Failed(
+                TopicError::Forbidden { topic: self.topic.clone(), right: "Write" }.to_string(),
+            )),
             Ok(Ok(Err(error))) => Err(AppendError::Failed(error.to_string())),
             Ok(Err(_)) => Err(AppendError::Failed("the client was closed".into())),
             Err(_) => Err(AppendError::Failed(format!("no acknowledgement within {deadline:?}"))),

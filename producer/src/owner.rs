@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use halfmsg_kafka::KafkaConfig;
+use halfmsg_kafka::{KafkaConfig, TopicError};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::config::{ProducerConfig, RETRY_DELAY};
 use crate::error::StartError;
-use crate::scan::scan;
+use crate::scan::{is_denied, scan};
 
 /// The reserved key, in partition 0.
 const KEY: &str = "halfmsg.application";
@@ -24,7 +24,8 @@ const STEP_DEADLINE: Duration = Duration::from_secs(30);
 /// both look again after writing.
 ///
 /// # Errors
-/// [`StartError::ForeignGroup`]; [`StartError::Client`] if the broker does not answer in time.
+/// [`StartError::ForeignGroup`]; [`StartError::Topic`] if the broker does not answer in time, or
+/// the parked topic may not be read or written.
 pub(crate) async fn claim(config: &ProducerConfig) -> Result<(), StartError> {
     if config.kafka.embedded {
         return Ok(());
@@ -32,10 +33,15 @@ pub(crate) async fn claim(config: &ProducerConfig) -> Result<(), StartError> {
     let until = Instant::now() + config.start_deadline;
     loop {
         match try_claim(config).await {
-            Err(StartError::Client(error)) if Instant::now() < until => {
+            Err(StartError::Client(error)) if !is_denied(&error) => {
+                if Instant::now() > until {
+                    let topic = config.parked_topic();
+                    return Err(TopicError::Unavailable { topic, source: error }.into());
+                }
                 tracing::debug!(%error, "looking up whose group it is");
                 tokio::time::sleep(RETRY_DELAY).await;
             }
+            Err(StartError::Client(error)) => return Err(denied(config, &error).into()),
             result => return result,
         }
     }
@@ -56,6 +62,11 @@ async fn try_claim(config: &ProducerConfig) -> Result<(), StartError> {
         }),
         _ => Ok(()),
     }
+}
+
+fn denied(config: &ProducerConfig, error: &KafkaError) -> TopicError {
+    let right = if matches!(error, KafkaError::MessageProduction(_)) { "Write" } else { "Read" };
+    TopicError::Forbidden { topic: config.parked_topic(), right }
 }
 
 async fn find(kafka: &KafkaConfig, topic: &str) -> Result<Option<String>, StartError> {

@@ -164,6 +164,8 @@ pub(crate) struct Resolver {
     last_tick: Instant,
     trimmed_at: Instant,
     stop_asked: bool,
+    /// The broker has said that the store may not be read.
+    is_denied: bool,
     /// Since when a replay is under way, and when it was last reported.
     replay: Option<(Instant, Instant)>,
     /// The consumer is beyond repair and is made anew then; how often that was in a row.
@@ -209,6 +211,7 @@ impl Resolver {
             last_tick: now,
             trimmed_at: now,
             stop_asked: false,
+            is_denied: false,
             replay: None,
             renewal: None,
             renewals: 0,

@@ -5,19 +5,31 @@ use std::time::{Duration, Instant};
 
 use halfmsg_kafka::KafkaConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// The group's name is needed by the client; nothing is committed.
-const GROUP: &str = "halfmsg-scan";
 /// One wait for a message.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Whether the broker says that this client has no right to what it asks for: waiting does not help.
+pub(crate) fn is_denied(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+        )
+    )
+}
 
 /// Shows every record that these partitions held when it began. Blocks up to the deadline.
 ///
 /// # Errors
-/// What the client says; [`KafkaError::NoMessageReceived`] past the deadline.
+/// What the client says, at once if it has no right to read; [`KafkaError::NoMessageReceived`] past the deadline.
 pub(crate) fn scan(
     kafka: &KafkaConfig,
     topic: &str,
@@ -27,7 +39,9 @@ pub(crate) fn scan(
 ) -> Result<(), KafkaError> {
     let until = Instant::now() + deadline;
     let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let mut config = kafka.consumer(GROUP);
+    // The client needs a group's name, although nothing is committed: the topic's is one that this
+    // application has the right to.
+    let mut config = kafka.consumer(topic);
     let consumer: BaseConsumer = config.set("isolation.level", "read_committed").create()?;
     consumer.fetch_metadata(Some(topic), left())?;
     let mut ends: HashMap<i32, i64> = HashMap::new();
@@ -54,6 +68,7 @@ pub(crate) fn scan(
                     ends.remove(&message.partition());
                 }
             }
+            Some(Err(error)) if is_denied(&error) => return Err(error),
             Some(Err(error)) => tracing::debug!(%error, topic, "reading to the end"),
             // Compaction and transactions leave gaps at the end: ask where the consumer stands.
             None => {

@@ -27,6 +27,8 @@ struct State {
     stopped: BTreeMap<i32, String>,
     open: usize,
     broker: Option<String>,
+    /// What this client has no right to, if the broker said so.
+    denied: Option<String>,
 }
 
 impl Shared {
@@ -78,6 +80,11 @@ impl Shared {
         i32::try_from(self.retained.len()).unwrap_or(i32::MAX)
     }
 
+    /// The broker refuses what the resolver must be allowed; `None` once it does not any more.
+    pub(crate) fn denied(&self, what: Option<String>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).denied = what;
+    }
+
     /// Bytes of a partition's log that replay needs.
     pub(crate) fn retained(&self, partition: i32) -> u64 {
         let slot = usize::try_from(partition).ok().and_then(|at| self.retained.get(at));
@@ -106,6 +113,9 @@ impl Shared {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(problem) = &state.broker {
             return Err(format!("Kafka does not answer: {problem}"));
+        }
+        if let Some(denied) = &state.denied {
+            return Err(denied.clone());
         }
         if let Some(reason) = state.stopped.values().next() {
             return Err(format!("a partition is stopped: {reason}"));

@@ -27,12 +27,15 @@ fn spec(
     settings: &[(&str, &str)],
     required: &[&str],
 ) -> TopicSpec {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     TopicSpec {
         name,
         partitions: config.store_partitions,
         replication_factor: config.replication_factor,
+        min_insync_replicas: config.min_insync_replicas,
         settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-        required: required.iter().map(|name| (*name).to_owned()).collect(),
+        required: owned(required),
+        at_least: owned(&["max.message.bytes"]),
     }
 }
 
@@ -79,7 +82,7 @@ pub(crate) async fn ensure(config: &ProducerConfig) -> Result<(), TopicError> {
                     tracing::debug!(topic = topic.name, ?status, "topic");
                     break;
                 }
-                Err(error @ TopicError::Unavailable { .. }) if Instant::now() < until => {
+                Err(error) if error.is_passing() && Instant::now() < until => {
                     tracing::warn!(%error, "waiting for Kafka");
                     tokio::time::sleep(RETRY_DELAY).await;
                 }

@@ -203,6 +203,28 @@ impl fmt::Debug for CommonSettings {
     }
 }
 
+/// Reads HALFMSG_REPLICATION_FACTOR and HALFMSG_MIN_INSYNC_REPLICAS, which -1 leaves to the broker.
+pub fn replication(factor: &str, in_sync: &str, mistakes: &mut Mistakes) -> Option<(i32, i32)> {
+    let mut read = |name, raw| {
+        let number = mistakes.number(name, raw, -1..=100_i32)?;
+        if number == 0 {
+            mistakes.add(format!("{name} is '0': use -1 or at least 1"));
+        }
+        (number != 0).then_some(number)
+    };
+    let factor = read("HALFMSG_REPLICATION_FACTOR", factor);
+    let in_sync = read("HALFMSG_MIN_INSYNC_REPLICAS", in_sync);
+    let (factor, in_sync) = (factor?, in_sync?);
+    if factor > 0 && in_sync > factor {
+        mistakes.add(format!(
+            "HALFMSG_MIN_INSYNC_REPLICAS ({in_sync}) must be at most HALFMSG_REPLICATION_FACTOR \
+             ({factor}): nothing could be written"
+        ));
+        return None;
+    }
+    Some((factor, in_sync))
+}
+
 fn properties(list: &str, mistakes: &mut Mistakes) -> BTreeMap<String, String> {
     const COMMA: char = '\u{1}';
     let mut found = BTreeMap::new();
@@ -316,6 +338,19 @@ mod tests {
         assert_eq!(mistakes, Mistakes::new());
         assert_eq!(found["a"], "1");
         assert_eq!(found["sasl.password"], "x,y=z");
+    }
+
+    #[test]
+    fn replication_is_left_to_the_broker_or_makes_sense() {
+        let read = |factor, in_sync| {
+            let mut mistakes = Mistakes::new();
+            (replication(factor, in_sync, &mut mistakes), mistakes.lines().len())
+        };
+        assert_eq!(read("-1", "-1"), (Some((-1, -1)), 0));
+        assert_eq!(read("3", "2"), (Some((3, 2)), 0));
+        assert_eq!(read("-1", "2"), (Some((-1, 2)), 0));
+        assert_eq!(read("2", "3"), (None, 1));
+        assert_eq!(read("0", "x"), (None, 2));
     }
 
     #[test]

@@ -52,8 +52,10 @@ impl Topics {
             name: name.to_owned(),
             partitions: PARTITIONS,
             replication_factor: -1,
+            min_insync_replicas: -1,
             settings: Default::default(),
             required: Vec::new(),
+            at_least: Vec::new(),
         };
         ensure_topic(&self.kafka, &spec, KNOWN_DEADLINE).await.context("creating a topic")?;
         Ok(())

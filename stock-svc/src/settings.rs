@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use halfmsg_consumer::TopicSettings;
+use halfmsg_service_kit::settings::replication;
 use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
 
 use crate::seed::{self, SeedProduct};
@@ -37,7 +38,8 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_TOPIC_PARTITIONS", default_value = "8")]
     pub topic_partitions: String,
 
-    /// Replication factor of the topic, if it is created; -1 is the broker's default
+    /// Replication factor of the topic, if it is created; -1 is the broker's default. With less, an
+    /// existing one is refused
     #[arg(
         long,
         env = "HALFMSG_REPLICATION_FACTOR",
@@ -45,6 +47,16 @@ pub struct Settings {
         allow_hyphen_values = true
     )]
     pub replication_factor: String,
+
+    /// min.insync.replicas of the topic, if it is created; -1 is the broker's default. With less, an
+    /// existing one is refused
+    #[arg(
+        long,
+        env = "HALFMSG_MIN_INSYNC_REPLICAS",
+        default_value = "-1",
+        allow_hyphen_values = true
+    )]
+    pub min_insync_replicas: String,
 
     /// Hours for which the topic keeps messages, if it is created; 0 is for ever
     #[arg(long, env = "HALFMSG_TOPIC_RETENTION_HOURS", default_value = "168")]
@@ -96,20 +108,19 @@ impl Settings {
     fn topic(&self, mistakes: &mut Mistakes) -> Option<TopicSettings> {
         let partitions =
             mistakes.number("HALFMSG_TOPIC_PARTITIONS", &self.topic_partitions, 1..=10_000_i32);
-        let replication_factor =
-            mistakes.number("HALFMSG_REPLICATION_FACTOR", &self.replication_factor, -1..=100_i32);
-        if replication_factor == Some(0) {
-            mistakes.add("HALFMSG_REPLICATION_FACTOR is '0': use -1 or at least 1");
-        }
+        let replication =
+            replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
         let hours = mistakes.number(
             "HALFMSG_TOPIC_RETENTION_HOURS",
             &self.topic_retention_hours,
             0..=1_000_000_u64,
         )?;
+        let (replication_factor, min_insync_replicas) = replication?;
         let retention = (hours > 0).then(|| Duration::from_secs(hours * 3600));
         Some(TopicSettings {
             partitions: partitions?,
-            replication_factor: replication_factor?,
+            replication_factor,
+            min_insync_replicas,
             retention,
         })
     }

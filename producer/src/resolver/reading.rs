@@ -10,6 +10,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 
 use super::Resolver;
 use crate::parked::body_of;
+use crate::scan::is_denied;
 
 /// How long the thread waits for a record before it looks at everything else.
 pub(super) const POLL: Duration = Duration::from_millis(10);
@@ -101,6 +102,9 @@ impl Resolver {
     /// Never passes what was not read: after a change of leaders the end can lie below the one that
     /// was seen at the takeover.
     fn caught_up(&mut self, partition: i32) {
+        if std::mem::take(&mut self.is_denied) {
+            self.shared.denied(None);
+        }
         if let Some(owned) = self.owned.get_mut(&partition) {
             owned.caught_up = true;
         }
@@ -113,9 +117,22 @@ impl Resolver {
                 self.take_over_anew();
             }
             KafkaError::MessageConsumptionFatal(code) => self.give_consumer_up(*code),
+            error if is_denied(error) => self.denied(error),
             // The broker is away, or moves: librdkafka goes on by itself.
             error => tracing::debug!(%error, "reading the store"),
         }
+    }
+
+    /// Not ready until a partition is read again: nothing would be carried out meanwhile.
+    fn denied(&mut self, error: &KafkaError) {
+        let what = format!(
+            "the store '{}' cannot be read: {error}; grant Read on the topic and on the consumer \
+             group of the same name",
+            self.store
+        );
+        tracing::error!("{what}");
+        self.is_denied = true;
+        self.shared.denied(Some(what));
     }
 
     /// A partition whose lane is full is not read on until it has room again; the group's

@@ -298,7 +298,9 @@ impl<'a> Worker<'a> {
         let look = || self.parts.targets.look(topic, STEP);
         match look().or_else(|_| look()) {
             Ok(()) => None,
-            Err(error @ TopicError::Unknown(_)) => Some(Trouble::Refused(error.to_string())),
+            Err(error @ (TopicError::Unknown(_) | TopicError::Forbidden { .. })) => {
+                Some(Trouble::Refused(error.to_string()))
+            }
             Err(error) => Some(Trouble::Passing(error.to_string())),
         }
     }
