@@ -4,9 +4,10 @@ ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
-# librdkafka is configured with a C and a C++ compiler and built with make.
+# librdkafka is configured with a C and a C++ compiler and built with make; TLS and SCRAM to Kafka
+# are OpenSSL's.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends g++ make \
+ && apt-get install --yes --no-install-recommends g++ make pkg-config libssl-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
@@ -14,12 +15,12 @@ COPY . .
 # therefore the copy in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --locked --release --package halfmsg --bin halfmsg \
+    cargo build --locked --release --package halfmsg --bin halfmsg --features tls \
  && cp target/release/halfmsg /halfmsg
 
 FROM ${DEBIAN_IMAGE}
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates \
+ && apt-get install --yes --no-install-recommends ca-certificates libssl3 \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 halfmsg \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin halfmsg

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::metadata::Metadata;
@@ -36,7 +37,10 @@ impl Probe {
     /// # Errors
     /// [`TopicError::Client`], for properties that do not go together and files that are missing.
     pub(crate) fn new(kafka: &KafkaConfig) -> Result<Self, TopicError> {
-        let made = kafka.admin().create_with_context(Listening::default());
+        let mut config = kafka.admin();
+        // A broker that hangs up, as one does on a client that should have logged in, is news here.
+        config.set("log.connection.close", "true");
+        let made = config.create_with_context(Listening::default());
         made.map(Self).map_err(TopicError::Client)
     }
 
@@ -45,9 +49,11 @@ impl Probe {
     /// # Errors
     /// [`TopicError::Login`], [`TopicError::Unreachable`], [`TopicError::Forbidden`].
     pub(crate) fn look(&self, topic: &str, deadline: Duration) -> Result<Seen, TopicError> {
-        self.0.context().forget();
         match self.0.client().fetch_metadata(Some(topic), deadline.min(LOOK)) {
-            Ok(metadata) => seen(topic, &metadata),
+            Ok(metadata) => {
+                self.0.context().forget();
+                seen(topic, &metadata)
+            }
             Err(error) => {
                 self.0.poll(TAKE_IN);
                 Err(self.0.context().reason(topic, error))
@@ -99,10 +105,10 @@ impl Listening {
         *self.said() = Said::default();
     }
 
-    /// Why a question had no answer.
+    /// Why a question had no answer. The client says a thing once, however often it is asked.
     fn reason(&self, topic: &str, error: KafkaError) -> TopicError {
-        let said = std::mem::take(&mut *self.said());
-        match (said.login, said.other) {
+        let said = self.said();
+        match (said.login.clone(), said.other.clone()) {
             (Some(reason), _) => TopicError::Login { reason },
             (None, Some(reason)) => TopicError::Unreachable { topic: topic.to_owned(), reason },
             (None, None) => TopicError::Unavailable { topic: topic.to_owned(), source: error },
@@ -111,11 +117,19 @@ impl Listening {
 }
 
 impl ClientContext for Listening {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "Kafka client");
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         use RDKafkaErrorCode as Code;
         let mut said = self.said();
         match error.rdkafka_error_code() {
             Some(Code::Authentication | Code::SSL | Code::SaslAuthenticationFailed) => {
+                said.login = Some(reason.to_owned());
+            }
+            // A broker that ends a connection with a TLS alert refuses this client's certificate.
+            Some(Code::BrokerTransportFailure) if reason.contains("SSL routines") => {
                 said.login = Some(reason.to_owned());
             }
             // It only repeats that no broker could be reached.

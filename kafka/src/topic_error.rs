@@ -100,7 +100,10 @@ pub enum TopicError {
     #[error("topic '{0}' does not exist on this cluster: create it, or correct the name")]
     Unknown(String),
     /// No broker could be talked to; it may pass.
-    #[error("Kafka cannot be talked to about topic '{topic}': {reason}")]
+    #[error(
+        "Kafka cannot be talked to about topic '{topic}': {reason}; if that stays so, check \
+         KAFKA_BROKERS, and security.protocol, sasl.* and ssl.* in HALFMSG_KAFKA_PROPERTIES"
+    )]
     Unreachable {
         /// The topic.
         topic: String,

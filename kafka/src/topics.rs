@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -17,6 +19,8 @@ use crate::topic_error::TopicError;
 const MIN_IN_SYNC: &str = "min.insync.replicas";
 /// Between two looks for a topic that was just created.
 const CREATED_PAUSE: Duration = Duration::from_millis(100);
+/// Within this time every broker knows a topic that one of them knows.
+const DESCRIBE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A topic as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,26 +178,41 @@ async fn verify(
     options: &AdminOptions,
     spec: &TopicSpec,
 ) -> Result<usize, TopicError> {
-    let unavailable = |source| TopicError::Unavailable { topic: spec.name.clone(), source };
-    let described = admin
-        .describe_configs([&ResourceSpecifier::Topic(&spec.name)], options)
-        .await
-        .map_err(unavailable)?;
-    let resource = match described.into_iter().next() {
-        Some(Ok(resource)) => resource,
-        Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+    let until = Instant::now() + DESCRIBE_DEADLINE;
+    let mut resource = describe(admin, options, spec).await?;
+    // For a topic that a broker does not know yet, and for one that may not be described, the client
+    // gives the same: an empty description, and no error.
+    while resource.entries.is_empty() {
+        if Instant::now() > until {
             let (topic, right) = (spec.name.clone(), "DescribeConfigs");
             return Err(TopicError::Forbidden { topic, right });
         }
-        Some(Err(code)) => return Err(unavailable(KafkaError::AdminOp(code))),
-        None => return Err(TopicError::Unknown(spec.name.clone())),
-    };
+        tokio::time::sleep(CREATED_PAUSE).await;
+        resource = describe(admin, options, spec).await?;
+    }
     let entries = resource.entry_map();
     let value = |name: &str| entries.get(name).and_then(|entry| entry.value.as_deref());
     check_settings(spec, value)?;
     let least = value(MIN_IN_SYNC).and_then(|least| least.parse().ok());
     // Every Kafka has it; one that hides it cannot be judged by it.
     Ok(least.unwrap_or(1))
+}
+
+async fn describe(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    spec: &TopicSpec,
+) -> Result<ConfigResource, TopicError> {
+    let unavailable = |source| TopicError::Unavailable { topic: spec.name.clone(), source };
+    let described = admin
+        .describe_configs([&ResourceSpecifier::Topic(&spec.name)], options)
+        .await
+        .map_err(unavailable)?;
+    match described.into_iter().next() {
+        Some(Ok(resource)) => Ok(resource),
+        Some(Err(code)) => Err(unavailable(KafkaError::AdminOp(code))),
+        None => Err(TopicError::Unknown(spec.name.clone())),
+    }
 }
 
 fn check_settings<'a>(

@@ -26,6 +26,11 @@ pub(crate) fn is_denied(error: &KafkaError) -> bool {
     )
 }
 
+/// Reading needs no right to the group.
+fn is_of_the_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
+
 /// Shows every record that these partitions held when it began. Blocks up to the deadline.
 ///
 /// # Errors
@@ -68,7 +73,7 @@ pub(crate) fn scan(
                     ends.remove(&message.partition());
                 }
             }
-            Some(Err(error)) if is_denied(&error) => return Err(error),
+            Some(Err(error)) if is_denied(&error) && !is_of_the_group(&error) => return Err(error),
             Some(Err(error)) => tracing::debug!(%error, topic, "reading to the end"),
             // Compaction and transactions leave gaps at the end: ask where the consumer stands.
             None => {

@@ -110,6 +110,16 @@ need_build_tools() {
   fi
 }
 
+# need_tls_tools: what the feature `tls` uses besides. The headers have no command to be known by.
+need_tls_tools() {
+  need pkg-config pkg-config
+  pkg-config --exists openssl && return
+  can_apt || die "OpenSSL's headers are missing. Install them (Debian, Ubuntu: apt-get install libssl-dev)."
+  apt_prepare
+  apt_install libssl-dev
+  pkg-config --exists openssl || die "OpenSSL's headers are still missing after installing libssl-dev"
+}
+
 # --- ports -------------------------------------------------------------------------------------
 
 port_taken() {

@@ -127,7 +127,10 @@ impl Broker {
     fn remember(&self, topic: &str) {
         if let Self::Shared(broker) = self {
             let mut made = broker.made.lock().unwrap_or_else(PoisonError::into_inner);
-            made.push(topic.to_owned());
+            // Once each: the client crashes on a deletion that names a topic twice.
+            if !made.iter().any(|other| other == topic) {
+                made.push(topic.to_owned());
+            }
         }
     }
 

@@ -115,6 +115,19 @@ macro_rules! cases {
                 c29_target_that_refuses_parks
                 c29_a_store_that_would_lose_messages_is_refused
             }
+            [replicas] {
+                topics_that_cannot_keep_the_promise_are_refused
+                topics_are_created_with_the_configured_replicas
+            }
+            [secure::logins] {
+                secure_round_trip_over_every_listener
+                secure_refused_logins_are_told
+            }
+            [secure::rights] {
+                secure_each_missing_right_of_the_producer_is_told
+                secure_each_missing_right_of_the_consumer_is_told
+                secure_transactions_and_trimming_need_the_documented_rights
+            }
             [race] {
                 c13_on_the_embedded_broker_and_postgresql
                 c13_on_kafka_and_sqlite

@@ -48,6 +48,11 @@ impl Env {
         Self { broker: Broker::embedded(), ..self }
     }
 
+    /// The same on this broker.
+    pub(crate) fn with_broker(self, broker: Broker) -> Self {
+        Self { broker, ..self }
+    }
+
     /// The same with the other kind of database.
     pub(crate) fn with_database(self, database: Kind) -> Self {
         Self { database, ..self }

@@ -1,6 +1,7 @@
 //! A real broker of one case's own, to be killed: started by the script that
 //! HALFMSG_TEST_KAFKA_SCRIPT names.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use halfmsg_kafka::KafkaConfig;
@@ -10,12 +11,22 @@ use tempfile::TempDir;
 pub(crate) struct OwnKafka {
     script: String,
     directory: TempDir,
-    brokers: String,
+    /// What the script printed: the addresses.
+    printed: String,
 }
 
 impl OwnKafka {
     /// Starts a broker with a fresh log.
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with listeners that ask for a login, and access control lists.
+    pub(crate) async fn start_secure() -> Self {
+        Self::start_with(&["--secure"]).await
+    }
+
+    async fn start_with(options: &[&'static str]) -> Self {
         let script = std::env::var("HALFMSG_TEST_KAFKA_SCRIPT").unwrap_or_default();
         assert!(
             !script.is_empty(),
@@ -24,31 +35,42 @@ impl OwnKafka {
         );
         let directory = tempfile::Builder::new().prefix("halfmsg-kafka-").tempdir();
         let directory = directory.expect("a temporary directory");
-        let mut own = Self { script, directory, brokers: String::new() };
-        let printed = own.run("start").await;
-        let address = printed.lines().find_map(|line| line.strip_prefix("KAFKA_BROKERS="));
-        own.brokers = address.expect("the script prints KAFKA_BROKERS").trim().to_owned();
+        let mut own = Self { script, directory, printed: String::new() };
+        own.printed = own.run("start", options).await;
         own
+    }
+
+    /// The address that the script prints under this name.
+    pub(crate) fn listener(&self, name: &str) -> String {
+        let found =
+            self.printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        found.unwrap_or_else(|| panic!("the script prints {name}")).trim().to_owned()
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// How to reach it, running or not.
     pub(crate) fn config(&self) -> KafkaConfig {
-        KafkaConfig::new(&self.brokers)
+        KafkaConfig::new(self.listener("KAFKA_BROKERS"))
     }
 
     /// SIGKILL.
     pub(crate) async fn kill(&self) {
-        self.run("kill").await;
+        self.run("kill", &[]).await;
     }
 
     /// Starts it again, at the same address and with its log.
     pub(crate) async fn start_again(&self) {
-        let printed = self.run("start").await;
-        assert!(printed.contains(&self.brokers), "it moved away: {printed}");
+        let printed = self.run("start", &[]).await;
+        assert_eq!(printed, self.printed, "it moved away");
     }
 
-    async fn run(&self, verb: &'static str) -> String {
+    async fn run(&self, verb: &'static str, options: &[&'static str]) -> String {
         let mut command = self.command(verb);
+        command.args(options);
         let ran = tokio::task::spawn_blocking(move || command.output()).await;
         let output = ran.expect("it runs to its end").expect("the script can be started");
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -19,6 +19,8 @@
 //!   [`targets`]: the producer by itself
 //! - [`fence`], [`race`]: with the orders table and its listener; [`barrier`]: with stock-svc's
 //!   tables
+//! - [`replicas`]: a topic that cannot keep what is promised is refused
+//! - [`secure`]: logins, TLS, access control lists
 //! - [`services`]: the whole thing, with real processes
 //! - [`random`]: numbers that are the same in every run
 
@@ -39,7 +41,9 @@ pub(crate) mod progress;
 pub(crate) mod race;
 pub(crate) mod random;
 pub(crate) mod reader;
+pub(crate) mod replicas;
 pub(crate) mod restart;
+pub(crate) mod secure;
 pub(crate) mod services;
 pub(crate) mod setup;
 pub(crate) mod store;

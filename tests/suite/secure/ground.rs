@@ -1,0 +1,223 @@
+//! A broker that asks for a login, and a producer and a consumer on it that have no more rights
+//! than they are given.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use halfmsg_consumer::{
+    Consumer, ConsumerConfig, ConsumerError, Context, HandlerError, Health, MessageHandler,
+    ReceivedMessage,
+};
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_migrations::{StockMigrator, migrate};
+use halfmsg_producer::{ProducerConfig, StartError, TransactionProducer};
+use halfmsg_service_kit::db::DbOptions;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::super::broker::Broker;
+use super::super::database::{Database, Kind};
+use super::super::kafka_script::OwnKafka;
+use super::super::told::{Do, PURPOSE, Told};
+use super::super::{Env, PATIENCE, until};
+use super::acls::{self, Right};
+
+/// Waiting for a broker that does not let anybody in.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The broker, and the names of one producer group and its target on it.
+pub(crate) struct Ground {
+    pub(crate) env: Env,
+    pub(crate) target: String,
+    pub(crate) group: ProducerConfig,
+}
+
+impl Ground {
+    /// A broker with every listener, and an authorizer that allows nothing.
+    pub(crate) async fn new(env: Env) -> Self {
+        let env = env.with_broker(Broker::Own(OwnKafka::start_secure().await));
+        let target = env.named("target");
+        let group = env.group().await;
+        Self { env, target, group }
+    }
+
+    fn kafka(&self) -> &OwnKafka {
+        match &self.env.broker {
+            Broker::Own(kafka) => kafka,
+            _ => panic!("a secure broker is always an own one"),
+        }
+    }
+
+    /// A client of the listener that the script prints under this name.
+    pub(crate) fn client(&self, listener: &str, properties: &[(&str, &str)]) -> KafkaConfig {
+        let mut config = KafkaConfig::new(self.kafka().listener(listener));
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        config.properties = properties.iter().map(owned).collect();
+        config
+    }
+
+    /// This user, with a password, by PLAIN.
+    pub(crate) fn plain(&self, user: &str) -> KafkaConfig {
+        self.sasl("PLAIN", user, &format!("{user}-secret"))
+    }
+
+    /// A login without TLS.
+    pub(crate) fn sasl(&self, mechanism: &str, user: &str, password: &str) -> KafkaConfig {
+        let login = [
+            ("security.protocol", "sasl_plaintext"),
+            ("sasl.mechanism", mechanism),
+            ("sasl.username", user),
+            ("sasl.password", password),
+        ];
+        self.client("KAFKA_SASL_BROKERS", &login)
+    }
+
+    /// A login with TLS.
+    pub(crate) fn sasl_tls(&self, user: &str, password: &str, authority: &str) -> KafkaConfig {
+        let login = [
+            ("security.protocol", "sasl_ssl"),
+            ("ssl.ca.location", &self.file(authority)),
+            ("sasl.mechanism", "SCRAM-SHA-256"),
+            ("sasl.username", user),
+            ("sasl.password", password),
+        ];
+        self.client("KAFKA_SASL_TLS_BROKERS", &login)
+    }
+
+    /// TLS with a client certificate: the user `tls`.
+    pub(crate) fn tls(&self) -> KafkaConfig {
+        let login = [
+            ("security.protocol", "ssl"),
+            ("ssl.ca.location", &self.file("ca.pem")),
+            ("ssl.certificate.location", &self.file("client.crt")),
+            ("ssl.key.location", &self.file("client.key")),
+        ];
+        self.client("KAFKA_TLS_BROKERS", &login)
+    }
+
+    /// A file that the script made.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.kafka().directory().join("tls").join(name).display().to_string()
+    }
+
+    /// What the documentation lists for the producer.
+    pub(crate) fn producer_rights(&self) -> Vec<Right> {
+        let config = &self.group;
+        acls::documented("order-svc", &config.topic_prefix, &config.group, &self.target)
+    }
+
+    /// What the documentation lists for the consumer.
+    pub(crate) fn consumer_rights(&self) -> Vec<Right> {
+        acls::documented("stock-svc", "", &self.env.named("consumer"), &self.target)
+    }
+
+    /// From now on the user has these rights, and no others.
+    pub(crate) async fn only(&self, user: &str, rights: Vec<Right>) {
+        let broker = self.env.kafka().brokers;
+        let in_force = async |rights: usize| {
+            until(PATIENCE, "the rights to be in force", async || {
+                let found = acls::count(&broker, user);
+                if found == rights { Ok(()) } else { Err(format!("{found}, not {rights}")) }
+            })
+            .await;
+        };
+        acls::revoke_all(&broker, user);
+        in_force(0).await;
+        acls::grant(&broker, user, &rights);
+        in_force(rights.len()).await;
+    }
+
+    /// Starts a producer as this client.
+    pub(crate) async fn producer(
+        &self,
+        kafka: KafkaConfig,
+    ) -> Result<TransactionProducer, StartError> {
+        let config = ProducerConfig { kafka, start_deadline: START_DEADLINE, ..self.group.clone() };
+        let builder = TransactionProducer::builder(config);
+        builder.listener(PURPOSE, Told::otherwise(Do::Rollback)).start().await
+    }
+
+    /// Starts a consumer as this client.
+    pub(crate) async fn consumer(&self, kafka: KafkaConfig) -> Consuming {
+        let database = Database::new(Kind::Sqlite).await;
+        let connection = database.connect(&DbOptions::default()).await;
+        migrate::<StockMigrator>(&connection).await.expect("an empty database");
+        let seen = Seen::default();
+        let config = ConsumerConfig::new(kafka, connection, self.env.named("consumer"));
+        let consumer = Consumer::builder(config).subscribe(&self.target, seen.clone()).build();
+        let consumer = consumer.expect("settings that can work");
+        let (health, stop) = (consumer.health(), CancellationToken::new());
+        let task = tokio::spawn(consumer.run(stop.clone()));
+        Consuming { health, seen, stop, task, _database: database }
+    }
+}
+
+/// A consumer that runs.
+pub(crate) struct Consuming {
+    pub(crate) health: Health,
+    seen: Seen,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ConsumerError>>,
+    _database: Database,
+}
+
+impl Consuming {
+    /// Waits until it consumes.
+    pub(crate) async fn ready(&self) {
+        until(PATIENCE, "the consumer to be ready", async || self.health.check()).await;
+    }
+
+    /// Waits until this payload has arrived.
+    pub(crate) async fn sees(&self, text: &str) {
+        until(PATIENCE, &format!("'{text}' to be consumed"), async || {
+            let seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if seen.iter().any(|one| one == text) {
+                return Ok(());
+            }
+            Err(format!("{seen:?}, {:?}", self.health.check()))
+        })
+        .await;
+    }
+
+    /// Stops it.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic").expect("it ends in good order");
+    }
+
+    /// Why it ended, or is not ready.
+    pub(crate) async fn complaint(self, part: &str) -> String {
+        let complaint = until(PATIENCE, "a complaint", async || {
+            match (self.task.is_finished(), self.health.check()) {
+                (true, _) => Ok(None),
+                (false, Err(text)) if text.contains(part) => Ok(Some(text)),
+                (false, health) => Err(format!("{health:?}")),
+            }
+        });
+        if let Some(text) = complaint.await {
+            self.stop.cancel();
+            return text;
+        }
+        match self.task.await.expect("no panic") {
+            Err(error) => error.to_string(),
+            Ok(()) => "it ended without an error".to_owned(),
+        }
+    }
+}
+
+/// Remembers payloads.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+#[async_trait]
+impl MessageHandler for Seen {
+    async fn handle(&self, _: &Context<'_>, batch: &[ReceivedMessage]) -> Result<(), HandlerError> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = |message: &ReceivedMessage| {
+            String::from_utf8_lossy(message.payload.as_deref().unwrap_or_default()).into_owned()
+        };
+        seen.extend(batch.iter().map(text));
+        Ok(())
+    }
+}

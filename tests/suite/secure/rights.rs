@@ -1,0 +1,159 @@
+//! What is needed of access control lists, and what is said when a part of it is missing.
+
+use std::time::Duration;
+
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_producer::Message;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::super::env::PARTITIONS;
+use super::super::told::{Do, PURPOSE};
+use super::super::{Env, PATIENCE, until};
+use super::acls::Right;
+use super::ground::Ground;
+
+/// One call to Kafka.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Every right but this.
+fn without(rights: &[Right], missing: &Right) -> Vec<Right> {
+    rights.iter().filter(|right| *right != missing).cloned().collect()
+}
+
+/// Used by trimming and by transactions, which have cases of their own.
+fn is_for_later(right: &Right) -> bool {
+    right.operation == "Delete" || right.resource == "transactional-id"
+}
+
+/// One after the other is missing: the start, the health or the first message says which.
+pub(crate) async fn secure_each_missing_right_of_the_producer_is_told(env: Env) {
+    let mut ground = Ground::new(env).await;
+    ground.env.broker.create_topic(&ground.target, PARTITIONS, &[]).await;
+    let count = ground.producer_rights().len();
+    for number in 0..count {
+        ground.group.group = ground.env.named(&format!("group-{number}"));
+        let rights = ground.producer_rights();
+        let missing = &rights[number];
+        if is_for_later(missing) {
+            continue;
+        }
+        ground.only("alice", without(&rights, missing)).await;
+        let told = producer_complaint(&ground).await;
+        let expected = match (missing.resource.as_str(), missing.name == ground.target) {
+            ("group", _) => "grant Read on the topic and on the consumer group".to_owned(),
+            // Write implies Describe, which is looked for first.
+            (_, true) => format!("no right to Describe topic '{}'", ground.target),
+            (_, false) => format!("no right to {} topic '{}", missing.operation, missing.name),
+        };
+        assert!(told.contains(&expected), "without {missing:?}: {told}");
+    }
+}
+
+async fn producer_complaint(ground: &Ground) -> String {
+    let producer = match ground.producer(ground.plain("alice")).await {
+        Ok(producer) => producer,
+        Err(error) => return error.to_string(),
+    };
+    let health =
+        until(PATIENCE, "the producer to be ready, or to complain", async || {
+            match producer.health() {
+                Err(text) if !text.contains("grant") => Err(text),
+                told => Ok(told),
+            }
+        });
+    let told = match health.await {
+        Err(text) => text,
+        Ok(()) => {
+            let message = Message::new(&ground.target, "refused");
+            let sent = producer.send_in_transaction(PURPOSE, message, Do::Commit).await;
+            sent.map_or_else(|error| error.to_string(), |_| "nothing was missing".to_owned())
+        }
+    };
+    producer.shutdown().await;
+    told
+}
+
+/// One after the other is missing: the consumer ends, or is not ready, and says which.
+pub(crate) async fn secure_each_missing_right_of_the_consumer_is_told(env: Env) {
+    let ground = Ground::new(env).await;
+    let rights = ground.consumer_rights();
+    // Without Create first: the topic must not be there yet.
+    let is_create = |right: &&Right| right.operation == "Create";
+    let (create, others): (Vec<_>, Vec<_>) = rights.iter().partition(is_create);
+    for (number, missing) in create.into_iter().chain(others).enumerate() {
+        if number == 1 {
+            ground.env.broker.create_topic(&ground.target, PARTITIONS, &[]).await;
+        }
+        ground.only("bob", without(&rights, missing)).await;
+        let expected = match (missing.resource.as_str(), missing.operation.as_str()) {
+            ("group", _) => "GroupAuthorizationFailed".to_owned(),
+            // DescribeConfigs and Create do not imply Describe: it is missing with Read.
+            (_, "Read") => format!("no right to Describe topic '{}'", ground.target),
+            (_, operation) => format!("no right to {operation} topic '{}'", ground.target),
+        };
+        let told = ground.consumer(ground.plain("bob")).await.complaint(&expected).await;
+        assert!(told.contains(&expected), "without {missing:?}: {told}");
+    }
+}
+
+/// A delivery and progress in one Kafka transaction; and DeleteRecords, by which the store is
+/// trimmed. Each with all rights, then without its own.
+pub(crate) async fn secure_transactions_and_trimming_need_the_documented_rights(env: Env) {
+    let ground = Ground::new(env).await;
+    ground.env.broker.create_topic(&ground.target, PARTITIONS, &[]).await;
+    ground.env.broker.create_topic(&ground.group.store_topic(), PARTITIONS, &[]).await;
+    let rights = ground.producer_rights();
+    let the = |is_it: fn(&&Right) -> bool| rights.iter().find(is_it).expect("it is listed");
+    ground.only("alice", rights.clone()).await;
+    deliver(&ground).await.expect("the documented rights are enough");
+    trim(&ground).await.expect("the documented rights are enough");
+
+    let of_transactions = the(|right| right.resource == "transactional-id");
+    ground.only("alice", without(&rights, of_transactions)).await;
+    let denied = deliver(&ground).await.expect_err("it has no right to the transactional id");
+    let code = RDKafkaErrorCode::TransactionalIdAuthorizationFailed;
+    assert_eq!(denied.rdkafka_error_code(), Some(code), "{denied}");
+
+    let delete = the(|right| right.operation == "Delete");
+    ground.only("alice", without(&rights, delete)).await;
+    let denied = trim(&ground).await.expect_err("it may not delete");
+    assert_eq!(denied.rdkafka_error_code(), Some(RDKafkaErrorCode::TopicAuthorizationFailed));
+}
+
+async fn trim(ground: &Ground) -> Result<(), KafkaError> {
+    let admin: AdminClient<DefaultClientContext> = ground.plain("alice").admin().create()?;
+    let mut below = TopicPartitionList::new();
+    below.add_partition_offset(&ground.group.store_topic(), 0, Offset::Offset(0))?;
+    let options = AdminOptions::new().request_timeout(Some(DEADLINE));
+    let trimmed = admin.delete_records(&below, &options).await?;
+    trimmed.elements()[0].error()
+}
+
+async fn deliver(ground: &Ground) -> Result<(), KafkaError> {
+    let (kafka, store) = (ground.plain("alice"), ground.group.store_topic());
+    let target = ground.target.clone();
+    let run = tokio::task::spawn_blocking(move || transaction(&kafka, &store, &target));
+    run.await.expect("no panic")
+}
+
+fn transaction(kafka: &KafkaConfig, store: &str, target: &str) -> Result<(), KafkaError> {
+    let consumer: BaseConsumer = kafka.consumer(store).create()?;
+    consumer.subscribe(&[store])?;
+    let mut client = kafka.producer();
+    let producer: BaseProducer = client.set("transactional.id", format!("{store}-0")).create()?;
+    producer.init_transactions(DEADLINE)?;
+    producer.begin_transaction()?;
+    let record = BaseRecord::<(), str>::to(target).payload("delivered");
+    producer.send(record).map_err(|(error, _)| error)?;
+    producer.flush(DEADLINE)?;
+    let mut progress = TopicPartitionList::new();
+    progress.add_partition_offset(store, 0, Offset::Offset(1))?;
+    let group = consumer.group_metadata().expect("a consumer of a group");
+    producer.send_offsets_to_transaction(&progress, &group, DEADLINE)?;
+    producer.commit_transaction(DEADLINE)
+}
