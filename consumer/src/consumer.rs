@@ -26,6 +26,9 @@ pub enum ConsumerError {
     /// A setting that cannot work.
     #[error("consumer: {0}")]
     Config(&'static str),
+    /// A Kafka setting.
+    #[error(transparent)]
+    Kafka(#[from] halfmsg_kafka::ConfigError),
     /// Nothing was subscribed.
     #[error("consumer: subscribe to at least one topic")]
     NoTopic,
@@ -80,11 +83,12 @@ impl ConsumerBuilder {
     /// The consumer, not yet running.
     ///
     /// # Errors
-    /// [`ConsumerError::Config`], [`ConsumerError::NoTopic`].
+    /// [`ConsumerError::Config`], [`ConsumerError::Kafka`], [`ConsumerError::NoTopic`].
     pub fn build(self) -> Result<Consumer, ConsumerError> {
         if let Some(mistake) = self.config.mistake() {
             return Err(ConsumerError::Config(mistake));
         }
+        self.config.kafka.validate()?;
         if self.handlers.is_empty() {
             return Err(ConsumerError::NoTopic);
         }
