@@ -56,7 +56,7 @@ impl Probe {
             }
             Err(error) => {
                 self.0.poll(TAKE_IN);
-                Err(self.0.context().reason(topic, error))
+                Err(self.0.context().reason(topic, &error))
             }
         }
     }
@@ -106,13 +106,13 @@ impl Listening {
     }
 
     /// Why a question had no answer. The client says a thing once, however often it is asked.
-    fn reason(&self, topic: &str, error: KafkaError) -> TopicError {
+    fn reason(&self, topic: &str, error: &KafkaError) -> TopicError {
         let said = self.said();
-        match (said.login.clone(), said.other.clone()) {
-            (Some(reason), _) => TopicError::Login { reason },
-            (None, Some(reason)) => TopicError::Unreachable { topic: topic.to_owned(), reason },
-            (None, None) => TopicError::Unavailable { topic: topic.to_owned(), source: error },
+        if let Some(reason) = said.login.clone() {
+            return TopicError::Login { reason };
         }
+        let reason = said.other.clone().unwrap_or_else(|| error.to_string());
+        TopicError::Unreachable { topic: topic.to_owned(), reason }
     }
 }
 

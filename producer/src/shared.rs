@@ -29,6 +29,8 @@ struct State {
     broker: Option<String>,
     /// What this client has no right to, if the broker said so.
     denied: Option<String>,
+    /// Why the last attempt to take partitions over gave none, if so.
+    takeover: Option<String>,
 }
 
 impl Shared {
@@ -80,6 +82,11 @@ impl Shared {
         i32::try_from(self.retained.len()).unwrap_or(i32::MAX)
     }
 
+    /// Why taking partitions over gave none; `None` once it did.
+    pub(crate) fn takeover_failed(&self, why: Option<String>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).takeover = why;
+    }
+
     /// The broker refuses what the resolver must be allowed; `None` once it does not any more.
     pub(crate) fn denied(&self, what: Option<String>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).denied = what;
@@ -124,7 +131,10 @@ impl Shared {
             return Err("joining the producer group".into());
         }
         if state.taking_over {
-            return Err("the store's partitions are being taken over".into());
+            return Err(match &state.takeover {
+                Some(why) => format!("the store's partitions cannot be taken over: {why}"),
+                None => "the store's partitions are being taken over".into(),
+            });
         }
         Ok(())
     }

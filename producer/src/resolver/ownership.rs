@@ -139,6 +139,7 @@ impl Resolver {
             return;
         }
         self.wanted.taking = None;
+        self.shared.takeover_failed(end.why);
         self.wanted.add(end.failed, Instant::now() + RETRY_DELAY);
         if end.taken.is_empty() {
             return;

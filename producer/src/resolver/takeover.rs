@@ -38,6 +38,8 @@ pub(crate) struct TakeoverEnd {
     pub(crate) taken: Vec<Taken>,
     /// To be tried again.
     pub(crate) failed: Vec<i32>,
+    /// Why nothing could be taken, if so.
+    pub(crate) why: Option<String>,
 }
 
 /// Takes partitions over on a thread of its own, because everything here blocks; the end comes as
@@ -47,7 +49,8 @@ pub(crate) fn start(parts: EmitterParts, partitions: Vec<i32>) -> std::io::Resul
         let (inputs, generation) = (parts.inputs.clone(), parts.generation);
         let end = take(&parts, &partitions).unwrap_or_else(|error| {
             tracing::warn!(error, ?partitions, "the store's partitions cannot be taken over yet");
-            TakeoverEnd { generation, taken: Vec::new(), failed: partitions.clone() }
+            let (taken, failed) = (Vec::new(), partitions.clone());
+            TakeoverEnd { generation, taken, failed, why: Some(error) }
         });
         // The resolver may have ended; the next owner takes them.
         drop(inputs.send(Input::TakenOver(end)));
@@ -64,7 +67,7 @@ fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String>
     let taken: Vec<Taken> = found.into_iter().filter_map(own).collect();
     let is_taken = |of: &i32| taken.iter().any(|taken| taken.found.partition == *of);
     let failed = partitions.iter().filter(|of| !is_taken(of)).copied().collect();
-    Ok(TakeoverEnd { generation: parts.generation, taken, failed })
+    Ok(TakeoverEnd { generation: parts.generation, taken, failed, why: None })
 }
 
 /// Fences the former owners, all at once: each may have a transaction that the broker ends first.
@@ -78,6 +81,7 @@ fn fence(parts: &EmitterParts, partitions: &[i32]) -> Result<BTreeMap<i32, Emitt
     drop(ready);
     let until = Instant::now() + READY_DEADLINE;
     let mut fenced = BTreeSet::new();
+    let mut why = format!("no answer within {READY_DEADLINE:?}");
     while fenced.len() < partitions.len() {
         match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok((partition, Ok(()))) => drop(fenced.insert(partition)),
@@ -87,13 +91,14 @@ fn fence(parts: &EmitterParts, partitions: &[i32]) -> Result<BTreeMap<i32, Emitt
                     error,
                     "the partition's former owner cannot be fenced yet"
                 );
+                why = error;
             }
             Err(_) => break,
         }
     }
     emitters.retain(|partition, _| fenced.contains(partition));
     if emitters.is_empty() && !partitions.is_empty() {
-        return Err("no former owner could be fenced".into());
+        return Err(format!("no former owner could be fenced: {why}"));
     }
     Ok(emitters)
 }
