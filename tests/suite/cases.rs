@@ -128,6 +128,11 @@ macro_rules! cases {
                 secure_each_missing_right_of_the_consumer_is_told
                 secure_transactions_and_trimming_need_the_documented_rights
             }
+            [bounds] {
+                c24_long_a_long_log_comes_back
+                c32_trimming_never_removes_an_open_half
+                c33_long_memory_stays_within_the_budget
+            }
             [race] {
                 c13_on_the_embedded_broker_and_postgresql
                 c13_on_kafka_and_sqlite

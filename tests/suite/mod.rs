@@ -26,6 +26,7 @@
 
 pub(crate) mod barrier;
 pub(crate) mod borders;
+pub(crate) mod bounds;
 pub(crate) mod broker;
 pub(crate) mod cases;
 pub(crate) mod checking;
