@@ -14,6 +14,7 @@ use crate::record::{
     Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Verdict,
 };
 
+mod fingerprint;
 mod messages;
 mod outcomes;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod tests;
 
 pub use messages::{Answer, Command, CoreConfig, Event, NotAsked, Question, Takeover};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
     /// Waiting for its due time.
     Waiting,
@@ -31,7 +32,7 @@ enum Phase {
     Appending,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Timer {
     due: Duration,
     phase: Phase,
@@ -43,7 +44,7 @@ struct Timer {
 }
 
 /// The resolver of one partition.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ResolverCore {
     config: CoreConfig,
     ledger: Ledger,

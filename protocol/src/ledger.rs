@@ -7,7 +7,7 @@
 //! States: open -> committed | rolled back | parked; committed -> parked (undeliverable);
 //! parked -> open (REOPEN). The first decision wins.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
@@ -17,6 +17,7 @@ use crate::record::{
 
 mod carried;
 mod closed;
+mod fingerprint;
 mod model;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ pub use closed::{CLOSED_KEPT, CLOSED_SHOWN, Closed};
 pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress, STUB_KEY_BYTES};
 
 /// A decided message whose outcome is not carried out yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Decided {
     half: Arc<Half>,
     verdict: Verdict,
@@ -36,7 +37,7 @@ struct Decided {
 }
 
 /// An outcome that is not carried out yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 enum Pending {
     /// A record that is none of ours, to be copied away.
     Foreign,
@@ -48,7 +49,7 @@ enum Pending {
 }
 
 /// The fold over one partition's records.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
     position: i64,
     open: BTreeMap<HalfOffset, Open>,
@@ -56,7 +57,7 @@ pub struct Ledger {
     decided: BTreeMap<HalfOffset, Decided>,
     /// What the parked topic holds, also of a message that is open again or decided.
     parked: BTreeMap<HalfOffset, ParkedHalf>,
-    settled: HashMap<HalfOffset, (HalfRef, i64)>,
+    settled: BTreeMap<HalfOffset, (HalfRef, i64)>,
     /// Records that replay still needs, with the bytes that lay before each.
     held: BTreeMap<i64, u64>,
     /// Outcomes not carried out yet, by the offset of the record that led to them.
@@ -79,7 +80,7 @@ impl Ledger {
             open: BTreeMap::new(),
             decided: BTreeMap::new(),
             parked: BTreeMap::new(),
-            settled: HashMap::new(),
+            settled: BTreeMap::new(),
             held: BTreeMap::new(),
             pending: BTreeMap::new(),
             closed: ClosedRing::default(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 
 /// What is ours about a half message; the user's key, headers and payload are the [`Body`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HalfMeta {
     /// The message's identity.
     pub id: TransactionId,
@@ -24,7 +24,7 @@ pub struct HalfMeta {
 }
 
 /// The user's part of a record, byte for byte. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Body {
     /// The ordering key.
     pub key: Option<Bytes>,
@@ -81,7 +81,7 @@ pub enum Origin {
 }
 
 /// COMMIT or ROLLBACK.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The half message that it decides.
     pub of: HalfRef,
@@ -105,7 +105,7 @@ pub enum CheckOutcome {
 }
 
 /// CHECKED: an attempt was really made and did not decide.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Checked {
     /// The half message that was asked about.
     pub of: HalfRef,
@@ -131,7 +131,7 @@ pub enum ParkCause {
 }
 
 /// PARK: the resolver gave up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Park {
     /// The half message.
     pub of: HalfRef,
@@ -144,7 +144,7 @@ pub struct Park {
 }
 
 /// REOPEN: a parked message is open again. The record carries the whole half.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reopen {
     /// The parked half; its epoch is the one that was parked, the new one is the next.
     pub of: HalfRef,
@@ -157,7 +157,7 @@ pub struct Reopen {
 }
 
 /// What the `halfmsg` header of a store record says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Record {
     /// A prepared message.
     Half(HalfMeta),

@@ -2,6 +2,7 @@
 //! contradicting one, and to show what became of a message.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
 use super::Open;
 use crate::ids::{Epoch, HalfOffset, TransactionId};
@@ -62,7 +63,7 @@ impl Closed {
 }
 
 /// What tells a repeated decision from a contradicting one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Told {
     pub(super) id: TransactionId,
     pub(super) verdict: Verdict,
@@ -70,7 +71,7 @@ pub(super) struct Told {
 }
 
 /// The newest closed halves: what became of [`CLOSED_KEPT`] of them, and [`CLOSED_SHOWN`] whole.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct ClosedRing {
     told: HashMap<HalfOffset, Told>,
     order: VecDeque<(HalfOffset, i64)>,
@@ -101,6 +102,14 @@ impl ClosedRing {
 
     pub(super) fn forget(&mut self, half: HalfOffset) {
         self.told.remove(&half);
+    }
+
+    /// See [`super::Ledger::fingerprint`]. What is only shown is left out.
+    pub(super) fn fingerprint(&self, into: &mut impl Hasher) {
+        self.order.hash(into);
+        let mut told: Vec<_> = self.told.iter().collect();
+        told.sort_unstable_by_key(|(half, _)| **half);
+        told.hash(into);
     }
 
     /// A scan. One that was opened again, or parked since, is not among them.

@@ -6,7 +6,7 @@ use crate::ids::{Epoch, HalfOffset};
 use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, ParkCause};
 
 /// A half message: what is ours and what is the user's. Shared, never changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Half {
     /// What is ours.
     pub meta: HalfMeta,
@@ -51,7 +51,7 @@ impl Half {
 }
 
 /// An open half message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Open {
     /// The message.
     pub half: Arc<Half>,
@@ -72,7 +72,7 @@ impl Open {
 }
 
 /// A message that was given up on, with everything needed to open it again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ParkedHalf {
     /// The message.
     pub half: Arc<Half>,
@@ -91,7 +91,7 @@ pub struct ParkedHalf {
 }
 
 /// What the parked topic says about a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ParkedState {
     /// Parked, or open again and not yet settled.
     Parked(ParkedHalf),
@@ -106,7 +106,7 @@ pub enum ParkedState {
 }
 
 /// How far a partition is carried out; stored as committed offset and its metadata.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// Replay begins here: no record below is needed any more.
     pub low_water: i64,

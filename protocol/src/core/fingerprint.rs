@@ -1,0 +1,49 @@
+//! A core as a hash, for whoever explores its states: two that will behave alike have the same.
+
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use super::{ResolverCore, Timer};
+
+impl ResolverCore {
+    /// Feeds everything that later steps depend on, in a canonical order; `now` is the clock that
+    /// [`ResolverCore::step`] is given. Times count from it, and what is past a limit is past:
+    /// cores that differ only in their clocks have the same fingerprint.
+    pub fn fingerprint(&self, now: Duration, into: &mut impl Hasher) {
+        let Self {
+            config,
+            ledger,
+            carried_out_below,
+            wall_ms,
+            owned_since,
+            timers,
+            due,
+            batches,
+            stored_below,
+        } = self;
+        ledger.fingerprint(into);
+        (self.is_replaying().then_some(carried_out_below), wall_ms, batches, stored_below)
+            .hash(into);
+        left(config.no_listener_grace, now.saturating_sub(*owned_since)).hash(into);
+        let mut timers: Vec<_> = timers.iter().collect();
+        timers.sort_unstable_by_key(|(half, _)| **half);
+        for (half, timer) in timers {
+            let Timer { due, phase, applied, age, asked_here } = timer;
+            let age = *age + now.saturating_sub(*applied);
+            (half, from(now, *due), phase, left(config.max_age, age), asked_here > &0).hash(into);
+        }
+        for (due, half) in due {
+            (from(now, *due), half).hash(into);
+        }
+    }
+}
+
+/// A moment, relative to now: positive in the future.
+fn from(now: Duration, moment: Duration) -> (Duration, Duration) {
+    (moment.saturating_sub(now), now.saturating_sub(moment))
+}
+
+/// What is left of a limit; nothing of one that is never reached.
+fn left(limit: Duration, passed: Duration) -> Option<Duration> {
+    (limit < Duration::MAX).then(|| limit.saturating_sub(passed))
+}

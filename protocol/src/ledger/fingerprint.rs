@@ -1,0 +1,30 @@
+//! A ledger as a hash: two that will behave alike have the same.
+
+use std::hash::{Hash, Hasher};
+
+use super::Ledger;
+
+impl Ledger {
+    /// Feeds everything that later steps depend on, in a canonical order. Left out are the byte
+    /// counts behind [`Ledger::retained_bytes`], which decide nothing.
+    pub(crate) fn fingerprint(&self, into: &mut impl Hasher) {
+        let Self {
+            position,
+            open,
+            decided,
+            parked,
+            settled,
+            held,
+            pending,
+            closed,
+            bytes_before: _,
+            bytes: _,
+            body_bytes,
+            stubs_below,
+        } = self;
+        (position, open, decided, parked, settled, pending).hash(into);
+        (body_bytes, stubs_below, held.len()).hash(into);
+        held.keys().for_each(|offset| offset.hash(into));
+        closed.fingerprint(into);
+    }
+}

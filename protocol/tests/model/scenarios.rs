@@ -1,0 +1,139 @@
+//! The bounds. Each scenario has what its question needs, and no more: every budget multiplies
+//! the states.
+//!
+//! At-least-once has no fence. An old owner's record for the parked topic can arrive late and
+//! replace a newer one: so where an old owner lives on in that mode, the model has neither REOPEN
+//! nor refusals, and claims nothing about them.
+
+use crate::properties::Reach;
+use crate::world::Budget;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) exactly_once: bool,
+    /// Whether halves that nobody decides are checked, and parked in the end.
+    pub(crate) checks: bool,
+    pub(crate) budget: Budget,
+    pub(crate) reaches: &'static [Reach],
+}
+
+/// One half, and nothing that may happen to it.
+const NONE: Budget = Budget {
+    halves: 1,
+    decisions: 0,
+    answers: 0,
+    not_asked: 0,
+    reopens: 0,
+    refusals: 0,
+    failures: 0,
+    crashes: 0,
+    stale: 0,
+    foreign: 0,
+};
+
+fn exactly_once(name: &'static str, budget: Budget, reaches: &'static [Reach]) -> Scenario {
+    Scenario { name, exactly_once: true, checks: false, budget, reaches }
+}
+
+fn at_least_once(name: &'static str, budget: Budget, reaches: &'static [Reach]) -> Scenario {
+    Scenario { name, exactly_once: false, checks: false, budget, reaches }
+}
+
+fn checked(scenario: Scenario) -> Scenario {
+    Scenario { checks: true, ..scenario }
+}
+
+/// What every test run explores.
+pub(crate) fn small() -> Vec<Scenario> {
+    use Reach::{Conflict, Fenced, GivenUp, Refused, Reopened, Twice, TwoOwners, Undone};
+    vec![
+        exactly_once(
+            "exactly once: an old owner, a crash, a refusal",
+            Budget { decisions: 1, refusals: 1, crashes: 1, stale: 1, ..NONE },
+            &[Fenced, TwoOwners, Refused],
+        ),
+        exactly_once(
+            "exactly once: two halves, a refusal, a crash",
+            Budget { halves: 2, decisions: 2, refusals: 1, crashes: 1, ..NONE },
+            &[Refused, Conflict],
+        ),
+        exactly_once(
+            "exactly once: failures and a foreign record",
+            Budget { decisions: 1, refusals: 1, failures: 1, crashes: 1, foreign: 1, ..NONE },
+            &[Refused],
+        ),
+        checked(exactly_once(
+            "exactly once: checks, a reopening, a refusal, a crash",
+            Budget { decisions: 1, reopens: 1, refusals: 1, crashes: 1, ..NONE },
+            &[GivenUp, Refused, Reopened, Undone, Conflict],
+        )),
+        at_least_once(
+            "at least once: an old owner",
+            Budget { decisions: 2, answers: 1, stale: 1, ..NONE },
+            &[TwoOwners, Twice, Conflict],
+        ),
+        at_least_once(
+            "at least once: two halves, a crash",
+            Budget { halves: 2, decisions: 2, crashes: 1, ..NONE },
+            &[Twice, Conflict],
+        ),
+        at_least_once(
+            "at least once: a refusal, a reopening, a crash",
+            Budget { decisions: 2, reopens: 1, refusals: 1, crashes: 1, ..NONE },
+            &[Refused, Reopened, Undone, Twice],
+        ),
+        checked(at_least_once(
+            "at least once: checks, a refusal, a crash",
+            Budget { decisions: 1, refusals: 1, crashes: 1, ..NONE },
+            &[GivenUp, Refused, Twice, Conflict],
+        )),
+    ]
+}
+
+/// What is explored in release, in minutes.
+pub(crate) fn large() -> Vec<Scenario> {
+    use Reach::{Conflict, Fenced, GivenUp, Refused, Reopened, Twice, TwoOwners, Undone};
+    vec![
+        checked(exactly_once(
+            "exactly once: checks, answers, an old owner",
+            Budget { decisions: 1, answers: 1, stale: 1, ..NONE },
+            &[Fenced, TwoOwners, GivenUp, Conflict],
+        )),
+        checked(exactly_once(
+            "exactly once: checks, an old owner, a refusal",
+            Budget { decisions: 1, refusals: 1, stale: 1, ..NONE },
+            &[Fenced, TwoOwners, GivenUp, Refused, Conflict],
+        )),
+        checked(exactly_once(
+            "exactly once: checks, answers, a reopening, a refusal, a crash",
+            Budget { decisions: 2, answers: 1, reopens: 1, refusals: 1, crashes: 1, ..NONE },
+            &[GivenUp, Refused, Reopened, Undone, Conflict],
+        )),
+        exactly_once(
+            "exactly once: an old owner, a reopening, a refusal",
+            Budget { decisions: 2, reopens: 1, refusals: 1, stale: 1, ..NONE },
+            &[Fenced, TwoOwners, Refused, Conflict],
+        ),
+        exactly_once(
+            "exactly once: three halves, two refusals, a crash",
+            Budget { halves: 3, decisions: 3, refusals: 2, crashes: 1, ..NONE },
+            &[Refused, Conflict],
+        ),
+        checked(at_least_once(
+            "at least once: checks, an answer, an old owner",
+            Budget { answers: 1, stale: 1, ..NONE },
+            &[TwoOwners, GivenUp, Twice, Conflict],
+        )),
+        checked(at_least_once(
+            "at least once: checks, a reopening, a refusal, a crash",
+            Budget { decisions: 1, reopens: 1, refusals: 1, crashes: 1, ..NONE },
+            &[GivenUp, Refused, Reopened, Undone, Twice, Conflict],
+        )),
+        at_least_once(
+            "at least once: a reopening, a refusal, failures, a crash",
+            Budget { decisions: 2, reopens: 1, refusals: 1, failures: 1, crashes: 1, ..NONE },
+            &[Refused, Reopened, Undone, Twice, Conflict],
+        ),
+    ]
+}
