@@ -26,8 +26,8 @@ pub(crate) enum Emit {
     Store,
     /// Now it knows.
     Stored,
-    /// A batch is closed, with the progress as if it were carried out.
-    Close,
+    /// A batch of so many outcomes is closed, with the progress as if it were carried out.
+    Close(usize),
     /// Its transaction is committed, or refused because the owner is fenced.
     Commit,
     /// The owner learns that it is committed.
@@ -58,9 +58,9 @@ pub(crate) fn fair(owner: &Owner) -> Vec<Emit> {
         }
         Emission::ExactlyOnce { collected, transaction: None } => {
             let progress = owner.core.progress();
-            if progress.is_some() && (progress != owner.stored || !collected.is_empty()) {
-                steps.push(Emit::Close);
-            }
+            let moved = progress != owner.stored;
+            let counts = (0..=collected.len()).rev().filter(|count| *count > 0 || moved);
+            steps.extend(progress.into_iter().flat_map(|_| counts.clone()).map(Emit::Close));
         }
     }
     steps
@@ -146,10 +146,10 @@ fn exactly_once(world: &mut World, number: usize, emit: Emit) {
     let fenced = world.is_fenced(number);
     let owner = &mut world.owners[number];
     let Emission::ExactlyOnce { collected, transaction } = &mut owner.emission else { return };
-    if emit == Emit::Close {
+    if let Emit::Close(count) = emit {
         // In the order of the log: a refused delivery that is parked comes before what follows it.
-        let mut items = std::mem::take(collected);
-        items.sort_by_key(|item| item.at().unwrap_or(i64::MIN));
+        collected.sort_by_key(|item| item.at().unwrap_or(i64::MIN));
+        let items: Vec<Item> = collected.drain(..count).collect();
         let batch = items.iter().filter_map(Item::at).collect();
         let progress = owner.core.progress_after(&batch);
         *transaction = progress.map(|progress| Transaction { items, progress, committed: false });

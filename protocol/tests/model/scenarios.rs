@@ -68,6 +68,11 @@ pub(crate) fn small() -> Vec<Scenario> {
             Budget { decisions: 1, reopens: 1, refusals: 1, crashes: 1, ..NONE },
             &[GivenUp, Refused, Reopened, Undone, Conflict],
         )),
+        checked(exactly_once(
+            "exactly once: checks, two operators who reopen",
+            Budget { decisions: 1, reopens: 2, ..NONE },
+            &[GivenUp, Reopened, Undone, Conflict],
+        )),
         at_least_once(
             "at least once: an old owner",
             Budget { decisions: 2, answers: 1, stale: 1, ..NONE },
@@ -130,10 +135,5 @@ pub(crate) fn large() -> Vec<Scenario> {
             Budget { decisions: 1, reopens: 1, refusals: 1, crashes: 1, ..NONE },
             &[GivenUp, Refused, Reopened, Undone, Twice, Conflict],
         )),
-        at_least_once(
-            "at least once: a reopening, a refusal, failures, a crash",
-            Budget { decisions: 2, reopens: 1, refusals: 1, failures: 1, crashes: 1, ..NONE },
-            &[Refused, Reopened, Undone, Twice, Conflict],
-        ),
     ]
 }
