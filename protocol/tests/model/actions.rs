@@ -272,7 +272,7 @@ fn read(world: &mut World, number: usize) {
     let owner = &mut world.owners[number];
     let offset = owner.next;
     owner.next += 1;
-    owner.step(match log[usize::try_from(offset).unwrap()].clone() {
+    owner.step(match log[usize::try_from(offset).expect("it is small")].clone() {
         Some(record) => Event::Record { offset, appended_ms: 0, record, body: Body::default() },
         None => Event::Foreign { offset },
     });

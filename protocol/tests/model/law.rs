@@ -30,7 +30,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn last(&self) -> (u32, &Life) {
-        let epoch = u32::try_from(self.lives.len() - 1).unwrap();
+        let epoch = u32::try_from(self.lives.len() - 1).expect("it is small");
         (epoch, &self.lives[self.lives.len() - 1])
     }
 }

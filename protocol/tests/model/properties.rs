@@ -51,7 +51,7 @@ fn deliveries_in(world: &World, half: &History, epoch: usize) -> u32 {
 }
 
 fn about(world: &World, at: i64) -> Option<TransactionId> {
-    world.log[usize::try_from(at).unwrap()].as_ref().map(|record| record.id())
+    world.log[usize::try_from(at).expect("it is small")].as_ref().map(|record| record.id())
 }
 
 /// In exactly-once mode a life of a half is visible at most once.
@@ -66,7 +66,7 @@ pub(crate) fn delivered_at_most_once(world: &World) -> bool {
 pub(crate) fn delivered_or_parked_never_both(world: &World) -> bool {
     world.law.iter().all(|half| match world.topic.get(&half.id) {
         Some(ParkedState::Parked(parked)) => {
-            let from = usize::try_from(parked.epoch.0).unwrap();
+            let from = usize::try_from(parked.epoch.0).expect("it is small");
             (from..half.lives.len()).all(|epoch| deliveries_in(world, half, epoch) == 0)
         }
         _ => true,
@@ -112,7 +112,7 @@ pub(crate) fn low_water_never_passes_an_open_half(world: &World) -> bool {
 }
 
 fn is_over(world: &World, half: &History, epoch: u32) -> bool {
-    match half.lives[usize::try_from(epoch).unwrap()].fate {
+    match half.lives[usize::try_from(epoch).expect("it is small")].fate {
         Fate::Decided { verdict: Verdict::Rollback, .. } => true,
         Fate::Decided { verdict: Verdict::Commit, at } => world.times_delivered(at) > 0,
         Fate::Open { .. } | Fate::Parked { .. } => false,

@@ -93,7 +93,7 @@ impl World {
     }
 
     pub(crate) fn end(&self) -> i64 {
-        i64::try_from(self.log.len()).unwrap()
+        i64::try_from(self.log.len()).expect("it is small")
     }
 
     pub(crate) fn append(&mut self, record: Option<Record>) {
@@ -131,6 +131,8 @@ impl World {
 
     /// What the log below the stored position means.
     pub(crate) fn law_below_progress(&self) -> Vec<History> {
-        law::read(self.log.iter().take(usize::try_from(self.progress.position).unwrap()))
+        law::read(
+            self.log.iter().take(usize::try_from(self.progress.position).expect("it is small")),
+        )
     }
 }
