@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use halfmsg_producer::{Backoff, CrashPoint, ProducerConfig};
+use halfmsg_producer::{Backoff, CrashPoint, Emission, ProducerConfig};
 use halfmsg_service_kit::db::DbOptions;
 use halfmsg_service_kit::settings::replication;
 use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
@@ -105,8 +105,13 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_IDEMPOTENCY_LEASE_MS", default_value = "15000")]
     pub idempotency_lease_ms: String,
 
-    /// Tests only, needs HALFMSG_FAULTS=on: abort after-decision (its record is stored) or
-    /// after-delivery (before its progress is stored)
+    /// How committed messages reach their topic: exactly-once (read-committed readers see each
+    /// once) or at-least-once. Unset: exactly-once, on the embedded broker at-least-once
+    #[arg(long, env = "HALFMSG_EMISSION", default_value = "", hide_default_value = true)]
+    pub emission: String,
+
+    /// Tests only, needs HALFMSG_FAULTS=on: abort after-decision (its record is stored),
+    /// after-delivery (before its progress is stored) or after-commit (of their transaction)
     #[arg(long, env = "HALFMSG_CRASH_AT", default_value = "", hide_default_value = true)]
     pub crash_at: String,
 }
@@ -162,12 +167,15 @@ impl Settings {
         let replication =
             replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
         let crash_at = self.crash_point(mistakes);
+        let emission = self.emission(mistakes);
         let (common, times) = (common?, times?);
         if crash_at.is_some() && !common.faults {
             mistakes.add("HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on");
         }
         let (replication_factor, min_insync_replicas) = replication?;
+        let defaults = ProducerConfig::new(common.kafka.clone(), NAME, &self.group);
         let producer = ProducerConfig {
+            emission: emission.unwrap_or(defaults.emission),
             topic_prefix: common.topic_prefix.clone(),
             instance_id: common.instance_id.clone(),
             store_partitions: partitions?,
@@ -176,7 +184,7 @@ impl Settings {
             max_checks: max_checks?,
             check_concurrency: CHECK_CONNECTIONS as usize,
             crash_at,
-            ..times.producer(ProducerConfig::new(common.kafka.clone(), NAME, &self.group))
+            ..times.producer(defaults)
         };
         // Every mistake above has its line already; what is left is the producer's own.
         if mistakes.lines().is_empty()
@@ -211,13 +219,23 @@ impl Settings {
             "" => None,
             "after-decision" => Some(CrashPoint::AfterDecision),
             "after-delivery" => Some(CrashPoint::AfterDelivery),
+            "after-commit" => Some(CrashPoint::AfterCommit),
             other => {
                 mistakes.add(format!(
-                    "HALFMSG_CRASH_AT is '{other}': use after-decision or after-delivery, or unset it"
+                    "HALFMSG_CRASH_AT is '{other}': use after-decision, after-delivery or \
+                     after-commit, or unset it"
                 ));
                 None
             }
         }
+    }
+
+    fn emission(&self, mistakes: &mut Mistakes) -> Option<Emission> {
+        if self.emission.is_empty() {
+            return None;
+        }
+        let read = self.emission.parse::<Emission>();
+        read.map_err(|error| mistakes.add(format!("HALFMSG_EMISSION is {error}"))).ok()
     }
 
     fn times(&self, mistakes: &mut Mistakes) -> Option<Times> {
@@ -323,6 +341,15 @@ mod tests {
         assert_eq!(lines(&[at]), ["HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on"]);
         assert_eq!(lines(&[at, "--faults=on"]), Vec::<String>::new());
         assert!(lines(&["--crash-at=sometimes"])[0].starts_with("HALFMSG_CRASH_AT is 'sometimes'"));
+    }
+
+    #[test]
+    fn emission_is_one_of_two() {
+        for emission in ["--emission=at-least-once", "--emission=exactly-once"] {
+            assert_eq!(lines(&[emission]), Vec::<String>::new());
+        }
+        let lines = lines(&["--emission=twice"]);
+        assert!(lines[0].starts_with("HALFMSG_EMISSION is 'twice'"), "{lines:?}");
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub enum CrashPoint {
     AfterDecision,
     /// After a delivery is acknowledged by its target, before progress is stored.
     AfterDelivery,
+    /// After the Kafka transaction of a delivery is committed, before anybody here hears of it; in
+    /// exactly-once mode only.
+    AfterCommit,
 }
 
 /// Settings of a [`crate::TransactionProducer`]. Start from [`ProducerConfig::new`].

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use halfmsg_kafka::{EmbeddedBroker, KafkaConfig, partition_count};
 use halfmsg_producer::ProducerConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
 
@@ -88,6 +88,43 @@ impl Broker {
         let deleted = deleted.expect("Kafka answers");
         assert!(deleted.iter().all(Result::is_ok), "deleting {name}: {deleted:?}");
         self.known(name, false).await;
+    }
+
+    /// Gives a topic more partitions.
+    pub(crate) async fn add_partitions(&self, name: &str, count: i32) {
+        let count = usize::try_from(count).expect("a few");
+        let more = [NewPartitions::new(name, count)];
+        let added = admin(&self.config()).create_partitions(&more, &options()).await;
+        let added = added.expect("Kafka answers");
+        assert!(added.iter().all(Result::is_ok), "partitions for {name}: {added:?}");
+    }
+
+    /// Forgets a consumer group without members, and all its progress.
+    pub(crate) async fn delete_group(&self, group: &str) {
+        until(PATIENCE, &format!("group {group} to be deleted"), async || {
+            let deleted = admin(&self.config()).delete_groups(&[group], &options()).await;
+            let deleted = deleted.map_err(|error| error.to_string())?;
+            // Until its last member has left it is not empty.
+            if deleted.iter().all(Result::is_ok) { Ok(()) } else { Err(format!("{deleted:?}")) }
+        })
+        .await;
+    }
+
+    /// The state of a consumer group, and how many members it has.
+    ///
+    /// # Errors
+    /// That of the look-up, in words.
+    pub(crate) async fn group(&self, group: &str) -> Result<(String, usize), String> {
+        let (config, group) = (self.config(), group.to_owned());
+        let looked = tokio::task::spawn_blocking(move || {
+            let client: BaseProducer =
+                config.admin().create().map_err(|error| error.to_string())?;
+            let listed = client.client().fetch_group_list(Some(&group), ADMIN_DEADLINE);
+            let listed = listed.map_err(|error| error.to_string())?;
+            let found = listed.groups().first().ok_or("there is no such group")?;
+            Ok((found.state().to_owned(), found.members().len()))
+        });
+        looked.await.map_err(|error| error.to_string())?
     }
 
     /// A topic that a program is going to make by itself: on the embedded broker it cannot, so it

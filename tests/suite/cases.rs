@@ -17,6 +17,13 @@ macro_rules! cases {
                 c05_a_mix
                 c07_local_fails_and_the_check_decides_at_once
                 c09_commit_sent_twice
+                c10_a_late_contradiction_is_a_conflict
+            }
+            [asking] {
+                c17_nobody_there_for_long
+                c18_only_its_own_group_and_application_are_asked
+                c19_a_slow_check_holds_up_only_its_own_batch
+                c20_open_halves_are_checked_in_parallel
             }
             [checking] {
                 c12_no_check_before_its_time
@@ -113,6 +120,7 @@ macro_rules! cases {
                 c29_missing_target_is_refused
                 c29_target_gone_parks_and_resumes
                 c29_target_that_refuses_parks
+                c29_one_of_500_is_refused
                 c29_a_store_that_would_lose_messages_is_refused
             }
             [replicas] {
@@ -136,6 +144,28 @@ macro_rules! cases {
             [race] {
                 c13_on_the_embedded_broker_and_postgresql
                 c13_on_kafka_and_sqlite
+            }
+            [outage] {
+                c25_long_broker_restarts_under_load
+            }
+            [another_log] {
+                c26_expired_progress
+                c26_progress_of_another_log_stops_its_partition
+                c26_store_made_anew
+                c26_partitions_added
+            }
+            [rebalance] {
+                c23_long_two_owners_fence_each_other
+                c27_long_replicas_come_and_go
+                c27_long_scaled_up_and_down
+            }
+            [services::crashes] {
+                c22_at_least_once_where_asked_for
+                c22_killed_between_commit_and_its_report
+            }
+            [services::replicas] {
+                c23_long_a_killed_replica_is_replaced
+                c23_long_a_paused_replica_is_fenced
             }
             [services::outages] {
                 postgres_away_and_back

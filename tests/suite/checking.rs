@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use halfmsg_producer::{
     HalfState, Invalid, PrepareError, ProducerConfig, TransactionId, TransactionProducer,
 };
-use prometheus_client::registry::Registry;
 
+use super::metrics::metric;
 use super::setup::{Setup, operator, text};
 use super::store::{attempts_in, read_store};
 use super::told::{Do, PURPOSE, Told};
@@ -108,14 +108,6 @@ async fn attempts(config: &ProducerConfig, id: TransactionId) -> Vec<u32> {
 }
 
 /// How often this producer found no listener to ask.
-fn unasked(producer: &TransactionProducer) -> u64 {
-    let mut registry = Registry::default();
-    producer.register_metrics(&mut registry);
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).expect("text can be written");
-    let line = text.lines().find(|line| {
-        line.starts_with("halfmsg_checks_total") && line.contains("outcome=\"no_listener\"")
-    });
-    let count = line.and_then(|line| line.rsplit(' ').next()).and_then(|count| count.parse().ok());
-    count.unwrap_or(0)
+pub(crate) fn unasked(producer: &TransactionProducer) -> u64 {
+    metric(producer, "halfmsg_checks_total{outcome=\"no_listener\"}")
 }

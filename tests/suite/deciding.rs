@@ -1,14 +1,14 @@
-//! Rows 1 to 5, 7 and 9: who decides, and what follows.
+//! Rows 1 to 5, 7, 9 and 10: who decides, and what follows.
 
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use halfmsg_producer::{LocalOutcome, LocalTransactionState, SendResult};
 
-use super::Env;
 use super::reader::{counts, once_each};
 use super::setup::{AT_ONCE, Setup, text};
 use super::told::{Do, PURPOSE};
+use super::{Env, PATIENCE, until};
 
 /// Transactions of the rows that want many.
 const MANY: usize = 120;
@@ -133,4 +133,40 @@ pub(crate) async fn c09_commit_sent_twice(env: Env) {
     }
     assert_eq!(setup.producer.conflicts(), 0);
     setup.ends_with(0..10).await;
+}
+
+/// Whichever comes first holds, whoever says it; the other is counted as a conflict, and again after
+/// a restart changes nothing.
+pub(crate) async fn c10_a_late_contradiction_is_a_conflict(env: Env) {
+    const EACH: usize = 6;
+    let mut setup = Setup::new(env, Do::Unknown).await;
+    let mut all = Vec::new();
+    for number in 0..2 * EACH {
+        let begun = setup.producer.begin(PURPOSE, setup.message(number)).await;
+        let transaction = begun.expect("it is stored");
+        let (first, second) = match number < EACH {
+            true => (transaction.commit().await, transaction.rollback().await),
+            false => (transaction.rollback().await, transaction.commit().await),
+        };
+        first.and(second).expect("both are stored");
+        all.push(transaction.receipt());
+    }
+    let contradicted = u64::try_from(2 * EACH).expect("a few");
+    until(PATIENCE, "every contradiction to be counted", async || {
+        let conflicts = setup.producer.conflicts();
+        if conflicts >= contradicted { Ok(()) } else { Err(format!("{conflicts} are")) }
+    })
+    .await;
+    assert_eq!(setup.producer.conflicts(), contradicted);
+    for (number, receipt) in all.iter().enumerate() {
+        let state = if number < EACH { "committed" } else { "rolled_back" };
+        setup
+            .shows(receipt.transaction_id, "its first decision", |seen| seen.half.state == state)
+            .await;
+    }
+    let delivered = setup.reader.everything_of(&setup.config).await;
+    assert_eq!(counts(&delivered), once_each((0..EACH).map(text)));
+    setup.restart().await;
+    assert!(setup.told.checked().is_empty(), "a decided half was checked");
+    setup.ends_with(0..EACH).await;
 }

@@ -20,16 +20,19 @@ const NEWER: [u8; 48] = [
     0x02, 0x01, 0x00, 0x00, 0x00, 0x07, 0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x08, 0x01, 0x00, 0x01,
 ];
 /// Messages before the damage; together they use every partition.
-const BEFORE: usize = 16;
+pub(crate) const BEFORE: usize = 16;
 
 /// Sends the first messages; the partition that each key has.
-async fn partitions_of_keys(setup: &Setup) -> BTreeMap<usize, i32> {
+pub(crate) async fn partitions_of_keys(setup: &Setup) -> BTreeMap<usize, i32> {
     let sent = setup.send_all(BEFORE, |_| Do::Commit).await;
     sent.iter().enumerate().map(|(number, sent)| (number, sent.partition)).collect()
 }
 
 /// A number of a message whose key has this partition.
-fn number_in(partitions: &BTreeMap<usize, i32>, wanted: impl Fn(i32) -> bool) -> (usize, i32) {
+pub(crate) fn number_in(
+    partitions: &BTreeMap<usize, i32>,
+    wanted: impl Fn(i32) -> bool,
+) -> (usize, i32) {
     let keyed = partitions.iter().filter(|(number, _)| *number % 8 != 7);
     let found = keyed.into_iter().find(|(_, partition)| wanted(**partition));
     let (number, partition) = found.expect("a few keys use more than one partition");

@@ -15,15 +15,19 @@
 //! - [`reader`]: what arrives in a target topic
 //! - [`topic`], [`store`], [`progress`]: a topic's records, what those of the store say, how far
 //!   they are carried out
-//! - [`deciding`], [`checking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
+//! - [`deciding`], [`checking`], [`asking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
 //!   [`targets`]: the producer by itself
 //! - [`fence`], [`race`]: with the orders table and its listener; [`barrier`]: with stock-svc's
 //!   tables
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
 //! - [`secure`]: logins, TLS, access control lists
 //! - [`services`]: the whole thing, with real processes
+//! - [`rebalance`], [`another_log`]: replicas that come and go; progress that is not the log's
+//! - [`load`]: transactions without a pause; [`metrics`]: what a producer counts
 //! - [`random`]: numbers that are the same in every run
 
+pub(crate) mod another_log;
+pub(crate) mod asking;
 pub(crate) mod barrier;
 pub(crate) mod borders;
 pub(crate) mod bounds;
@@ -36,12 +40,15 @@ pub(crate) mod env;
 pub(crate) mod fence;
 pub(crate) mod garbage;
 pub(crate) mod kafka_script;
+pub(crate) mod load;
+pub(crate) mod metrics;
 pub(crate) mod outage;
 pub(crate) mod parking;
 pub(crate) mod progress;
 pub(crate) mod race;
 pub(crate) mod random;
 pub(crate) mod reader;
+pub(crate) mod rebalance;
 pub(crate) mod replicas;
 pub(crate) mod restart;
 pub(crate) mod secure;

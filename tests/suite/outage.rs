@@ -1,15 +1,14 @@
-//! Row 6: Kafka is away, and comes back.
+//! Rows 6 and 25: Kafka is away, and comes back.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use halfmsg_producer::PrepareError;
 use tokio::time::sleep;
 
+use super::load::Load;
 use super::progress::carried_out;
-use super::reader::counts;
-use super::setup::{Setup, text};
+use super::setup::{Setup, as_promised, text};
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
 
@@ -24,7 +23,7 @@ pub(crate) async fn c06_prepare_fails_while_kafka_is_away(env: Env) {
     let setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
     setup.send(0, Do::Commit).await;
     setup.reader.sees(&text(0)).await;
-    // What is delivered and not stored as progress may be delivered again.
+    // At least once: what is delivered and not stored as progress may be delivered again.
     carried_out(&setup.config, &[]).await;
     setup.env.broker.stop().await;
 
@@ -86,10 +85,25 @@ pub(crate) async fn c06_decisions_in_flight_while_kafka_goes_away(env: Env) {
     setup.none_open().await;
     assert_eq!(setup.producer.conflicts(), 0);
     let delivered = setup.reader.everything_of(&setup.config).await;
-    // What is delivered and not stored as progress may be delivered again.
-    let found: BTreeSet<String> = counts(&delivered).into_keys().collect();
-    assert_eq!(found, (0..COMMITTED).map(text).collect());
+    as_promised(&setup.config, &delivered, (0..COMMITTED).map(text));
     setup.send(ALL, Do::Commit).await;
     setup.reader.sees(&text(ALL)).await;
+    setup.producer.shutdown().await;
+}
+
+/// The broker is killed and comes back, again and again, under load: with halves open, decisions and
+/// transactions in flight, nothing is lost and nothing comes twice.
+pub(crate) async fn c25_long_broker_restarts_under_load(env: Env) {
+    const RESTARTS: usize = 3;
+    const BETWEEN: usize = 150;
+    let setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
+    let load = Load::on(&setup);
+    for _ in 0..RESTARTS {
+        load.goes_on(BETWEEN).await;
+        setup.env.broker.stop().await;
+        setup.env.broker.resume().await;
+    }
+    load.goes_on(BETWEEN).await;
+    load.ends(&setup).await;
     setup.producer.shutdown().await;
 }

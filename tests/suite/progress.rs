@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use halfmsg_kafka::{KafkaConfig, partition_count};
 use halfmsg_producer::ProducerConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{PATIENCE, until};
@@ -26,6 +27,49 @@ pub(crate) async fn carried_out(config: &ProducerConfig, but: &[i32]) {
         if behind.is_empty() { Ok(()) } else { Err(format!("(end, P) by partition: {behind:?}")) }
     })
     .await;
+}
+
+/// What is stored as progress of one partition: offset and metadata.
+pub(crate) type Stored = (i64, String);
+
+/// The progress that is stored for a partition.
+pub(crate) async fn stored(config: &ProducerConfig, partition: i32) -> Stored {
+    let found = as_member(config, move |consumer, store| {
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(store, partition);
+        let found = consumer.committed_offsets(wanted, LOOKUP)?;
+        let element = found.find_partition(store, partition).expect("it was asked for");
+        Ok((element.offset().to_raw().unwrap_or(-1), element.metadata().to_owned()))
+    });
+    found.await
+}
+
+/// Stores this instead; the group must have no members.
+pub(crate) async fn store_by_hand(config: &ProducerConfig, partition: i32, progress: Stored) {
+    let stored = as_member(config, move |consumer, store| {
+        let mut offsets = TopicPartitionList::new();
+        let mut element = offsets.add_partition(store, partition);
+        element.set_offset(Offset::Offset(progress.0))?;
+        element.set_metadata(progress.1.as_str());
+        consumer.commit(&offsets, CommitMode::Sync)
+    });
+    stored.await;
+}
+
+/// Does something with a consumer of the group; waits until the group has no other.
+async fn as_member<T: Send + 'static>(
+    config: &ProducerConfig,
+    act: impl Fn(&BaseConsumer, &str) -> KafkaResult<T> + Clone + Send + 'static,
+) -> T {
+    until(PATIENCE, "the progress of a group without members", async || {
+        let (kafka, store, act) = (config.kafka.clone(), config.store_topic(), act.clone());
+        let acted = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = kafka.consumer(&store).create()?;
+            act(&consumer, &store)
+        });
+        acted.await.expect("no panic").map_err(|error: KafkaError| error.to_string())
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(

@@ -2,12 +2,12 @@
 
 use futures::{StreamExt, TryStreamExt, stream};
 use halfmsg_producer::{
-    AdminError, HalfDetail, HalfFilter, HalfState, HalfView, Message, OperatorRequest,
-    ProducerConfig, Receipt, SendResult, TransactionId, TransactionProducer,
+    AdminError, Emission, HalfDetail, HalfFilter, HalfState, HalfView, Message, OperatorRequest,
+    PrepareError, ProducerConfig, Receipt, SendResult, TransactionId, TransactionProducer,
 };
 
 use super::progress::carried_out;
-use super::reader::{Reader, counts, once_each};
+use super::reader::{Delivered, Reader, counts, once_each};
 use super::told::{Do, PURPOSE, Told};
 use super::{Env, PATIENCE, until};
 
@@ -67,10 +67,11 @@ impl Setup {
 
     /// Stores halves and leaves them to the check-back.
     pub(crate) async fn leave_open(&self, numbers: impl Iterator<Item = usize>) -> Vec<Receipt> {
-        let begins = numbers.map(|number| self.producer.begin(PURPOSE, self.message(number)));
-        let begun: Vec<_> =
-            stream::iter(begins).buffered(AT_ONCE).try_collect().await.expect("they are stored");
-        begun.into_iter().map(|transaction| transaction.leave_open()).collect()
+        let begins = numbers.map(async |number| {
+            let begun = self.producer.begin(PURPOSE, self.message(number)).await?;
+            Ok::<_, PrepareError>(begun.leave_open())
+        });
+        stream::iter(begins).buffered(AT_ONCE).try_collect().await.expect("they are stored")
     }
 
     /// The halves in this state, in the order of partition and offset.
@@ -138,6 +139,21 @@ impl Setup {
     pub(crate) async fn ready(&self) {
         until(PATIENCE, "the producer to be ready", async || self.producer.health()).await;
     }
+}
+
+/// What was delivered, of messages that a crash or an outage may have hit, is what was promised:
+/// exactly these, each once; in at-least-once mode, at least once.
+#[track_caller]
+pub(crate) fn as_promised(
+    config: &ProducerConfig,
+    delivered: &[Delivered],
+    expected: impl IntoIterator<Item = String>,
+) {
+    let mut found = counts(delivered);
+    if config.emission == Emission::AtLeastOnce {
+        found.values_mut().for_each(|count| *count = 1);
+    }
+    assert_eq!(found, once_each(expected));
 }
 
 /// The payload of the message of this number.

@@ -1,6 +1,7 @@
 //! Row 29, on real Kafka: targets that are missing, go away or refuse; and a store that would lose
 //! messages.
 
+use futures::future::join_all;
 use halfmsg_producer::{
     HalfState, Message, PrepareError, StartError, TransactionId, TransactionProducer,
 };
@@ -8,7 +9,7 @@ use halfmsg_producer::{
 use super::Env;
 use super::env::PARTITIONS;
 use super::reader::{Reader, counts, once_each};
-use super::setup::{Setup, operator};
+use super::setup::{Setup, operator, text};
 use super::told::{Do, PURPOSE, Told};
 
 /// Refused before anything is stored or run.
@@ -79,6 +80,38 @@ pub(crate) async fn c29_target_that_refuses_parks(env: Env) {
     parked_as_undeliverable(&setup, large.transaction_id, &narrow).await;
     let delivered = reader.everything_of(&setup.config).await;
     assert_eq!(counts(&delivered), once_each(["small".to_owned()]));
+    assert_eq!(setup.producer.health(), Ok(()));
+    setup.producer.shutdown().await;
+}
+
+/// One of 500 that its target refuses: it is parked, the others are delivered once, and so is what
+/// comes behind them.
+pub(crate) async fn c29_one_of_500_is_refused(env: Env) {
+    const ALL: usize = 500;
+    const REFUSED: usize = 237;
+    let setup = Setup::new(env, Do::Rollback).await;
+    let narrow = setup.env.named("narrow");
+    let limit = [("max.message.bytes", "200000")];
+    setup.env.broker.create_topic(&narrow, PARTITIONS, &limit).await;
+    let reader = Reader::start(&setup.config.kafka, &narrow).await;
+    let mut begun = Vec::new();
+    for number in 0..ALL {
+        let payload = if number == REFUSED { "x".repeat(300_000) } else { text(number) };
+        // One store partition, so that they share batches.
+        let message = Message::new(&narrow, payload).key("one key");
+        begun.push(setup.producer.begin(PURPOSE, message).await.expect("it is stored"));
+    }
+    for committed in join_all(begun.iter().map(|transaction| transaction.commit())).await {
+        committed.expect("it is stored");
+    }
+    let behind = Message::new(&narrow, "behind them").key("one key");
+    let behind = setup.producer.send_in_transaction(PURPOSE, behind, Do::Commit).await;
+    behind.expect("it is stored");
+    reader.sees("behind them").await;
+    parked_as_undeliverable(&setup, begun[REFUSED].receipt().transaction_id, &narrow).await;
+    let delivered = reader.everything_of(&setup.config).await;
+    let others = (0..ALL).filter(|number| *number != REFUSED).map(text);
+    assert_eq!(counts(&delivered), once_each(others.chain(["behind them".to_owned()])));
     assert_eq!(setup.producer.health(), Ok(()));
     setup.producer.shutdown().await;
 }

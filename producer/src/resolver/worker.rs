@@ -142,7 +142,7 @@ impl<'a> Worker<'a> {
             self.client.purge(PurgeConfig::default().queue());
             return None;
         }
-        self.crash_after_delivery(job);
+        self.crash_at(CrashPoint::AfterDelivery, job);
         troubles.extend(self.judge(job, reports.failures()));
         troubles.sort_by_key(|(index, _)| *index);
         if let Some((code, text)) = self.client.client().fatal_error() {
@@ -168,11 +168,12 @@ impl<'a> Worker<'a> {
             let troubles = self.judge(job, failures);
             return self.abort(troubles).ok_or(Stuck::Stopped);
         }
-        self.crash_after_delivery(job);
+        self.crash_at(CrashPoint::AfterDelivery, job);
         if let Some(progress) = job.progress {
             self.store(progress)?;
         }
         self.insist(|| self.client.commit_transaction(STEP))?;
+        self.crash_at(CrashPoint::AfterCommit, job);
         Ok(JobEnd::Done(Vec::new()))
     }
 
@@ -339,11 +340,11 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// For the tests that kill the process between a delivery and its progress.
-    fn crash_after_delivery(&self, job: &Job) {
+    /// For the tests that kill the process around a delivery and its progress.
+    fn crash_at(&self, point: CrashPoint, job: &Job) {
         let delivers = job.items.iter().any(|item| matches!(item.work, Work::Deliver(..)));
-        if delivers && self.parts.config.crash_at == Some(CrashPoint::AfterDelivery) {
-            tracing::error!("aborting after a delivery, as configured");
+        if delivers && self.parts.config.crash_at == Some(point) {
+            tracing::error!(?point, "aborting, as configured");
             std::process::abort();
         }
     }

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`faults`]: every induced failure, CONFORMANCE 40 to 45
 //! - [`crashes`]: CONFORMANCE 22, order-svc dies at every step
+//! - [`replicas`]: CONFORMANCE 23, two order-svc on one database
 //! - [`soak`]: 500 orders, five kills, and what must be conserved
 //! - [`bad_input`]: what is refused, and that nothing comes of it
 //! - [`repeats`]: requests with an Idempotency-Key, repeated
@@ -28,5 +29,6 @@ mod ports;
 mod process;
 mod proxy;
 pub(crate) mod repeats;
+pub(crate) mod replicas;
 mod shop;
 pub(crate) mod soak;

@@ -69,6 +69,17 @@ impl Service {
         self.settings.insert(name.into(), value.into());
     }
 
+    /// The same service once more, at an address of its own, with this instance id or none.
+    pub(crate) fn replica(&self, instance_id: &str) -> Self {
+        let address = format!("127.0.0.1:{}", super::ports::free());
+        let log = self.log.with_file_name(format!("{}-{}.log", self.command, address));
+        let settings = self.settings.clone();
+        let mut replica = Self { command: self.command, address, settings, log, process: None };
+        replica.set("HALFMSG_LISTEN", &replica.address.clone());
+        replica.set("HALFMSG_INSTANCE_ID", instance_id);
+        replica
+    }
+
     /// The address of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
@@ -137,6 +148,12 @@ impl Shop {
     /// A shop with the short settings, ready.
     pub(crate) async fn open(env: Env) -> Self {
         Self::builder(env).await.open().await
+    }
+
+    /// Whether order-svc delivers exactly once.
+    pub(crate) fn is_exactly_once(&self) -> bool {
+        let asked_for = self.order.settings.get("HALFMSG_EMISSION").map(String::as_str);
+        !self.ground.kafka().embedded && asked_for != Some("at-least-once")
     }
 
     /// Waits for an induced crash of order-svc, and starts it again.

@@ -48,6 +48,15 @@ impl Books {
         }
     }
 
+    /// No message is at its target twice, as exactly-once promises.
+    ///
+    /// # Errors
+    /// Those that are, in words.
+    pub(crate) fn audit_once(&self) -> Result<(), String> {
+        let again: Vec<_> = self.delivered.iter().filter(|(_, times)| **times > 1).collect();
+        if again.is_empty() { Ok(()) } else { Err(format!("delivered again: {again:?}")) }
+    }
+
     /// Exactly the committed halves are delivered, and the inbox has each once.
     fn audit_deliveries(&self, findings: &mut Vec<String>) {
         let committed = |half: &super::HalfRow| half.verdict == Some(Verdict::Commit);
@@ -249,6 +258,14 @@ mod tests {
             spoil(&mut books, number);
             assert!(books.audit().is_err(), "{fault}: not found");
         }
+    }
+
+    #[test]
+    fn the_audit_finds_what_was_delivered_twice() {
+        let mut books = good();
+        assert!(books.audit_once().is_err());
+        books.delivered.insert(DELIVERED, 1);
+        assert_eq!(books.audit_once(), Ok(()));
     }
 
     fn half(books: &mut Books, id: Uuid) -> &mut HalfRow {

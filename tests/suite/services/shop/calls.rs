@@ -4,7 +4,7 @@ use reqwest::{Client, Error, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::TOKEN;
+use super::{Service, TOKEN};
 use crate::suite::services::http::{Answer, send};
 
 /// Asks the services of one shop. Cheap to clone, for clients in tasks of their own.
@@ -63,6 +63,11 @@ impl Place {
 }
 
 impl Calls {
+    /// The same, with another replica of order-svc.
+    pub(crate) fn of_replica(&self, replica: &Service) -> Self {
+        Self { order: replica.url(""), ..self.clone() }
+    }
+
     /// The address of a path of order-svc.
     pub(crate) fn order_url(&self, path: &str) -> String {
         format!("{}{path}", self.order)

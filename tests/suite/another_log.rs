@@ -1,0 +1,153 @@
+//! Row 26, on real Kafka: progress and log that do not belong together: progress expired, progress of
+//! another log, a store that was made anew, partitions added.
+
+use futures::future::join_all;
+use halfmsg_producer::{Message, PrepareError};
+
+use super::garbage::{BEFORE, number_in, partitions_of_keys};
+use super::progress::{carried_out, store_by_hand, stored};
+use super::reader::{counts, once_each};
+use super::setup::{Setup, text};
+use super::told::{Do, PURPOSE};
+use super::{Env, PATIENCE, until};
+use crate::suite::env::PARTITIONS;
+
+/// Progress that was deleted, as the broker does days after a group's last member has left: nothing
+/// that was dropped is delivered, what is open is decided, and what was committed comes again.
+pub(crate) async fn c26_expired_progress(env: Env) {
+    const EACH: usize = 8;
+    let mut setup = Setup::new(env, Do::Rollback).await;
+    let (committed, dropped) = (0..EACH, EACH..2 * EACH);
+    let open = 2 * EACH..4 * EACH;
+    setup.send_all(2 * EACH, |number| if number < EACH { Do::Commit } else { Do::Rollback }).await;
+    for number in open.clone().step_by(2) {
+        setup.told.check(text(number), &[Do::Commit]);
+    }
+    setup.leave_open(open.clone()).await;
+    carried_out(&setup.config, &[]).await;
+    setup.producer.shutdown().await;
+    assert!(setup.told.checked().is_empty(), "checked before its time");
+    setup.env.broker.delete_group(&setup.config.store_topic()).await;
+
+    setup.producer = Env::start(&setup.config, &setup.told).await;
+    setup.none_open().await;
+    let delivered = counts(&setup.reader.everything_of(&setup.config).await);
+    let mut expected = once_each(committed.clone().map(text));
+    expected.values_mut().for_each(|times| *times = 2);
+    expected.extend(once_each(open.clone().step_by(2).map(text)));
+    assert_eq!(delivered, expected, "of {dropped:?} none");
+    // The new progress is worth what the old one was.
+    setup.restart().await;
+    assert_eq!(counts(&setup.reader.everything_of(&setup.config).await), expected);
+    setup.producer.shutdown().await;
+}
+
+/// Progress that lies beyond the log was stored for another one: that partition stands still and is
+/// named, the others go on; with the right progress it goes on too.
+pub(crate) async fn c26_progress_of_another_log_stops_its_partition(env: Env) {
+    let mut setup = Setup::new(env, Do::Rollback).await;
+    let partitions = partitions_of_keys(&setup).await;
+    let (stopped, partition) = number_in(&partitions, |_| true);
+    let (going_on, _) = number_in(&partitions, |found| found != partition);
+    let left = stopped + 8 * BEFORE;
+    setup.told.check(text(left), &[Do::Commit]);
+    setup.leave_open([left].into_iter()).await;
+    carried_out(&setup.config, &[]).await;
+    setup.producer.shutdown().await;
+    let right = stored(&setup.config, partition).await;
+    store_by_hand(&setup.config, partition, (10_000, "v1;P=10000".into())).await;
+
+    let place = format!("{}[{partition}]", setup.config.store_topic());
+    let mut expected: Vec<usize> = (0..BEFORE).collect();
+    for round in 2..4 {
+        setup.producer = Env::start(&setup.config, &setup.told).await;
+        until(PATIENCE, "the stopped partition to be named", async || {
+            match setup.producer.health() {
+                Err(reason) if reason.contains(&place) && reason.contains("another log") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        match setup.producer.begin(PURPOSE, setup.message(stopped + 8 * BEFORE * round)).await {
+            Err(PrepareError::Unavailable { reason, .. }) => {
+                assert!(reason.contains(&place), "{reason}");
+            }
+            other => panic!("{:?}", other.map(|begun| begun.receipt())),
+        }
+        let passed = going_on + 8 * BEFORE * round;
+        setup.send(passed, Do::Commit).await;
+        setup.reader.sees(&text(passed)).await;
+        expected.push(passed);
+        let delivered = setup.reader.everything_but(&setup.config, &[partition]).await;
+        assert_eq!(counts(&delivered), once_each(expected.iter().copied().map(text)));
+        setup.producer.shutdown().await;
+        assert_eq!(stored(&setup.config, partition).await.0, 10_000, "it stays as it was");
+    }
+    store_by_hand(&setup.config, partition, right).await;
+    setup.producer = Env::start(&setup.config, &setup.told).await;
+    expected.push(left);
+    setup.ends_with(expected.into_iter()).await;
+}
+
+/// The store is deleted and made anew under a running replica: nothing of the old log comes again,
+/// and either the new one is carried out, or it says that it stands still.
+pub(crate) async fn c26_store_made_anew(env: Env) {
+    let setup = Setup::new(env, Do::Rollback).await;
+    setup.send_all(BEFORE, |number| if number % 2 == 0 { Do::Commit } else { Do::Rollback }).await;
+    carried_out(&setup.config, &[]).await;
+    let store = setup.config.store_topic();
+    setup.env.broker.delete_topic(&store).await;
+    let settings = [("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")];
+    setup.env.broker.create_topic(&store, PARTITIONS, &settings).await;
+    let found = until(PATIENCE, "the new log to be carried out, or refused", async || {
+        if let Err(reason) = setup.producer.health()
+            && reason.contains("another log")
+        {
+            return Ok(reason);
+        }
+        let begun = setup.producer.begin(PURPOSE, setup.message(BEFORE)).await;
+        match begun.map_err(|error| error.to_string())?.rollback().await {
+            Ok(()) => Ok("carried out".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await;
+    println!("{found}");
+    let _ = until(PATIENCE, "nothing", async || {
+        println!("{:?}", setup.producer.health());
+        Ok::<_, String>(())
+    })
+    .await;
+    setup.ends_with((0..BEFORE).step_by(2)).await;
+}
+
+/// Partitions that the store gets while replicas run: the next replica uses them, and whoever owns
+/// them carries them out, the one that began without them too.
+pub(crate) async fn c26_partitions_added(env: Env) {
+    const MORE: i32 = PARTITIONS + 2;
+    const EACH: usize = 30;
+    let setup = Setup::new(env, Do::Commit).await;
+    setup.send_all(EACH, |_| Do::Commit).await;
+    // The parked topic first: a partition needs its part of both.
+    setup.env.broker.add_partitions(&setup.config.parked_topic(), MORE).await;
+    setup.env.broker.add_partitions(&setup.config.store_topic(), MORE).await;
+    let second = Env::start(&setup.config, &setup.told).await;
+    let begins = (EACH..3 * EACH)
+        .map(|number| second.begin(PURPOSE, Message::new(&setup.target, text(number))));
+    let begun: Vec<_> =
+        join_all(begins).await.into_iter().map(|begun| begun.expect("it is stored")).collect();
+    for partition in 0..MORE {
+        let used = begun.iter().filter(|of| of.receipt().partition == partition).count();
+        assert!(used > 1, "partition {partition} is not used");
+    }
+    for committed in join_all(begun[..EACH].iter().map(|transaction| transaction.commit())).await {
+        committed.expect("it is stored");
+    }
+    let delivered = setup.reader.everything_of(&setup.config).await;
+    let found = counts(&delivered);
+    assert!((0..2 * EACH).all(|number| found.get(&text(number)) == Some(&1)), "{found:?}");
+    // The first alone has all of them, and asks about what the second has left.
+    drop(begun);
+    second.shutdown().await;
+    setup.ends_with(0..3 * EACH).await;
+}

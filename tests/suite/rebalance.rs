@@ -1,0 +1,97 @@
+//! Rows 23, 27 and 31, on real Kafka: replicas that come and go, and two that both believe to own a
+//! partition. Nothing is lost, nothing comes twice, and a key keeps its order.
+
+use std::time::Duration;
+
+use halfmsg_producer::{Assignment, TransactionProducer};
+use tokio::time::{Instant, sleep};
+
+use super::load::Load;
+use super::metrics::metric;
+use super::random::Random;
+use super::setup::Setup;
+use super::told::Do;
+use super::{Env, PATIENCE, until};
+
+/// How long replicas come and go.
+const STORM: Duration = Duration::from_secs(40);
+/// The longest pause between two changes; there may be none.
+const LONGEST_CALM_MS: u64 = 3_000;
+/// Besides the one that stays.
+const GUESTS: usize = 2;
+/// Transactions while the replicas are so many.
+const BETWEEN: usize = 200;
+
+/// Replicas start, stop in good order and vanish, at any moment of each other's joining and leaving.
+pub(crate) async fn c27_long_replicas_come_and_go(env: Env) {
+    let setup = Setup::new(env, Do::Rollback).await;
+    let load = Load::on(&setup);
+    let mut random = Random::new(27);
+    let mut guests: [Option<TransactionProducer>; GUESTS] = [const { None }; GUESTS];
+    let (end, mut changes) = (Instant::now() + STORM, 0);
+    while Instant::now() < end {
+        let guest = &mut guests[usize::try_from(random.below(2)).expect("a few")];
+        match guest.take() {
+            None => *guest = Some(Env::start(&setup.config, &setup.told).await),
+            Some(leaves) if random.chance(50) => leaves.shutdown().await,
+            Some(vanishes) => drop(vanishes),
+        }
+        changes += 1;
+        if random.chance(70) {
+            sleep(Duration::from_millis(random.below(LONGEST_CALM_MS))).await;
+        }
+    }
+    println!("{changes} changes");
+    assert!(changes > 10, "that was no storm");
+    drop(guests);
+    load.ends(&setup).await;
+    setup.producer.shutdown().await;
+}
+
+/// One replica, three, and then another one alone.
+pub(crate) async fn c27_long_scaled_up_and_down(env: Env) {
+    let mut setup = Setup::new(env, Do::Rollback).await;
+    let load = Load::on(&setup);
+    load.goes_on(BETWEEN).await;
+    let second = Env::start(&setup.config, &setup.told).await;
+    let third = Env::start(&setup.config, &setup.told).await;
+    members(&setup, 3).await;
+    load.goes_on(BETWEEN).await;
+    second.shutdown().await;
+    load.go_through(&third);
+    let first = std::mem::replace(&mut setup.producer, third);
+    first.shutdown().await;
+    members(&setup, 1).await;
+    load.goes_on(BETWEEN).await;
+    load.ends(&setup).await;
+    setup.producer.shutdown().await;
+}
+
+/// Waits until the group has so many members, all of which know their partitions.
+async fn members(setup: &Setup, count: usize) {
+    until(PATIENCE, &format!("a group of {count}"), async || {
+        let group = setup.env.broker.group(&setup.config.store_topic()).await?;
+        if group == ("Stable".to_owned(), count) { Ok(()) } else { Err(format!("{group:?}")) }
+    })
+    .await;
+}
+
+/// Two that own everything at once, which no group would allow: each fences the other's partitions
+/// in turn, with batches under way, and what either delivers is delivered once.
+pub(crate) async fn c23_long_two_owners_fence_each_other(env: Env) {
+    let mut config = env.group().await;
+    config.assignment = Assignment::All;
+    let setup = Setup::with(env, config, Do::Rollback).await;
+    let load = Load::on(&setup);
+    load.goes_on(BETWEEN).await;
+    let other = Env::start(&setup.config, &setup.told).await;
+    until(2 * PATIENCE, "both to be fenced", async || {
+        let lost = [&setup.producer, &other].map(|of| metric(of, "halfmsg_lost_lanes_total"));
+        if lost[0] >= 8 && lost[1] >= 4 { Ok(()) } else { Err(format!("{lost:?} times")) }
+    })
+    .await;
+    other.shutdown().await;
+    load.goes_on(BETWEEN).await;
+    load.ends(&setup).await;
+    setup.producer.shutdown().await;
+}
