@@ -34,6 +34,8 @@ container_said() {
 
 container_stop() { ! container_running "$1" || docker stop --time 30 "$1" >/dev/null; }
 container_kill() { ! container_running "$1" || docker kill "$1" >/dev/null; }
+container_pause() { docker pause "$1" >/dev/null; }
+container_unpause() { docker unpause "$1" >/dev/null; }
 container_wipe() { ! container_exists "$1" || docker rm --force --volumes "$1" >/dev/null; }
 
 # servers_from HAVE: local or docker, as HALFMSG_SERVERS says; else local where the command HAVE

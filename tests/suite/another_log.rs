@@ -29,7 +29,7 @@ pub(crate) async fn c26_expired_progress(env: Env) {
     assert!(setup.told.checked().is_empty(), "checked before its time");
     setup.env.broker.delete_group(&setup.config.store_topic()).await;
 
-    setup.producer = Env::start(&setup.config, &setup.told).await;
+    setup.start_again().await;
     setup.none_open().await;
     let delivered = counts(&setup.reader.everything_of(&setup.config).await);
     let mut expected = once_each(committed.clone().map(text));
@@ -84,7 +84,7 @@ pub(crate) async fn c26_progress_of_another_log_stops_its_partition(env: Env) {
         assert_eq!(stored(&setup.config, partition).await.0, 10_000, "it stays as it was");
     }
     store_by_hand(&setup.config, partition, right).await;
-    setup.producer = Env::start(&setup.config, &setup.told).await;
+    setup.start_again().await;
     expected.push(left);
     setup.ends_with(expected.into_iter()).await;
 }

@@ -1,6 +1,7 @@
 //! Rows 17 to 20: who is asked, when nobody was there for long, and how many at once.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -9,7 +10,6 @@ use halfmsg_producer::{
     StartError, TransactionId, TransactionListener, TransactionProducer,
 };
 use halfmsg_protocol::Record;
-use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::checking::unasked;
@@ -45,7 +45,7 @@ pub(crate) async fn c17_nobody_there_for_long(env: Env) {
     for number in (2..HALVES).step_by(2) {
         setup.told.check(text(number), &[Do::Rollback]);
     }
-    setup.producer = Env::start(&setup.config, &setup.told).await;
+    setup.start_again().await;
     setup.none_open().await;
     let parked = setup.listed(HalfState::Parked, 1).await;
     assert_eq!(parked[0].attempts, 1, "{parked:?}");
@@ -92,7 +92,7 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
         }
         Err(error) => panic!("{error}"),
     }
-    setup.producer = Env::start(&setup.config, &setup.told).await;
+    setup.start_again().await;
     setup.none_open().await;
     assert!(strangers.checked().is_empty(), "strangers were asked");
     another_group.shutdown().await;
@@ -151,6 +151,7 @@ pub(crate) async fn c20_open_halves_are_checked_in_parallel(env: Env) {
     let counting = Counting::until(setup.config.check_concurrency);
     let began = Instant::now();
     setup.producer = counting.start(&setup.config).await;
+    setup.ready().await;
     setup.none_open().await;
     let took = began.elapsed();
     let (most, asked) = (*counting.most.borrow(), counting.asked());

@@ -161,6 +161,22 @@ impl Broker {
         }
     }
 
+    /// Lets it stand still: connections stay, nothing is answered.
+    pub(crate) async fn pause(&self) {
+        match self {
+            Self::Own(broker) => broker.pause().await,
+            _ => panic!("only a real broker of a case's own can stand still"),
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn unpause(&self) {
+        match self {
+            Self::Own(broker) => broker.unpause().await,
+            _ => panic!("this broker was not paused"),
+        }
+    }
+
     fn remember(&self, topic: &str) {
         if let Self::Shared(broker) = self {
             let mut made = broker.made.lock().unwrap_or_else(PoisonError::into_inner);

@@ -147,6 +147,7 @@ macro_rules! cases {
             }
             [outage] {
                 c25_long_broker_restarts_under_load
+                c25_long_broker_stalls_under_load
             }
             [another_log] {
                 c26_expired_progress
@@ -166,6 +167,7 @@ macro_rules! cases {
             [services::replicas] {
                 c23_long_a_killed_replica_is_replaced
                 c23_long_a_paused_replica_is_fenced
+                c27_long_replicas_are_killed
             }
             [services::outages] {
                 postgres_away_and_back

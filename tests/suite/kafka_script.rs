@@ -62,6 +62,16 @@ impl OwnKafka {
         self.run("kill", &[]).await;
     }
 
+    /// SIGSTOP: connections stay, nothing is answered.
+    pub(crate) async fn pause(&self) {
+        self.run("pause").await;
+    }
+
+    /// SIGCONT.
+    pub(crate) async fn unpause(&self) {
+        self.run("unpause").await;
+    }
+
     /// Starts it again, at the same address and with its log.
     pub(crate) async fn start_again(&self) {
         let printed = self.run("start", &[]).await;

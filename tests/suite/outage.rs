@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use halfmsg_producer::PrepareError;
+use halfmsg_producer::{PrepareError, TransactionProducer};
 use tokio::time::sleep;
 
 use super::load::Load;
@@ -14,6 +14,12 @@ use super::{Env, PATIENCE, until};
 
 /// Over a deadline, on a loaded machine.
 const MARGIN: Duration = Duration::from_secs(3);
+/// Transactions between two outages.
+const BETWEEN: usize = 150;
+/// So long the broker stands still: a moment; longer than a drain; longer than transactions and the
+/// group's session last.
+const PAUSES: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(14)];
 /// Between two decisions while the broker is being stopped, which takes a few of them.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -95,7 +101,6 @@ pub(crate) async fn c06_decisions_in_flight_while_kafka_goes_away(env: Env) {
 /// transactions in flight, nothing is lost and nothing comes twice.
 pub(crate) async fn c25_long_broker_restarts_under_load(env: Env) {
     const RESTARTS: usize = 3;
-    const BETWEEN: usize = 150;
     let setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
     let load = Load::on(&setup);
     for _ in 0..RESTARTS {
@@ -103,6 +108,37 @@ pub(crate) async fn c25_long_broker_restarts_under_load(env: Env) {
         setup.env.broker.stop().await;
         setup.env.broker.resume().await;
     }
+    load.goes_on(BETWEEN).await;
+    load.ends(&setup).await;
+    setup.producer.shutdown().await;
+}
+
+/// The broker stands still under load, while a replica joins or leaves: transactions hang before
+/// their commit, the group gives its members up, partitions go over with batches under way.
+pub(crate) async fn c25_long_broker_stalls_under_load(env: Env) {
+    let setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
+    let load = Load::on(&setup);
+    let mut guest = None;
+    for pause in PAUSES {
+        load.goes_on(BETWEEN).await;
+        let changes = async {
+            match guest.take() {
+                None => Some(Env::start(&setup.config, &setup.told).await),
+                Some(leaves) => {
+                    TransactionProducer::shutdown(&leaves).await;
+                    None
+                }
+            }
+        };
+        let stands_still = async {
+            setup.env.broker.pause().await;
+            sleep(pause).await;
+            setup.env.broker.unpause().await;
+        };
+        (guest, ()) = tokio::join!(changes, stands_still);
+    }
+    load.goes_on(BETWEEN).await;
+    drop(guest);
     load.goes_on(BETWEEN).await;
     load.ends(&setup).await;
     setup.producer.shutdown().await;

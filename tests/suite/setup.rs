@@ -121,6 +121,11 @@ impl Setup {
     /// Stops the producer in good order and starts another one of the same group.
     pub(crate) async fn restart(&mut self) {
         self.producer.shutdown().await;
+        self.start_again().await;
+    }
+
+    /// Starts another producer of the same group, after the last one has ended.
+    pub(crate) async fn start_again(&mut self) {
         self.producer = Env::start(&self.config, &self.told).await;
         self.ready().await;
     }

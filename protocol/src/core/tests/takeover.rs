@@ -118,6 +118,45 @@ fn c21_a_jump_of_the_wall_clock_does_not_matter_to_live_halves() {
     }
 }
 
+/// Takeover after takeover, each on a machine whose clock is a minute off the last: the age alone
+/// parks nothing, a question comes once, and its attempt is what the next owner goes on from.
+#[test]
+fn c21_owners_with_different_clocks_neither_park_early_nor_ask_twice() {
+    // Much less than the jumps: by the wrong clock every half is old enough to be given up.
+    let config = CoreConfig { max_age: Duration::from_secs(20), ..config() };
+    for jumps in [[MINUTE, -MINUTE, MINUTE], [-MINUTE, MINUTE, 0], [0, -MINUTE, -MINUTE]] {
+        let mut log = vec![Record::Half(meta(1, None))];
+        for (owner, jump) in jumps.into_iter().enumerate() {
+            let position = i64::try_from(log.len()).unwrap();
+            let mut rig = Rig::taken_over(config.clone(), 0, position, WALL + jump);
+            let mut commands = Vec::new();
+            for record in &log {
+                commands.extend(rig.read_at(WALL, record.clone()));
+            }
+            if asked(&commands).is_empty() {
+                commands.extend(rig.at_next_due());
+            }
+            assert_eq!(
+                asked(&commands),
+                [of(1, 0)],
+                "owner {owner}: asked once, with all attempts"
+            );
+            assert_eq!(appended(&commands), [], "owner {owner}: parked before it was asked");
+            let waited = rig.now;
+            let longest = CHECK_AFTER.max(INTERVALS[1]);
+            assert!(waited <= longest, "owner {owner}: asked after {waited:?}");
+            assert!(asked(&rig.after(MAX_AGE)).is_empty(), "a question is under way");
+            let answered = rig.answer(of(1, 0), unknown());
+            let [Record::Checked(attempt)] = &appended(&answered)[..] else {
+                panic!("{answered:?}")
+            };
+            assert_eq!(attempt.attempt, u32::try_from(owner).unwrap() + 1);
+            // The owner dies before it reads its own record back.
+            log.push(Record::Checked(attempt.clone()));
+        }
+    }
+}
+
 #[test]
 fn absurd_times_do_not_panic() {
     for (wall, appended) in [(i64::MAX, i64::MIN), (i64::MIN, i64::MAX), (0, i64::MIN)] {
