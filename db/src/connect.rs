@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sea_orm::sqlx::Executor;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
 use tokio::time::{Instant, sleep};
@@ -17,7 +18,8 @@ pub struct DbOptions {
     pub acquire_timeout: Duration,
     /// How long a writer of SQLite waits for another writer.
     pub sqlite_busy_timeout: Duration,
-    /// After this time PostgreSQL cancels a statement; zero switches it off.
+    /// After this time PostgreSQL cancels a statement, and MySQL and MariaDB end a statement's wait
+    /// for a lock (in whole seconds, rounded up); zero leaves it to the server's configuration.
     pub statement_timeout: Duration,
     /// How long [`connect()`] waits for a server that is not there yet.
     pub start_deadline: Duration,
@@ -41,10 +43,10 @@ impl Default for DbOptions {
 /// Why there is no pool.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Neither PostgreSQL nor SQLite.
+    /// None of the databases that are known here.
     #[error(
-        "DATABASE_URL '{0}' is not understood: use postgres://user:password@host:5432/name \
-         or sqlite:///path/to/file.db"
+        "DATABASE_URL '{0}' is not understood: use postgres://user:password@host:5432/name, \
+         mysql://user:password@host:3306/name or sqlite:///path/to/file.db"
     )]
     Unsupported(String),
     /// The server refuses this user, password or database name.
@@ -72,7 +74,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts at start.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Opens a pool on `postgres://`, `postgresql://` or `sqlite:` and waits, up to
+/// The addresses that [`connect()`] takes.
+const SCHEMES: &[&str] = &["postgres://", "postgresql://", "mysql://", "sqlite:"];
+
+/// Opens a pool on `postgres://`, `postgresql://`, `mysql://` (MariaDB too) or `sqlite:` and waits, up to
 /// `start_deadline`, for a server that is still starting.
 ///
 /// SQLite's file is created if it is missing, and runs in WAL mode with `synchronous=FULL`,
@@ -82,7 +87,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// [`ConnectError`], whose text never contains the password.
 pub async fn connect(url: &str, options: &DbOptions) -> Result<DatabaseConnection, ConnectError> {
     let shown = redacted(url);
-    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|known| url.starts_with(known)) {
+    if !SCHEMES.iter().any(|known| url.starts_with(known)) {
         return Err(ConnectError::Unsupported(shown));
     }
     let deadline = Instant::now() + options.start_deadline;
@@ -115,6 +120,7 @@ fn pool_options(url: &str, options: &DbOptions) -> ConnectOptions {
         .set_application_name(options.application.clone());
     if !options.statement_timeout.is_zero() {
         pool.statement_timeout(options.statement_timeout);
+        bound_lock_waits(&mut pool, options.statement_timeout);
     }
     let busy_timeout = options.sqlite_busy_timeout;
     pool.map_sqlx_sqlite_opts(move |sqlite| {
@@ -126,6 +132,19 @@ fn pool_options(url: &str, options: &DbOptions) -> ConnectOptions {
             .busy_timeout(busy_timeout)
     });
     pool
+}
+
+/// MySQL waits for a lock 50 s by default, and longer than anybody who asked.
+fn bound_lock_waits(pool: &mut ConnectOptions, timeout: Duration) {
+    let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+    pool.map_sqlx_mysql_pool_opts(move |mysql| {
+        mysql.after_connect(move |connection, _| {
+            Box::pin(async move {
+                let set = format!("SET SESSION innodb_lock_wait_timeout = {seconds}");
+                connection.execute(sea_orm::sqlx::AssertSqlSafe(set)).await.map(|_| ())
+            })
+        })
+    });
 }
 
 /// The address without its password and without its query, fit for a log.
@@ -160,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_what_it_does_not_know() {
-        let error = connect("mysql://me:secret@h/x", &DbOptions::default()).await.unwrap_err();
+        let error = connect("oracle://me:secret@h/x", &DbOptions::default()).await.unwrap_err();
         assert!(matches!(error, ConnectError::Unsupported(_)));
         assert!(!error.to_string().contains("secret"));
     }

@@ -29,6 +29,15 @@ const UNAVAILABLE_CLASSES: &[&str] = &["08", "53", "57", "58"];
 /// Writes refused because the server is a standby: a failover is under way.
 const READ_ONLY_STATE: &str = "25006";
 
+/// MySQL's and MariaDB's error numbers of the same, where the SQLSTATE does not tell: lock wait
+/// timeout (MariaDB's NOWAIT too), deadlock, MySQL's NOWAIT, statement interrupted or cancelled by
+/// its timeout, and a snapshot that another transaction has overtaken.
+const MYSQL_CONTENDED: &[u16] = &[1205, 1213, 3572, 1317, 3024, 1969, 1020];
+
+/// The same for a server that cannot work now: full (table, disk), no more connections for this
+/// user, read-only, connection killed.
+const MYSQL_UNAVAILABLE: &[u16] = &[1021, 1114, 1203, 1226, 1290, 1836, 1927];
+
 /// SQLite's primary result codes BUSY and LOCKED.
 const SQLITE_CONTENDED: &[i32] = &[5, 6];
 
@@ -62,6 +71,10 @@ impl DbFault {
                 let code = source.code().unwrap_or_default();
                 if source.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
                     Self::of_sqlite(code.parse().unwrap_or_default())
+                } else if let Some(mysql) =
+                    source.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+                {
+                    Self::of_mysql(mysql.number(), &code)
                 } else {
                     Self::of_sqlstate(&code)
                 }
@@ -84,6 +97,16 @@ impl DbFault {
             Self::Unavailable
         } else {
             Self::Other
+        }
+    }
+
+    fn of_mysql(number: u16, code: &str) -> Self {
+        if MYSQL_CONTENDED.contains(&number) {
+            Self::Contended
+        } else if MYSQL_UNAVAILABLE.contains(&number) {
+            Self::Unavailable
+        } else {
+            Self::of_sqlstate(code)
         }
     }
 
@@ -114,6 +137,19 @@ mod tests {
         }
         for code in ["42601", "23514", ""] {
             assert_eq!(DbFault::of_sqlstate(code), DbFault::Other, "{code}");
+        }
+    }
+
+    #[test]
+    fn reads_mysql_numbers() {
+        for (number, state) in [(1205, "HY000"), (1213, "40001"), (3572, "HY000")] {
+            assert_eq!(DbFault::of_mysql(number, state), DbFault::Contended, "{number}");
+        }
+        for (number, state) in [(1040, "08004"), (1114, "HY000"), (1290, "HY000")] {
+            assert_eq!(DbFault::of_mysql(number, state), DbFault::Unavailable, "{number}");
+        }
+        for (number, state) in [(1045, "28000"), (1064, "42000"), (4025, "23000")] {
+            assert_eq!(DbFault::of_mysql(number, state), DbFault::Other, "{number}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The database as halfmsg uses it: PostgreSQL or SQLite, through SeaORM.
+//! The database as halfmsg uses it: PostgreSQL, MySQL, MariaDB or SQLite, through SeaORM.
 //!
 //! It knows no table; it must never retry anything by itself, because only the caller knows
 //! whether a repetition is harmless.
@@ -7,7 +7,7 @@
 //! - [`connect`](connect()): opens a pool, waiting a bounded time for a server that is starting
 //! - [`fault`]: [`DbFault`], what an error means for the caller
 //! - [`tx`]: [`begin_write`] and what is set inside a transaction
-//! - [`now`]: the present, in the precision that both databases keep
+//! - [`now`]: the present, in the precision that every database keeps
 
 mod connect;
 pub mod fault;
@@ -19,7 +19,7 @@ pub use tx::{begin_write, set_lock_timeout_in_tx};
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-/// The present, cut to microseconds: what is written is then what will be read, on either
+/// The present, cut to microseconds: what is written is then what will be read, on any
 /// database, so that a timestamp can be compared and used in a cursor.
 pub fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)

@@ -9,8 +9,9 @@ use sea_orm::{
 
 /// Begins a transaction that is going to write.
 ///
-/// PostgreSQL: READ COMMITTED, said explicitly, because a server may be configured otherwise and
-/// the barriers rely on a statement seeing what was committed before it. SQLite: BEGIN IMMEDIATE,
+/// PostgreSQL, MySQL and MariaDB: READ COMMITTED, said explicitly, because a server may be
+/// configured otherwise (the latter two are by default) and the barriers rely on a statement seeing
+/// what was committed before it. SQLite: BEGIN IMMEDIATE,
 /// because a deferred transaction that reads first and writes then fails with SQLITE_BUSY at
 /// once, without waiting for its busy timeout.
 ///
@@ -33,6 +34,9 @@ pub async fn begin_write(connection: &DatabaseConnection) -> Result<DatabaseTran
 }
 
 /// Bounds how long each later statement of this transaction waits for a lock (PostgreSQL).
+///
+/// MySQL and MariaDB have no such setting for one transaction, and this does nothing: who must not
+/// wait there asks with NOWAIT first.
 ///
 /// SQLite knows one lock only, taken by [`begin_write`]; its wait is the pool's
 /// `sqlite_busy_timeout`, and this does nothing.

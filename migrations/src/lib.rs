@@ -1,4 +1,5 @@
-//! The schemas of both services, as SeaORM migrations for PostgreSQL and SQLite.
+//! The schemas of both services, as SeaORM migrations for PostgreSQL and SQLite; that of the fence
+//! also for MySQL and MariaDB.
 //!
 //! The constraints live here and not in the services: available stock is never negative, a
 //! movement and a line happen once, states are of a known set. A migration that has been released
@@ -8,10 +9,12 @@
 //! - [`order`]: [`OrderMigrator`], the database of order-svc
 //! - [`stock`]: [`StockMigrator`], the database of stock-svc
 //! - [`consumer`]: the tables of halfmsg-consumer, made in the database of the service it runs in
+//! - [`producer`]: the fence table of halfmsg-producer, for any service's database
 //! - [`migrate`]: runs a migrator at start, one replica at a time
 
 pub mod consumer;
 pub mod order;
+pub mod producer;
 pub mod stock;
 
 mod column;
@@ -20,9 +23,12 @@ use std::time::Duration;
 
 use halfmsg_db::{begin_write, set_lock_timeout_in_tx};
 use sea_orm_migration::MigratorTrait;
-use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr};
+use sea_orm_migration::sea_orm::{
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement,
+};
 
 pub use order::OrderMigrator;
+pub use producer::FenceMigrator;
 pub use stock::StockMigrator;
 
 /// How long a replica waits for another one that is migrating. On SQLite it is the pool's busy
@@ -32,15 +38,22 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The key of PostgreSQL's advisory lock: "halfmsg" in ASCII.
 const LOCK_KEY: i64 = 0x0068_616c_666d_7367;
 
+/// The name of MySQL's lock, which is the server's: one per database, within 64 characters.
+const MYSQL_LOCK: &str = "CONCAT('halfmsg.', SHA1(DATABASE()))";
+
 /// Brings the schema up to date.
 ///
-/// All of it is one transaction under a lock (an advisory lock on PostgreSQL, the write lock on
-/// SQLite): replicas that start at once run one after the other, the later ones find nothing to
-/// do, and one that dies half-way leaves nothing behind. Cancelling rolls back.
+/// Under a lock (an advisory lock on PostgreSQL and MySQL, the write lock on SQLite): replicas that
+/// start at once run one after the other, and the later ones find nothing to do. On PostgreSQL and
+/// SQLite all of it is one transaction: one that dies half-way, or is cancelled, leaves nothing
+/// behind. MySQL and MariaDB commit each step by itself; cancelled, it runs to its end.
 ///
 /// # Errors
 /// What the database says; a schema newer than this program is an error too.
 pub async fn migrate<M: MigratorTrait>(connection: &DatabaseConnection) -> Result<(), DbErr> {
+    if connection.get_database_backend() == DbBackend::MySql {
+        return migrate_mysql::<M>(connection.clone()).await;
+    }
     let transaction = begin_write(connection).await?;
     if connection.get_database_backend() == DbBackend::Postgres {
         set_lock_timeout_in_tx(&transaction, LOCK_TIMEOUT).await?;
@@ -51,6 +64,27 @@ pub async fn migrate<M: MigratorTrait>(connection: &DatabaseConnection) -> Resul
     }
     M::up(&transaction, None).await?;
     transaction.commit().await
+}
+
+/// MySQL's advisory lock belongs to the session and would go back to the pool with it. So it is
+/// taken and released in a task that nobody cancels; if the process dies, the session ends.
+async fn migrate_mysql<M: MigratorTrait>(connection: DatabaseConnection) -> Result<(), DbErr> {
+    let task = tokio::spawn(async move {
+        // The transaction only keeps to one session: MySQL ends it with the first table.
+        let session = begin_write(&connection).await?;
+        let lock = format!("SELECT GET_LOCK({MYSQL_LOCK}, {}) AS locked", LOCK_TIMEOUT.as_secs());
+        let locked = session.query_one_raw(Statement::from_string(DbBackend::MySql, lock)).await?;
+        let locked = locked.map(|row| row.try_get::<Option<i64>>("", "locked")).transpose()?;
+        if locked.flatten() != Some(1) {
+            let waited = format!("another replica has been migrating for {LOCK_TIMEOUT:?}");
+            return Err(DbErr::Custom(waited));
+        }
+        let done = M::up(&session, None).await;
+        session.execute_unprepared(&format!("DO RELEASE_LOCK({MYSQL_LOCK})")).await?;
+        session.commit().await?;
+        done
+    });
+    task.await.unwrap_or_else(|error| Err(DbErr::Custom(format!("the migration ended: {error}"))))
 }
 
 #[cfg(test)]
@@ -83,6 +117,11 @@ mod tests {
         migrate::<StockMigrator>(&connection).await.unwrap();
         let schema = SchemaManager::new(&connection);
         assert!(schema.has_table("dead_letter").await.unwrap());
+        // The fence may live in the same database.
+        migrate::<FenceMigrator>(&connection).await.unwrap();
+        migrate::<FenceMigrator>(&connection).await.unwrap();
+        FenceMigrator::down(&connection, None).await.unwrap();
+        assert!(!schema.has_table("halfmsg_fence").await.unwrap());
         StockMigrator::down(&connection, None).await.unwrap();
         assert!(!schema.has_table("dead_letter").await.unwrap());
     }

@@ -127,6 +127,8 @@ impl CommonSettings {
         let kafka = self.kafka(mistakes);
         if self.database_url.is_empty() {
             mistakes.add("DATABASE_URL is not set: give postgres://… or sqlite://…");
+        } else if self.database_url.starts_with("mysql:") {
+            mistakes.add("DATABASE_URL names MySQL: the services run on PostgreSQL and SQLite");
         }
         let listen = if self.listen.is_empty() { defaults.listen } else { &self.listen };
         let listen = mistakes.parse("HALFMSG_LISTEN", listen, "an address such as 127.0.0.1:8080");
