@@ -11,6 +11,7 @@
 //! - [`listener`]: runs a local transaction and answers for it
 //! - [`builder`], [`producer`]: RocketMQ's `TransactionMQProducer`
 //! - [`transaction`]: from a stored half message to its recorded decision
+//! - `fence` (feature `fence`): a table that keeps a check-back and its local transaction apart
 //! - `prepare`: stores a half message, or says why not
 //! - [`admin`]: what is open or parked, and settling it by hand
 //! - `resolver`: carries decisions out; one thread per replica
@@ -26,6 +27,8 @@ mod checker;
 mod clock;
 pub mod config;
 pub mod error;
+#[cfg(feature = "fence")]
+pub mod fence;
 mod life;
 pub mod listener;
 mod log;

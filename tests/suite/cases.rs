@@ -58,6 +58,18 @@ macro_rules! cases {
             [race] {
                 c13_check_races_the_local_transaction
             }
+            [fence_table] {
+                c14_table_fence_first_business_second
+                c14_table_answers_are_what_became_of_it
+                c14_table_a_running_transaction_is_unknown_alone
+                c14_table_a_check_ends_within_its_budget
+                c14_table_cleaned_away_is_unknown
+                c14_table_emptied_tells_nothing
+                c14_table_is_made_once
+            }
+            [fence_race] {
+                c13_check_races_the_fence_table
+            }
             [barrier] {
                 c35_deducts_and_restores_meet_at_the_barrier
             }
@@ -168,6 +180,13 @@ macro_rules! cases {
                 c23_long_a_killed_replica_is_replaced
                 c23_long_a_paused_replica_is_fenced
                 c27_long_replicas_are_killed
+            }
+            [fence_table] {
+                c14_table_on_mariadb
+            }
+            [fence_race] {
+                c13_fence_table_on_kafka_and_sqlite
+                c13_fence_table_on_kafka_and_mariadb
             }
             [services::outages] {
                 postgres_away_and_back

@@ -12,6 +12,8 @@ pub(crate) enum Kind {
     Sqlite,
     /// A new database on the server that DATABASE_URL names.
     Postgres,
+    /// A new database on the server that MARIADB_URL names.
+    Mariadb,
 }
 
 /// An empty database; it is gone when dropped.
@@ -29,7 +31,7 @@ enum Place {
 /// A database on a server that is not ours.
 struct OnServer {
     server: String,
-    name: String,
+    drop: String,
 }
 
 impl Database {
@@ -37,7 +39,16 @@ impl Database {
     pub(crate) async fn new(kind: Kind) -> Self {
         match kind {
             Kind::Sqlite => Self::sqlite(),
-            Kind::Postgres => Self::postgres().await,
+            Kind::Postgres => {
+                let drop = |name: &str| format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+                Self::on_server("DATABASE_URL", "postgres", drop).await
+            }
+            Kind::Mariadb => {
+                // A transaction that a failed test left open would hold it for a day.
+                let set = "SET STATEMENT lock_wait_timeout = 10 FOR";
+                let drop = |name: &str| format!("{set} DROP DATABASE IF EXISTS {name}");
+                Self::on_server("MARIADB_URL", "mysql", drop).await
+            }
         }
     }
 
@@ -58,12 +69,13 @@ impl Database {
         Self { url, _place: Place::Directory(directory) }
     }
 
-    async fn postgres() -> Self {
-        let server = std::env::var("DATABASE_URL").unwrap_or_default();
+    /// On the server that `variable` names; `scheme` is how its address begins.
+    async fn on_server(variable: &str, scheme: &str, drop: impl Fn(&str) -> String) -> Self {
+        let server = std::env::var(variable).unwrap_or_default();
         assert!(
-            server.starts_with("postgres"),
-            "DATABASE_URL is not set to a PostgreSQL server: run the real tier with scripts/test \
-             real, or start a server with scripts/postgres and set what it prints"
+            server.starts_with(scheme),
+            "{variable} is not set to a {scheme} server: run the real tier with scripts/test real, \
+             or start a server with scripts/postgres or scripts/mariadb and set what it prints"
         );
         let name = format!("halfmsg_test_{}", Uuid::new_v4().simple());
         run_on(&server, format!("CREATE DATABASE {name}")).await.expect("the role may create it");
@@ -71,24 +83,23 @@ impl Database {
             Some((address, query)) => (address, format!("?{query}")),
             None => (server.as_str(), String::new()),
         };
-        let (host, _) = address.rsplit_once('/').expect("DATABASE_URL names a database");
+        let (host, _) = address.rsplit_once('/').expect("the address names a database");
         let url = format!("{host}/{name}{query}");
-        Self { url, _place: Place::Server(OnServer { server, name }) }
+        Self { url, _place: Place::Server(OnServer { server, drop: drop(&name) }) }
     }
 }
 
 impl Drop for OnServer {
     fn drop(&mut self) {
-        let (server, name) = (self.server.clone(), self.name.clone());
+        let (server, sql) = (self.server.clone(), self.drop.clone());
         // A thread with a runtime of its own: the case's may be shutting down already.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let drop = run_on(&server, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
-            runtime.expect("a runtime").block_on(drop)
+            runtime.expect("a runtime").block_on(run_on(&server, sql))
         });
         match dropping.join() {
             Ok(Ok(())) => {}
-            failed => eprintln!("database {} stays behind: {failed:?}", self.name),
+            failed => eprintln!("a database stays behind: {}: {failed:?}", self.drop),
         }
     }
 }

@@ -53,7 +53,7 @@ impl Env {
         Self { broker, ..self }
     }
 
-    /// The same with the other kind of database.
+    /// The same with another kind of database.
     pub(crate) fn with_database(self, database: Kind) -> Self {
         Self { database, ..self }
     }

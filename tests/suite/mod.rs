@@ -17,8 +17,8 @@
 //!   they are carried out
 //! - [`deciding`], [`checking`], [`asking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
 //!   [`targets`]: the producer by itself
-//! - [`fence`], [`race`]: with the orders table and its listener; [`barrier`]: with stock-svc's
-//!   tables
+//! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
+//!   with the fence table; [`barrier`]: with stock-svc's tables
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
 //! - [`secure`]: logins, TLS, access control lists
 //! - [`services`]: the whole thing, with real processes
@@ -38,6 +38,8 @@ pub(crate) mod database;
 pub(crate) mod deciding;
 pub(crate) mod env;
 pub(crate) mod fence;
+pub(crate) mod fence_race;
+pub(crate) mod fence_table;
 pub(crate) mod garbage;
 pub(crate) mod kafka_script;
 pub(crate) mod load;

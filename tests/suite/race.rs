@@ -1,5 +1,6 @@
 //! Row 13: the check-back races a running local transaction, a thousand times. The fence decides:
-//! never both outcomes, never neither.
+//! never both outcomes, never neither. What the two race for is a [`Ground`]: here the orders table,
+//! in [`fence_race`](super::fence_race) the fence table.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +24,7 @@ use super::database::Kind;
 use super::fence::{Orders, confirmed, delivered_are, message, start};
 use super::progress::carried_out;
 use super::random::Random;
+use super::reader::Reader;
 use super::{Env, until};
 
 const ORDERS: u64 = 1_000;
@@ -40,20 +42,33 @@ const WON_AT_LEAST: usize = 5;
 /// Until all thousand are decided.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// What storing an order said; nothing if the database did not say.
+/// What storing said; nothing if the database did not say.
 type Said = Arc<Mutex<HashMap<OrderId, Stored>>>;
 
-/// A local transaction that stores its order after a while, and the check that is the orders' own.
+/// What the local transaction and the check race for.
+#[async_trait]
+pub(crate) trait Ground: Clone + Send + Sync + 'static {
+    /// The local transaction's database transaction, and what it decides if it is stored.
+    async fn store(
+        &self,
+        id: OrderId,
+        transaction_id: TransactionId,
+    ) -> ListenerResult<(Stored, LocalTransactionState)>;
+
+    /// The check.
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState>;
+}
+
+/// A local transaction that stores after a while, and the check of its ground.
 #[derive(Clone)]
-struct Racing {
-    store: OrderStore,
-    check: OrderListener,
+struct Racing<G> {
+    ground: G,
     said: Said,
 }
 
 /// Which check a local transaction races.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Against {
+pub(crate) enum Against {
     /// The one that is made at once when the local transaction is late.
     ImmediateCheck,
     /// The one that is due after check_after.
@@ -66,7 +81,7 @@ struct Race {
 }
 
 #[async_trait]
-impl TransactionListener for Racing {
+impl<G: Ground> TransactionListener for Racing<G> {
     type Arg = Race;
 
     async fn execute_local_transaction(
@@ -75,11 +90,10 @@ impl TransactionListener for Racing {
         race: Race,
     ) -> ListenerResult<LocalTransactionState> {
         sleep(race.after).await;
-        let order = confirmed(race.id, half.transaction_id);
-        let stored = self.store.insert_confirmed_order(&order).await?;
+        let (stored, decides) = self.ground.store(race.id, half.transaction_id).await?;
         self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(race.id, stored);
         match stored {
-            Stored::Inserted => Ok(Fate::from(&order).decides(half.transaction_id)?),
+            Stored::Inserted => Ok(decides),
             // Whose row it is, its check says.
             Stored::Fenced => Ok(LocalTransactionState::Unknown),
         }
@@ -89,10 +103,34 @@ impl TransactionListener for Racing {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        self.check.check_local_transaction(half).await
+        Ok(self.ground.check(std::slice::from_ref(half)).await[0])
     }
 
     async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+        self.ground.check(halves).await
+    }
+}
+
+/// The orders table and its listener.
+#[derive(Clone)]
+struct OrdersGround {
+    store: OrderStore,
+    check: OrderListener,
+}
+
+#[async_trait]
+impl Ground for OrdersGround {
+    async fn store(
+        &self,
+        id: OrderId,
+        transaction_id: TransactionId,
+    ) -> ListenerResult<(Stored, LocalTransactionState)> {
+        let order = confirmed(id, transaction_id);
+        let stored = self.store.insert_confirmed_order(&order).await?;
+        Ok((stored, Fate::from(&order).decides(transaction_id)?))
+    }
+
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
         self.check.check_local_transactions(halves).await
     }
 }
@@ -114,31 +152,13 @@ pub(crate) async fn c13_on_kafka_and_sqlite(env: Env) {
 
 async fn race(env: Env) {
     let orders = Orders::new(&env).await;
-    let mut config = env.group().await;
-    config.local_deadline = LOCAL_DEADLINE;
-    // What an immediate check could not tell is asked again soon after check_after.
-    config.prepare_deadline = Duration::from_millis(2_500);
-    config.check_after = Duration::from_millis(2_900);
-    // SQLite's one writer is busy often here.
-    config.max_checks = 10_000;
-    let target = env.topic("target").await;
-    let said = Said::default();
-    let racing = Racing {
-        store: orders.store.clone(),
-        check: orders.listener.clone(),
-        said: Arc::clone(&said),
-    };
-    let (producer, reader) = start(&config, &target, racing.clone()).await;
-    let sent = send_all(&producer, &config, &racing, &target).await;
-    none_open(&producer, &config).await;
-
-    let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let mut void = Vec::new();
-    let mut ends: BTreeMap<(Against, &'static str), usize> = BTreeMap::new();
-    for (against, id, transaction_id) in sent {
+    let ground = OrdersGround { store: orders.store.clone(), check: orders.listener.clone() };
+    let raced = Raced::run(&env, ground).await;
+    let (mut void, mut ends) = (Vec::new(), Ends::new());
+    for &(against, id, transaction_id) in &raced.sent {
         let row = orders.row(id).await.expect("neither outcome");
         assert_eq!(row.transaction_id, transaction_id);
-        match said.get(&id) {
+        match raced.said.get(&id) {
             Some(Stored::Inserted) => assert_eq!(row.status, OrderStatus::Confirmed, "{id}"),
             Some(Stored::Fenced) => assert_eq!(row.status, OrderStatus::Void, "{id}"),
             None => {}
@@ -150,12 +170,52 @@ async fn race(env: Env) {
         }
         *ends.entry((against, row.status.as_str())).or_default() += 1;
     }
-    println!("who won: {ends:?}");
-    assert_eq!(ends.len(), 4, "one side won all races: {ends:?}");
-    assert!(ends.values().all(|won| *won >= WON_AT_LEAST), "hardly a race: {ends:?}");
-    assert_eq!(producer.conflicts(), 0, "two decisions that contradict each other");
-    delivered_are(&reader, &config, void).await;
-    producer.shutdown().await;
+    raced.ends_with(ends, void).await;
+}
+
+/// How many races of either kind each side won.
+pub(crate) type Ends = BTreeMap<(Against, &'static str), usize>;
+
+/// The races, when every half is decided.
+pub(crate) struct Raced {
+    /// Which check it was, what was to be stored, its half.
+    pub(crate) sent: Vec<(Against, OrderId, TransactionId)>,
+    /// What storing said.
+    pub(crate) said: HashMap<OrderId, Stored>,
+    producer: TransactionProducer,
+    reader: Reader,
+    config: ProducerConfig,
+}
+
+impl Raced {
+    /// Runs a thousand on this ground.
+    pub(crate) async fn run(env: &Env, ground: impl Ground) -> Self {
+        let mut config = env.group().await;
+        config.local_deadline = LOCAL_DEADLINE;
+        // What an immediate check could not tell is asked again soon after check_after.
+        config.prepare_deadline = Duration::from_millis(2_500);
+        config.check_after = Duration::from_millis(2_900);
+        // SQLite's one writer is busy often here.
+        config.max_checks = 10_000;
+        let target = env.topic("target").await;
+        let said = Said::default();
+        let racing = Racing { ground, said: Arc::clone(&said) };
+        let (producer, reader) = start(&config, &target, racing.clone()).await;
+        let sent = send_all(&producer, &config, &racing, &target).await;
+        none_open(&producer, &config).await;
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { sent, said, producer, reader, config }
+    }
+
+    /// It was a race, no decision contradicted another, and exactly these were delivered.
+    pub(crate) async fn ends_with(self, ends: Ends, delivered: Vec<TransactionId>) {
+        println!("who won: {ends:?}");
+        assert_eq!(ends.len(), 4, "one side won all races: {ends:?}");
+        assert!(ends.values().all(|won| *won >= WON_AT_LEAST), "hardly a race: {ends:?}");
+        assert_eq!(self.producer.conflicts(), 0, "two decisions that contradict each other");
+        delivered_are(&self.reader, &self.config, delivered).await;
+        self.producer.shutdown().await;
+    }
 }
 
 /// Every second local transaction takes about as long as its deadline, and races the check that
@@ -163,7 +223,7 @@ async fn race(env: Env) {
 async fn send_all(
     producer: &TransactionProducer,
     config: &ProducerConfig,
-    racing: &Racing,
+    racing: &Racing<impl Ground>,
     target: &str,
 ) -> Vec<(Against, OrderId, TransactionId)> {
     let mut random = Random::new(SEED);
@@ -194,7 +254,7 @@ async fn send_all(
 /// Begins, takes its time, stores the order and decides as its result says.
 async fn run_late(
     producer: &TransactionProducer,
-    racing: &Racing,
+    racing: &Racing<impl Ground>,
     target: &str,
     race: Race,
 ) -> (Against, OrderId, TransactionId) {

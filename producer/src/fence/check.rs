@@ -1,0 +1,185 @@
+//! The check-back's side of the fence: it reads the rows of a batch at once, and where there is
+//! none, it writes the tombstone that the local transaction cannot get past.
+//!
+//! It must never wait long for a running local transaction: that one half is unknown, no other.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::time::Duration;
+
+use halfmsg_db::{begin_write, set_lock_timeout_in_tx};
+use halfmsg_protocol::TransactionId;
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbBackend};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::FenceError;
+use super::table::{self, State};
+use crate::listener::LocalTransactionState;
+use crate::message::HalfMessage;
+
+/// The bounds of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FenceOptions {
+    /// How long the tombstone of one half waits for a running local transaction. On SQLite, which
+    /// has one writer, it is the busy timeout of the pool that counts: give checks a pool of their
+    /// own, with this timeout. Default 100 ms.
+    pub lock_timeout: Duration,
+    /// All of a check; what is not reached by then is unknown. Shorter than the producer's
+    /// `check_deadline`, at which the whole batch is given up. Default 2 s.
+    pub budget: Duration,
+}
+
+impl Default for FenceOptions {
+    fn default() -> Self {
+        Self { lock_timeout: Duration::from_millis(100), budget: Duration::from_secs(2) }
+    }
+}
+
+/// What a tombstone may take beyond its wait for a lock, before its half is left unknown.
+const WRITE_GRACE: Duration = Duration::from_millis(400);
+/// Between two attempts on a database that can only be asked not to wait.
+const LOCK_POLL: Duration = Duration::from_millis(10);
+
+/// Says of each half what became of its local transaction, after making sure that it can say so; in
+/// the order of `halves`.
+///
+/// `Commit` if it entered the fence and committed. `Rollback` if there is a tombstone, which this
+/// writes where there is no row. `Unknown` if it is under way, if the database is busy, away or
+/// refuses (which is logged), or if the half has no row and is older than what was cleaned away.
+///
+/// Rows that exist are read in one statement; tombstones are written one by one, in the order of
+/// their keys, each in its own transaction, and each with its share of the time that is left.
+/// Cancelled, some tombstones are written, which the next check reads.
+pub async fn check(
+    db: &DatabaseConnection,
+    halves: &[HalfMessage],
+    options: FenceOptions,
+) -> Vec<LocalTransactionState> {
+    let ids: BTreeSet<TransactionId> = halves.iter().map(|half| half.transaction_id).collect();
+    let ids: Vec<TransactionId> = ids.into_iter().collect();
+    let known = match states(db, &ids, options).await {
+        Ok(known) => known,
+        Err(error) => {
+            tracing::warn!(%error, halves = halves.len(), "the fence cannot be read");
+            return vec![LocalTransactionState::Unknown; halves.len()];
+        }
+    };
+    let answer = |half: &HalfMessage| known.get(&half.transaction_id).copied();
+    halves.iter().map(|half| answer(half).unwrap_or(LocalTransactionState::Unknown)).collect()
+}
+
+/// What is known of these, which are in the order of their keys.
+async fn states(
+    db: &DatabaseConnection,
+    ids: &[TransactionId],
+    options: FenceOptions,
+) -> Result<HashMap<TransactionId, LocalTransactionState>, FenceError> {
+    let mut known = HashMap::with_capacity(ids.len());
+    if ids.is_empty() {
+        return Ok(known);
+    }
+    let until = Instant::now() + options.budget;
+    let (reader, all) = (db.clone(), ids.to_vec());
+    let rows = apart(options.budget, async move { table::read(&reader, &all).await }).await?;
+    let mut states = rows.states;
+    let mut missing = Vec::new();
+    for id in ids {
+        match states.remove(id) {
+            Some(state) => drop(known.insert(*id, told(*id, state))),
+            None if rows.mark.covers(*id) => {
+                known.insert(*id, told(*id, Err(FenceError::Forgotten(*id))));
+            }
+            None => missing.push(*id),
+        }
+    }
+    for (at, id) in missing.iter().enumerate() {
+        let left = until.saturating_duration_since(Instant::now());
+        let to_write = u32::try_from(missing.len() - at).unwrap_or(u32::MAX);
+        let wait = options.lock_timeout.min(left / to_write);
+        let writing = close(db.clone(), *id, wait);
+        let state = apart(left.min(wait + WRITE_GRACE), writing).await;
+        known.insert(*id, told(*id, state));
+    }
+    Ok(known)
+}
+
+fn told(transaction_id: TransactionId, state: Result<State, FenceError>) -> LocalTransactionState {
+    match state {
+        Ok(State::Entered) => LocalTransactionState::Commit,
+        Ok(State::Tombstone) => LocalTransactionState::Rollback,
+        Err(error) => {
+            tracing::warn!(%transaction_id, %error, "what became of it is not known yet");
+            LocalTransactionState::Unknown
+        }
+    }
+}
+
+/// In a task of its own, which is left to its end when the time is over or the caller is gone:
+/// given up in the middle of a BEGIN, a connection could go back to its pool with a transaction
+/// that nobody ends.
+async fn apart<T: Send + 'static>(
+    within: Duration,
+    work: impl Future<Output = Result<T, FenceError>> + Send + 'static,
+) -> Result<T, FenceError> {
+    match timeout(within, tokio::spawn(work)).await {
+        Ok(Ok(done)) => done,
+        // It panicked, or the runtime is shutting down: either way there is no answer.
+        Ok(Err(_)) | Err(_) => Err(FenceError::TimedOut(within)),
+    }
+}
+
+/// Makes sure that this transaction has a row, and says whose it is.
+async fn close(
+    db: DatabaseConnection,
+    id: TransactionId,
+    wait: Duration,
+) -> Result<State, FenceError> {
+    let until = Instant::now() + wait;
+    loop {
+        let tx = begin_write(&db).await?;
+        let closed = close_in_tx(&tx, id, wait).await;
+        if matches!(closed, Ok(Closed::Now)) {
+            tx.commit().await?;
+            return Ok(State::Tombstone);
+        }
+        // If it fails the connection is lost, and the transaction with it.
+        drop(tx.rollback().await);
+        match closed {
+            Err(FenceError::Contended(_))
+                if db.get_database_backend() == DbBackend::MySql
+                    && Instant::now() + LOCK_POLL < until =>
+            {
+                sleep(LOCK_POLL).await;
+            }
+            Ok(Closed::Now) => return Ok(State::Tombstone),
+            Ok(Closed::Before(state)) => return Ok(state),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+enum Closed {
+    /// By a tombstone of this transaction.
+    Now,
+    /// There is a row.
+    Before(State),
+}
+
+async fn close_in_tx(
+    tx: &DatabaseTransaction,
+    id: TransactionId,
+    wait: Duration,
+) -> Result<Closed, FenceError> {
+    set_lock_timeout_in_tx(tx, wait).await?;
+    table::refuse_to_wait_in_tx(tx, id).await?;
+    if !table::insert_in_tx(tx, id, State::Tombstone).await? {
+        let state = table::lock_state_in_tx(tx, id).await?;
+        return state.map(Closed::Before).ok_or(FenceError::Forgotten(id));
+    }
+    // Only now: what is cleaned away before the insert has moved the mark before that.
+    if table::mark_in(tx).await?.covers(id) {
+        return Err(FenceError::Forgotten(id));
+    }
+    tracing::debug!(transaction_id = %id, "the check-back shut a local transaction out");
+    Ok(Closed::Now)
+}
