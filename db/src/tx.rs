@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    RuntimeErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
 /// Begins a transaction that is going to write.
@@ -15,7 +15,7 @@ use sea_orm::{
 /// because a deferred transaction that reads first and writes then fails with SQLITE_BUSY at
 /// once, without waiting for its busy timeout.
 ///
-/// Dropping the transaction rolls it back.
+/// Dropping the transaction rolls it back; cancelled, nothing is left open.
 ///
 /// # Errors
 /// [`DbFault::Contended`](crate::DbFault) when SQLite's writer does not make way in time.
@@ -30,7 +30,23 @@ pub async fn begin_write(connection: &DatabaseConnection) -> Result<DatabaseTran
             ..Default::default()
         },
     };
+    if connection.get_database_backend() == DbBackend::MySql {
+        return begin_apart(connection.clone(), options).await;
+    }
     connection.begin_with_options(options).await
+}
+
+/// In a task of its own, which nobody cancels: MySQL's driver knows of a transaction only when BEGIN
+/// is answered. Given up before that, the connection goes back to its pool inside a transaction, and
+/// what the next one writes with it is not committed.
+async fn begin_apart(
+    connection: DatabaseConnection,
+    options: TransactionOptions,
+) -> Result<DatabaseTransaction, DbErr> {
+    let begun = tokio::spawn(async move { connection.begin_with_options(options).await });
+    // It panicked, or the runtime is shutting down.
+    let ended = |error| Err(DbErr::Conn(RuntimeErr::Internal(format!("BEGIN: {error}"))));
+    begun.await.unwrap_or_else(ended)
 }
 
 /// Bounds how long each later statement of this transaction waits for a lock (PostgreSQL).

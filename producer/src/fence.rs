@@ -140,8 +140,9 @@ impl From<DbErr> for FenceError {
 /// with it, and a check shuts it out. Waits for a check that is writing its tombstone, as long as the
 /// database lets a statement wait for a lock.
 ///
-/// Begin the transaction with [`begin_write`]. Under REPEATABLE READ it is correct too as long as
-/// this is the first statement. Cancelled, roll back.
+/// Begin the transaction with [`begin_write`]: SeaORM's own `begin`, cancelled on MySQL or MariaDB,
+/// can give a connection back with a transaction that nobody ends. Under REPEATABLE READ it is
+/// correct too as long as this is the first statement. Cancelled, roll back.
 ///
 /// # Errors
 /// [`FenceError`]. Whatever it is, the transaction must be rolled back: it is not entered.

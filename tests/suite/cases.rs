@@ -65,6 +65,7 @@ macro_rules! cases {
                 c14_table_a_check_ends_within_its_budget
                 c14_table_cleaned_away_is_unknown
                 c14_table_emptied_tells_nothing
+                c14_table_given_up_leaves_nothing_open
                 c14_table_is_made_once
             }
             [fence_race] {

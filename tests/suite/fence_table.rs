@@ -2,6 +2,7 @@
 //! transaction, and stays so.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use super::Env;
 use super::database::{Database, Kind};
+use super::random::Random;
 
 use LocalTransactionState::{Commit, Rollback, Unknown};
 
@@ -290,6 +292,54 @@ async fn emptied_tells_nothing(bookings: Bookings) {
     assert!(matches!(refused, Err(FenceError::Refused(_))), "{refused:?}");
 }
 
+/// Local transactions and checks that are given up at any point leave no transaction open and no
+/// connection spoilt, and what became of them can be told.
+async fn given_up_leaves_nothing_open(bookings: Bookings) {
+    let mut random = Random::new(14);
+    let mut ids = Vec::new();
+    for round in 0..400 {
+        let id = new_id();
+        let after = Duration::from_micros(random.below(2_500));
+        if round % 2 == 0 {
+            given_up(after, bookings.book(id)).await;
+        } else {
+            given_up(after, bookings.check(&[id])).await;
+        }
+        ids.push(id);
+    }
+    let answers = super::until(super::PATIENCE, "every outcome", async || {
+        let answers = bookings.check(&ids).await;
+        let unknown = answers.iter().filter(|state| **state == Unknown).count();
+        if unknown == 0 { Ok(answers) } else { Err(format!("{unknown} are unknown")) }
+    })
+    .await;
+    let committed = ids.iter().zip(answers).filter(|(_, state)| *state == Commit);
+    let committed: BTreeSet<_> = committed.map(|(id, _)| *id).collect();
+    assert_eq!(bookings.all().await, committed);
+    // Every connection of either pool has its turn.
+    for _ in 0..CONNECTIONS.0 * 3 {
+        let (booked, fenced) = (new_id(), new_id());
+        bookings.book(booked).await.expect("nobody is in the way");
+        assert_eq!(bookings.check(&[booked, fenced]).await, [Commit, Rollback]);
+    }
+}
+
+/// Drops the work when the time is over. Not by the runtime's timer, which knows whole
+/// milliseconds: a transaction takes less.
+async fn given_up<T>(after: Duration, work: impl Future<Output = T>) {
+    let until = Instant::now() + after;
+    let time = async {
+        while Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = work => {}
+        () = time => {}
+    }
+}
+
 /// Replicas that start at once make the table once.
 async fn is_made_once(env: &Env) {
     let database = env.database().await;
@@ -334,6 +384,11 @@ pub(crate) async fn c14_table_emptied_tells_nothing(env: Env) {
 }
 
 /// On the tier's own database.
+pub(crate) async fn c14_table_given_up_leaves_nothing_open(env: Env) {
+    given_up_leaves_nothing_open(Bookings::new(&env).await).await;
+}
+
+/// On the tier's own database.
 pub(crate) async fn c14_table_is_made_once(env: Env) {
     is_made_once(&env).await;
 }
@@ -347,5 +402,6 @@ pub(crate) async fn c14_table_on_mariadb(env: Env) {
     a_check_ends_within_its_budget(Bookings::new(&env).await).await;
     cleaned_away_is_unknown(Bookings::new(&env).await).await;
     emptied_tells_nothing(Bookings::new(&env).await).await;
+    given_up_leaves_nothing_open(Bookings::new(&env).await).await;
     is_made_once(&env).await;
 }

@@ -48,7 +48,7 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 /// refuses (which is logged), or if the half has no row and is older than what was cleaned away.
 ///
 /// Rows that exist are read in one statement; tombstones are written one by one, in the order of
-/// their keys, each in its own transaction, and each with its share of the time that is left.
+/// their keys, each in its own transaction, and each with its share of the time to wait for locks.
 /// Cancelled, some tombstones are written, which the next check reads.
 pub async fn check(
     db: &DatabaseConnection,
@@ -78,9 +78,11 @@ async fn states(
     if ids.is_empty() {
         return Ok(known);
     }
-    let until = Instant::now() + options.budget;
-    let (reader, all) = (db.clone(), ids.to_vec());
-    let rows = apart(options.budget, async move { table::read(&reader, &all).await }).await?;
+    let began = Instant::now();
+    let until = began + options.budget;
+    // Waiting for locks takes half of the time at most: the rest is for those who need not wait.
+    let until_waited = began + options.budget / 2;
+    let rows = bounded(options.budget, table::read(db, ids)).await?;
     let mut states = rows.states;
     let mut missing = Vec::new();
     for id in ids {
@@ -94,10 +96,10 @@ async fn states(
     }
     for (at, id) in missing.iter().enumerate() {
         let left = until.saturating_duration_since(Instant::now());
+        let to_wait = until_waited.saturating_duration_since(Instant::now());
         let to_write = u32::try_from(missing.len() - at).unwrap_or(u32::MAX);
-        let wait = options.lock_timeout.min(left / to_write);
-        let writing = close(db.clone(), *id, wait);
-        let state = apart(left.min(wait + WRITE_GRACE), writing).await;
+        let wait = options.lock_timeout.min(to_wait / to_write);
+        let state = bounded(left.min(wait + WRITE_GRACE), close(db, *id, wait)).await;
         known.insert(*id, told(*id, state));
     }
     Ok(known)
@@ -114,29 +116,22 @@ fn told(transaction_id: TransactionId, state: Result<State, FenceError>) -> Loca
     }
 }
 
-/// In a task of its own, which is left to its end when the time is over or the caller is gone:
-/// given up in the middle of a BEGIN, a connection could go back to its pool with a transaction
-/// that nobody ends.
-async fn apart<T: Send + 'static>(
+async fn bounded<T>(
     within: Duration,
-    work: impl Future<Output = Result<T, FenceError>> + Send + 'static,
+    work: impl Future<Output = Result<T, FenceError>>,
 ) -> Result<T, FenceError> {
-    match timeout(within, tokio::spawn(work)).await {
-        Ok(Ok(done)) => done,
-        // It panicked, or the runtime is shutting down: either way there is no answer.
-        Ok(Err(_)) | Err(_) => Err(FenceError::TimedOut(within)),
-    }
+    timeout(within, work).await.unwrap_or(Err(FenceError::TimedOut(within)))
 }
 
 /// Makes sure that this transaction has a row, and says whose it is.
 async fn close(
-    db: DatabaseConnection,
+    db: &DatabaseConnection,
     id: TransactionId,
     wait: Duration,
 ) -> Result<State, FenceError> {
     let until = Instant::now() + wait;
     loop {
-        let tx = begin_write(&db).await?;
+        let tx = begin_write(db).await?;
         let closed = close_in_tx(&tx, id, wait).await;
         if matches!(closed, Ok(Closed::Now)) {
             tx.commit().await?;

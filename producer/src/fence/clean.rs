@@ -27,8 +27,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// refused by [`enter_in_tx`](super::enter_in_tx) from then on. The time is counted back from the
 /// newest row if the clock of this process is ahead of it: a wrong clock cannot shut everybody out.
 ///
-/// Call it from time to time, from any replica; it may run twice at once. Do not cancel it on MySQL.
-/// Cancelled elsewhere, whole batches are deleted.
+/// Call it from time to time, from any replica; it may run twice at once. Cancelled, whole batches
+/// are deleted.
 ///
 /// # Errors
 /// [`FenceError`]; whole batches may be deleted. [`FenceError::Retention`] below [`MIN_RETENTION`].
