@@ -5,8 +5,8 @@
 //! transaction id first has decided: a check that finds none writes a tombstone, which the local
 //! transaction cannot get past. So "not found" cannot become "committed" a moment later.
 //!
-//! On PostgreSQL, MySQL 8, MariaDB 10.6 and SQLite, in the database of the local transaction (its
-//! primary: a replica that lags has no say). The table is made by `halfmsg_migrations::producer`.
+//! On PostgreSQL, SQLite, MariaDB (tested with 10.11) and MySQL from 8.0 (by its documentation, not
+//! tested), in the database of the local transaction (its primary: a replica that lags has no say). The table is made by `halfmsg_migrations::producer`.
 //! Rows are deleted by [`clean`] only, which leaves a mark; a half that is older than the mark and
 //! has no row is unknown for ever, and its local transaction is refused. A table that was emptied by
 //! other means has lost its mark: nobody enters, and every check is unknown, until the mark is there
