@@ -340,7 +340,7 @@ impl Resolver {
             }
         }
         for partition in gone {
-            self.lost(partition, "the emitter's thread has ended");
+            self.lost(partition, "its lane cannot go on");
         }
     }
 

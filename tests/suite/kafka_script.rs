@@ -64,12 +64,12 @@ impl OwnKafka {
 
     /// SIGSTOP: connections stay, nothing is answered.
     pub(crate) async fn pause(&self) {
-        self.run("pause").await;
+        self.run("pause", &[]).await;
     }
 
     /// SIGCONT.
     pub(crate) async fn unpause(&self) {
-        self.run("unpause").await;
+        self.run("unpause", &[]).await;
     }
 
     /// Starts it again, at the same address and with its log.

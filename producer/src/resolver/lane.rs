@@ -54,6 +54,9 @@ pub(crate) struct Ended {
     pub(crate) stored: Option<Progress>,
 }
 
+/// A batch that progress would not cover.
+struct Uncovered;
+
 /// Outcomes of one partition.
 pub(crate) struct Lane {
     emitter: Emitter,
@@ -138,14 +141,14 @@ impl Lane {
 
     /// Begins the next batch if it is time. `idle`: the store has nothing more to read now.
     ///
-    /// False if the emitter is gone: the partition must be taken over anew.
+    /// False if it cannot, because its emitter is gone: the partition must be taken over anew.
     pub(crate) fn begin(&mut self, idle: bool, core: &ResolverCore) -> bool {
         let now = Instant::now();
         if self.busy || self.not_before.is_some_and(|until| now < until) {
             return true;
         }
         let items = if self.is_due(now, idle) { self.take() } else { Vec::new() };
-        let progress = self.progress_with(&items, core);
+        let Ok(progress) = self.progress_with(&items, core) else { return false };
         let stores = progress.is_some() && self.is_progress_due(now);
         if items.is_empty() && self.clears.is_empty() && !stores {
             return true;
@@ -192,15 +195,26 @@ impl Lane {
     }
 
     /// What is stored together with these; nothing in at-least-once mode, or if it is stored.
-    fn progress_with(&self, items: &[Item], core: &ResolverCore) -> Option<Progress> {
+    ///
+    /// # Errors
+    /// If progress would not cover the batch: after a crash it would be delivered again. It never
+    /// happens, because a batch is the first of what is pending; it is not believed.
+    fn progress_with(
+        &self,
+        items: &[Item],
+        core: &ResolverCore,
+    ) -> Result<Option<Progress>, Uncovered> {
         if !self.limits.exactly_once {
-            return None;
+            return Ok(None);
         }
         let batch: BTreeSet<i64> = items.iter().map(|item| item.at).collect();
-        let progress = core.progress_after(&batch)?;
-        let covers = batch.last().is_none_or(|last| *last < progress.position);
-        debug_assert!(covers, "a batch is the first of what is pending: {progress:?}");
-        Some(progress).filter(|progress| Some(*progress) != self.stored)
+        let progress = core.progress_after(&batch);
+        let covers = |last: &i64| progress.is_some_and(|progress| *last < progress.position);
+        if !batch.last().is_none_or(covers) {
+            tracing::error!(?progress, last = ?batch.last(), "progress does not cover the batch");
+            return Err(Uncovered);
+        }
+        Ok(progress.filter(|progress| Some(*progress) != self.stored))
     }
 
     /// Takes the end of the batch under way in.
