@@ -12,6 +12,8 @@ pub(crate) struct Shared {
     /// Per store partition, bytes of the log that replay needs.
     retained: Vec<AtomicU64>,
     resolver_runs: AtomicBool,
+    /// Whether any partition is stopped: what every prepare asks, without the lock.
+    any_stopped: AtomicBool,
     started: Instant,
     state: Mutex<State>,
 }
@@ -39,6 +41,7 @@ impl Shared {
         Self {
             retained: (0..count).map(|_| AtomicU64::new(0)).collect(),
             resolver_runs: AtomicBool::new(true),
+            any_stopped: AtomicBool::new(false),
             started: Instant::now(),
             state: Mutex::default(),
         }
@@ -64,6 +67,7 @@ impl Shared {
         };
         if state.stopped.len() != owned.values().filter(|owned| owned.stopped.is_some()).count() {
             state.stopped = owned.iter().filter_map(stopped).collect();
+            self.any_stopped.store(!state.stopped.is_empty(), Ordering::Relaxed);
         }
     }
 
@@ -107,6 +111,9 @@ impl Shared {
     pub(crate) fn stuck(&self, partition: i32) -> Option<String> {
         if !self.resolver_runs.load(Ordering::Relaxed) {
             return Some("the resolver has ended: restart this process".into());
+        }
+        if !self.any_stopped.load(Ordering::Relaxed) {
+            return None;
         }
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.stopped.get(&partition).cloned()
