@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::config::KafkaConfig;
 
@@ -69,6 +70,22 @@ impl EmbeddedBroker {
     /// What librdkafka says.
     pub fn resume(&self) -> Result<(), KafkaError> {
         self.order(|cluster| cluster.broker_up(BROKER))
+    }
+
+    /// Answers the next requests of this kind with these errors, one after the other.
+    ///
+    /// # Errors
+    /// When the broker's thread has ended.
+    pub fn refuse(
+        &self,
+        requests: RDKafkaApiKey,
+        errors: &[RDKafkaRespErr],
+    ) -> Result<(), KafkaError> {
+        let errors = errors.to_vec();
+        self.order(move |cluster| {
+            cluster.request_errors(requests, &errors);
+            Ok(())
+        })
     }
 
     /// Settings for clients of this broker.

@@ -129,7 +129,7 @@ async fn store_partitions(log: &Arc<StoreLog>, config: &ProducerConfig) -> Resul
     loop {
         let (log, store) = (Arc::clone(&log), store.clone());
         let counted = tokio::task::spawn_blocking(move || {
-            halfmsg_kafka::partition_count(log.client(), &store, Duration::from_secs(5))
+            log.partition_count(&store, Duration::from_secs(5))
         });
         match counted.await {
             Ok(Ok(count)) => return Ok(count),
@@ -149,12 +149,10 @@ async fn store_partitions(log: &Arc<StoreLog>, config: &ProducerConfig) -> Resul
 async fn probe(inner: Weak<Inner>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
-        let (log, store) = (Arc::clone(&strong.log), strong.config.store_topic());
+        let log = Arc::clone(&strong.log);
         let (shared, stopping) = (Arc::clone(&strong.shared), strong.stopping.clone());
         drop(strong);
-        let looked = tokio::task::spawn_blocking(move || {
-            halfmsg_kafka::partition_count(log.client(), &store, PROBE_INTERVAL)
-        });
+        let looked = tokio::task::spawn_blocking(move || log.look_after(PROBE_INTERVAL));
         let problem = match looked.await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),

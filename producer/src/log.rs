@@ -1,70 +1,93 @@
 //! Appends records to the half-message store and waits for their acknowledgements.
+//!
+//! Every waiter hears of its record's end exactly once, also when the client is replaced. A fatal
+//! error ends an idempotent client for good: nothing is sent through it any more, a new one takes
+//! its place, and what the old one had sent is still acknowledged through the old one.
 
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use halfmsg_kafka::{KafkaConfig, TopicError};
-use halfmsg_protocol::{Body, HEADER, HalfRef, Record, codec};
+use halfmsg_protocol::{Body, HEADER, Record, codec};
 use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use tokio::sync::oneshot;
 
-use crate::resolver::Input;
+use crate::config::RETRY_DELAY;
 use crate::scan::is_denied;
 
-/// Where an acknowledged record stands, or what the client said.
-pub(crate) type Appended = Result<i64, KafkaError>;
+mod waiter;
 
-/// Who waits for an acknowledgement.
-pub(crate) enum Waiter {
-    /// A caller.
-    Caller(oneshot::Sender<Appended>),
-    /// The resolver; only a failure interests it.
-    Resolver { inputs: mpsc::Sender<Input>, partition: i32, generation: u64, of: HalfRef },
+use waiter::Acked;
+pub(crate) use waiter::Waiter;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) struct LogContext {
+    /// Cleared by the first acknowledgement: the client works.
+    unproven: Arc<AtomicBool>,
 }
-
-impl Waiter {
-    fn done(self, result: Appended) {
-        match self {
-            // A caller that has gone away does not wait any more.
-            Self::Caller(sender) => drop(sender.send(result)),
-            Self::Resolver { inputs, partition, generation, of } => {
-                if let Err(error) = result {
-                    tracing::warn!(transaction_id = %of.id, partition, %error, "a record was not stored");
-                    // The resolver may have ended; then nothing is left to retry here.
-                    drop(inputs.send(Input::AppendFailed { partition, generation, of }));
-                }
-            }
-        }
-    }
-}
-
-pub(crate) struct LogContext;
 
 impl ClientContext for LogContext {}
 
 impl ProducerContext for LogContext {
-    type DeliveryOpaque = Box<Waiter>;
+    type DeliveryOpaque = Arc<Waiter>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, waiter: Box<Waiter>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, waiter: Arc<Waiter>) {
         waiter.done(match result {
-            Ok(message) => Ok(message.offset()),
+            Ok(message) => {
+                if self.unproven.load(Ordering::Relaxed) {
+                    self.unproven.store(false, Ordering::Relaxed);
+                }
+                Ok(message.offset())
+            }
             Err((error, _)) => Err(error.clone()),
         });
     }
 }
 
+type Client = ThreadedProducer<LogContext>;
+
+/// The user's part of a record.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Part<'a> {
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) headers: &'a [(String, Option<Bytes>)],
+    pub(crate) payload: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a Body> for Part<'a> {
+    fn from(body: &'a Body) -> Self {
+        Self { key: body.key.as_deref(), headers: &body.headers, payload: body.payload.as_deref() }
+    }
+}
+
+/// The client in use.
+struct Current {
+    client: Arc<Client>,
+    /// A client that was made anew and has not shown yet that it works.
+    unproven: Arc<AtomicBool>,
+}
+
 /// The store's producer. Shared by transactions, check-back and operators.
 pub(crate) struct StoreLog {
-    producer: ThreadedProducer<LogContext>,
+    config: ClientConfig,
+    message_timeout: Duration,
     topic: String,
+    current: RwLock<Current>,
+    /// When the client was last made anew, or that was last tried.
+    renewed: Mutex<Option<Instant>>,
 }
 
 impl StoreLog {
-    /// Records that wait in memory; beyond, appending is refused.
+    /// Records that wait in memory, and their KiB; beyond, appending is refused.
     const QUEUE: &'static str = "100000";
+    const QUEUE_KIB: &'static str = "65536";
 
     pub(crate) fn new(
         kafka: &KafkaConfig,
@@ -77,34 +100,27 @@ impl StoreLog {
             .set("message.timeout.ms", message_timeout.as_millis().to_string())
             .set("queue.buffering.max.messages", Self::QUEUE)
             .set("message.max.bytes", max_record_bytes.to_string());
-        Ok(Self { producer: config.create_with_context(LogContext)?, topic })
+        // Unless it was set by hand.
+        if !kafka.properties.contains_key("queue.buffering.max.kbytes") {
+            config.set("queue.buffering.max.kbytes", Self::QUEUE_KIB);
+        }
+        let current = RwLock::new(Current::make(&config, false)?);
+        Ok(Self { config, message_timeout, topic, current, renewed: Mutex::default() })
     }
 
-    pub(crate) fn client(&self) -> &rdkafka::client::Client<LogContext> {
-        self.producer.client()
+    /// The number of partitions of any topic of the cluster. Blocks up to the deadline.
+    pub(crate) fn partition_count(
+        &self,
+        topic: &str,
+        deadline: Duration,
+    ) -> Result<i32, TopicError> {
+        let client = Arc::clone(&self.current().client);
+        halfmsg_kafka::partition_count(client.client(), topic, deadline)
     }
 
     /// Puts a record on its way; the waiter hears of its end, in every case.
     pub(crate) fn append(&self, partition: i32, record: &Record, body: &Body, waiter: Waiter) {
-        let packed = codec::encode(record);
-        let mut headers = OwnedHeaders::new_with_capacity(body.headers.len() + 1);
-        for (key, value) in &body.headers {
-            headers = headers.insert(Header { key, value: value.as_deref() });
-        }
-        headers = headers.insert(Header { key: HEADER, value: Some(packed.as_slice()) });
-        let mut message: BaseRecord<'_, [u8], [u8], Box<Waiter>> =
-            BaseRecord::with_opaque_to(&self.topic, Box::new(waiter))
-                .partition(partition)
-                .headers(headers);
-        if let Some(key) = &body.key {
-            message = message.key(key.as_ref());
-        }
-        if let Some(payload) = &body.payload {
-            message = message.payload(payload.as_ref());
-        }
-        if let Err((error, message)) = self.producer.send(message) {
-            message.delivery_opaque.done(Err(error));
-        }
+        self.send(partition, &codec::encode(record), body.into(), &Arc::new(waiter));
     }
 
     /// Appends and waits for the acknowledgement. Dropping it does not take the record back.
@@ -115,26 +131,148 @@ impl StoreLog {
         body: &Body,
         deadline: Duration,
     ) -> Result<i64, AppendError> {
-        let (sender, receiver) = oneshot::channel();
-        self.append(partition, record, body, Waiter::Caller(sender));
-        match tokio::time::timeout(deadline, receiver).await {
-            Ok(Ok(Ok(offset))) => Ok(offset),
-            Ok(Ok(Err(error))) if is_queue_full(&error) => Err(AppendError::QueueFull),
-            Ok(Ok(Err(error))) if is_denied(&error) => Err(AppendError::Failed(
+        let packed = codec::encode(record);
+        self.append_by(partition, &packed, body.into(), Instant::now() + deadline).await
+    }
+
+    /// The same for a record that is encoded already, until a point in time.
+    pub(crate) async fn append_by(
+        &self,
+        partition: i32,
+        packed: &[u8],
+        part: Part<'_>,
+        until: Instant,
+    ) -> Result<i64, AppendError> {
+        let waiter = Arc::new(Waiter::caller());
+        self.send(partition, packed, part, &waiter);
+        match tokio::time::timeout_at(until.into(), Acked(&waiter)).await {
+            Ok(Ok(offset)) => Ok(offset),
+            Ok(Err(error)) if is_queue_full(&error) => Err(AppendError::QueueFull),
+            Ok(Err(error)) if is_denied(&error) => Err(AppendError::Failed(
                 TopicError::Forbidden { topic: self.topic.clone(), right: "Write" }.to_string(),
             )),
-            Ok(Ok(Err(error))) => Err(AppendError::Failed(error.to_string())),
-            Ok(Err(_)) => Err(AppendError::Failed("the client was closed".into())),
-            Err(_) => Err(AppendError::Failed(format!("no acknowledgement within {deadline:?}"))),
+            Ok(Err(error)) => Err(AppendError::Failed(error.to_string())),
+            Err(_) => Err(AppendError::Failed("no acknowledgement within the deadline".into())),
+        }
+    }
+
+    fn send(&self, partition: i32, packed: &[u8], part: Part<'_>, waiter: &Arc<Waiter>) {
+        let sent = match self.try_send(partition, packed, part, waiter) {
+            // It was not taken in: through a new client it is sent for the first time.
+            Err(error) if is_fatal(&error) && self.renew() => {
+                self.try_send(partition, packed, part, waiter)
+            }
+            sent => sent,
+        };
+        if let Err(error) = sent {
+            waiter.done(Err(error));
+        }
+    }
+
+    fn try_send(
+        &self,
+        partition: i32,
+        packed: &[u8],
+        part: Part<'_>,
+        waiter: &Arc<Waiter>,
+    ) -> Result<(), KafkaError> {
+        let mut headers = OwnedHeaders::new_with_capacity(part.headers.len() + 1);
+        for (key, value) in part.headers {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        headers = headers.insert(Header { key: HEADER, value: Some(packed) });
+        let mut message: BaseRecord<'_, [u8], [u8], Arc<Waiter>> =
+            BaseRecord::with_opaque_to(&self.topic, Arc::clone(waiter))
+                .partition(partition)
+                .headers(headers);
+        if let Some(key) = part.key {
+            message = message.key(key);
+        }
+        if let Some(payload) = part.payload {
+            message = message.payload(payload);
+        }
+        self.current().client.send(message).map_err(|(error, _)| error)
+    }
+
+    /// Why appending may fail now, if a fatal error is the reason.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let current = self.current();
+        if let Some((code, text)) = current.client.client().fatal_error() {
+            return Some(format!("the store's client has failed ({code}: {text})"));
+        }
+        let unproven = current.unproven.load(Ordering::Relaxed);
+        unproven.then(|| "the store's client was made anew and is not proven yet".into())
+    }
+
+    /// Looks after the client: one that has failed is made anew, one that reaches the cluster has
+    /// proven itself. Blocks up to the deadline. The store's number of partitions.
+    pub(crate) fn look_after(&self, deadline: Duration) -> Result<i32, TopicError> {
+        let failed = self.current().client.client().fatal_error().is_some();
+        if failed {
+            self.renew();
+        }
+        let found = self.partition_count(&self.topic, deadline)?;
+        let current = self.current();
+        if current.client.client().fatal_error().is_none() {
+            current.unproven.store(false, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    /// Replaces a client that has failed, at most once in [`RETRY_DELAY`]: true if the one in use
+    /// has not failed.
+    fn renew(&self) -> bool {
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have been faster.
+        let Some((code, text)) = self.current().client.client().fatal_error() else { return true };
+        if renewed.is_some_and(|at| at.elapsed() < RETRY_DELAY) {
+            return false;
+        }
+        *renewed = Some(Instant::now());
+        tracing::error!(topic = self.topic, %code, text, "the store's client is made anew");
+        match Current::make(&self.config, true) {
+            Ok(made) => {
+                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, made);
+                retire(old.client, self.message_timeout);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, topic = self.topic, "the store's client cannot be made");
+                false
+            }
         }
     }
 
     /// Waits until everything is acknowledged or has failed. Blocks up to the deadline.
     pub(crate) fn flush(&self, deadline: Duration) {
-        if let Err(error) = self.producer.flush(deadline) {
+        let client = Arc::clone(&self.current().client);
+        if let Err(error) = client.flush(deadline) {
             tracing::warn!(%error, "records of the store were not acknowledged before the end");
         }
     }
+
+    fn current(&self) -> RwLockReadGuard<'_, Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn make(config: &ClientConfig, unproven: bool) -> Result<Self, KafkaError> {
+        let unproven = Arc::new(AtomicBool::new(unproven));
+        let context = LogContext { unproven: Arc::clone(&unproven) };
+        Ok(Self { client: Arc::new(config.create_with_context(context)?), unproven })
+    }
+}
+
+/// Lets a client that has failed bring what it had sent to its end, and ends it: not here, because
+/// both block.
+fn retire(client: Arc<Client>, message_timeout: Duration) {
+    std::thread::spawn(move || {
+        if let Err(error) = client.flush(message_timeout) {
+            tracing::debug!(%error, "a failed client had records under way; they fail with it");
+        }
+    });
 }
 
 /// Why a record is not known to be stored.
@@ -150,4 +288,8 @@ pub(crate) enum AppendError {
 
 fn is_queue_full(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
+}
+
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::Fatal))
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use halfmsg_protocol::{Body, HEADER, Half, TRANSACTION_ID_HEADER, TransactionId};
+use halfmsg_protocol::{HEADER, Half, TRANSACTION_ID_HEADER, TransactionId};
 
 use crate::error::Invalid;
+use crate::log::Part;
 
 /// The longest name of a topic that Kafka accepts, in bytes.
 const MAX_TOPIC_BYTES: usize = 249;
@@ -79,15 +80,24 @@ impl Message {
         if let Some(after) = self.check_after.filter(|after| *after <= least_check_after) {
             return Err(Invalid::CheckAfter { after, least: least_check_after });
         }
-        let bytes = self.body().len();
+        let bytes = self.bytes();
         if bytes > max_bytes {
             return Err(Invalid::TooLarge { bytes, max_bytes });
         }
         Ok(())
     }
 
-    pub(crate) fn body(&self) -> Body {
-        Body { key: self.key.clone(), headers: self.headers.clone(), payload: self.payload.clone() }
+    /// Bytes of key, headers and payload.
+    fn bytes(&self) -> usize {
+        let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        let headers: usize =
+            self.headers.iter().map(|(name, value)| name.len() + bytes(value)).sum();
+        bytes(&self.key) + headers + bytes(&self.payload)
+    }
+
+    /// What goes into the store's record besides ours.
+    pub(crate) fn part(&self) -> Part<'_> {
+        Part { key: self.key.as_deref(), headers: &self.headers, payload: self.payload.as_deref() }
     }
 }
 

@@ -1,16 +1,16 @@
 //! Stores a half message, or says why not: nothing else may have happened then.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use halfmsg_protocol::{HalfMeta, Record};
+use halfmsg_protocol::{HalfMeta, codec};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::PrepareError;
 use crate::log::AppendError;
 use crate::message::{HalfMessage, Message};
 use crate::producer::TransactionProducer;
-use crate::{clock, life};
+use crate::{TransactionId, clock, life};
 
 /// Bytes of one store partition that may await a decision on the embedded broker, which keeps
 /// 5 MiB and forgets what is older.
@@ -39,23 +39,15 @@ impl TransactionProducer {
     ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
         let inner = &self.inner;
         let config = &inner.config;
-        if inner.stopping.is_cancelled() {
+        // Closed by the shutdown; one atomic load, where the token takes a lock.
+        if inner.tasks.is_closed() {
             return Err(PrepareError::ShuttingDown);
         }
         let until = Instant::now() + config.prepare_deadline;
-        let left = || until.saturating_duration_since(Instant::now());
         message
             .validate(config.max_message_bytes, config.prepare_deadline + config.local_deadline)?;
-        let acquired = Arc::clone(&inner.places).acquire_owned();
-        let place = match tokio::time::timeout(left(), acquired).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) => return Err(PrepareError::ShuttingDown),
-            Err(_) => {
-                let what = format!("{} transactions are open", config.max_transactions);
-                return Err(PrepareError::Backpressure(what));
-            }
-        };
-        self.find_target(&message.topic, left()).await?;
+        let place = self.place(until).await?;
+        self.find_target(&message.topic, until).await?;
         let partition = inner.partitioner.choose(message.key.as_deref(), inner.partitions);
         self.check_budget(partition)?;
         if let Some(reason) = inner.shared.stuck(partition) {
@@ -63,28 +55,22 @@ impl TransactionProducer {
             return Err(PrepareError::Unavailable { deadline, reason, transaction_id: None });
         }
         let id = self.new_transaction_id();
+        let mut message = message;
         let meta = HalfMeta {
             id,
             application: config.application.clone(),
             purpose: purpose.to_owned(),
-            topic: message.topic.clone(),
+            topic: std::mem::take(&mut message.topic),
             timestamp_ms: clock::wall_ms(),
             check_after: message.check_after,
         };
-        let body = message.body();
-        let appended = inner.log.append_within(partition, &Record::Half(meta), &body, left()).await;
-        let offset = appended.map_err(|error| match error {
-            AppendError::QueueFull => PrepareError::Backpressure(error.to_string()),
-            AppendError::Failed(reason) => PrepareError::Unavailable {
-                deadline: config.prepare_deadline,
-                reason,
-                transaction_id: Some(id),
-            },
-        })?;
+        let packed = codec::encode_half(&meta);
+        let appended = inner.log.append_by(partition, &packed, message.part(), until).await;
+        let offset = appended.map_err(|error| self.not_stored(id, error))?;
         let half = HalfMessage {
             transaction_id: id,
-            purpose: purpose.to_owned(),
-            topic: message.topic,
+            purpose: meta.purpose,
+            topic: meta.topic,
             key: message.key,
             headers: message.headers,
             payload: message.payload,
@@ -96,8 +82,32 @@ impl TransactionProducer {
         Ok((half, place))
     }
 
-    async fn find_target(&self, topic: &str, left: Duration) -> Result<(), PrepareError> {
-        self.inner.targets.find(topic, left).await.map_err(|error| match error {
+    fn not_stored(&self, id: TransactionId, error: AppendError) -> PrepareError {
+        match error {
+            AppendError::QueueFull => PrepareError::Backpressure(error.to_string()),
+            AppendError::Failed(reason) => PrepareError::Unavailable {
+                deadline: self.inner.config.prepare_deadline,
+                reason,
+                transaction_id: Some(id),
+            },
+        }
+    }
+
+    /// A place among the transactions under way.
+    async fn place(&self, until: Instant) -> Result<OwnedSemaphorePermit, PrepareError> {
+        let acquired = Arc::clone(&self.inner.places).acquire_owned();
+        match tokio::time::timeout_at(until.into(), acquired).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) => Err(PrepareError::ShuttingDown),
+            Err(_) => {
+                let open = self.inner.config.max_transactions;
+                Err(PrepareError::Backpressure(format!("{open} transactions are open")))
+            }
+        }
+    }
+
+    async fn find_target(&self, topic: &str, until: Instant) -> Result<(), PrepareError> {
+        self.inner.targets.find(topic, until).await.map_err(|error| match error {
             halfmsg_kafka::TopicError::Unknown(topic) => PrepareError::UnknownTopic(topic),
             error => PrepareError::Unavailable {
                 deadline: self.inner.config.prepare_deadline,

@@ -127,7 +127,9 @@ impl TransactionProducer {
         purpose: &str,
         message: Message,
     ) -> Result<Transaction, PrepareError> {
-        self.listener(purpose)?;
+        if self.inner.checker.listener(purpose).is_none() {
+            return Err(PrepareError::NoListener(purpose.to_owned()));
+        }
         let (half, place) = self.prepare(purpose, message).await?;
         Ok(Transaction::new(self.clone(), half, place))
     }
@@ -143,7 +145,10 @@ impl TransactionProducer {
     /// Why not, in words.
     pub fn health(&self) -> Result<(), String> {
         self.inner.metrics.open(self.inner.shared.open());
-        self.inner.shared.health()
+        match self.inner.log.problem() {
+            Some(problem) => Err(problem),
+            None => self.inner.shared.health(),
+        }
     }
 
     /// Adds this producer's metrics.

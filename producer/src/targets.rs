@@ -1,10 +1,10 @@
 //! Knows which target topics exist: a message for one that does not is refused at prepare.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use halfmsg_kafka::{TopicError, partition_count};
+use halfmsg_kafka::TopicError;
 
 use crate::log::StoreLog;
 
@@ -16,23 +16,24 @@ const TOPICS_KEPT: usize = 10_000;
 /// The target topics that were seen.
 pub(crate) struct Targets {
     log: Arc<StoreLog>,
-    seen: Mutex<HashMap<String, Instant>>,
+    seen: RwLock<HashMap<String, Instant>>,
 }
 
 impl Targets {
     pub(crate) fn new(log: Arc<StoreLog>) -> Self {
-        Self { log, seen: Mutex::new(HashMap::new()) }
+        Self { log, seen: RwLock::default() }
     }
 
     /// Looks the topic up, unless it was seen lately.
     pub(crate) async fn find(
         self: &Arc<Self>,
         topic: &str,
-        deadline: Duration,
+        until: Instant,
     ) -> Result<(), TopicError> {
         if self.was_seen(topic) {
             return Ok(());
         }
+        let deadline = until.saturating_duration_since(Instant::now());
         let (targets, name) = (Arc::clone(self), topic.to_owned());
         match tokio::task::spawn_blocking(move || targets.look(&name, deadline)).await {
             Ok(found) => found,
@@ -48,23 +49,23 @@ impl Targets {
         if self.was_seen(topic) {
             return Ok(());
         }
-        partition_count(self.log.client(), topic, deadline)?;
+        self.log.partition_count(topic, deadline)?;
         self.remember(topic);
         Ok(())
     }
 
     /// It is to be looked up again: a delivery to it has failed.
     pub(crate) fn forget(&self, topic: &str) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(topic);
+        self.seen.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
     }
 
     fn was_seen(&self, topic: &str) -> bool {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         seen.get(topic).is_some_and(|at| at.elapsed() < SEEN_FOR)
     }
 
     fn remember(&self, topic: &str) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= TOPICS_KEPT {
             seen.clear();
         }

@@ -1,9 +1,9 @@
 //! From a stored half message to its recorded decision.
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use halfmsg_protocol::{
-    Answer, CheckOutcome, Checked, Decision, HalfOffset, HalfRef, Origin, Record, Verdict,
+    Answer, CheckOutcome, Checked, Decision, HalfOffset, HalfRef, Origin, Record, Verdict, codec,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -11,6 +11,7 @@ use crate::checker::Asked;
 use crate::config::CrashPoint;
 use crate::error::DecisionError;
 use crate::listener::LocalTransactionState;
+use crate::log::Part;
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
 use crate::{TransactionId, life};
@@ -115,9 +116,9 @@ impl TransactionProducer {
         let of = half_ref(half);
         let reason = String::new();
         let decision = Record::Decision(Decision { of, verdict, origin, operator: None, reason });
-        let deadline = inner.config.decision_deadline;
-        let body = Default::default();
-        match inner.log.append_within(half.partition, &decision, &body, deadline).await {
+        let until = Instant::now() + inner.config.decision_deadline;
+        let packed = codec::encode(&decision);
+        match inner.log.append_by(half.partition, &packed, Part::default(), until).await {
             Ok(_) => {
                 inner.metrics.decided(origin, verdict);
                 life::decided(half, verdict.as_str(), origin.as_str());
@@ -142,7 +143,7 @@ impl TransactionProducer {
 #[must_use = "a transaction that is dropped is left to the check-back"]
 pub struct Transaction {
     producer: TransactionProducer,
-    half: Arc<HalfMessage>,
+    half: HalfMessage,
     _place: OwnedSemaphorePermit,
 }
 
@@ -152,7 +153,7 @@ impl Transaction {
         half: HalfMessage,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        Self { producer, half: Arc::new(half), _place: place }
+        Self { producer, half, _place: place }
     }
 
     /// Where the half is stored.

@@ -80,7 +80,7 @@ pub enum DecodeError {
 pub fn encode(record: &Record) -> Vec<u8> {
     let mut writer = Writer::new(kind_of(record), record.id());
     match record {
-        Record::Half(meta) => writer.half(meta),
+        Record::Half(meta) => return encode_half(meta),
         Record::Decision(decision) => {
             writer.half_ref(&decision.of);
             writer.field(tag::ORIGIN, &[origin_code(decision.origin)]);
@@ -108,6 +108,13 @@ pub fn encode(record: &Record) -> Vec<u8> {
             writer.optional_text(tag::REASON, &reopen.reason);
         }
     }
+    writer.finish()
+}
+
+/// The bytes of a HALF's header: what [`encode`] gives, from parts that are only lent.
+pub fn encode_half(meta: &HalfMeta) -> Vec<u8> {
+    let mut writer = Writer::new(kind::HALF, meta.id);
+    writer.half(meta);
     writer.finish()
 }
 
