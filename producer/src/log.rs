@@ -232,8 +232,7 @@ impl StoreLog {
         tracing::error!(topic = self.topic, %code, text, "the store's client is made anew");
         match Current::make(&self.config, true) {
             Ok(made) => {
-                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                let old = std::mem::replace(&mut *current, made);
+                let old = self.replace(made);
                 retire(old.client, self.message_timeout);
                 true
             }
@@ -242,6 +241,11 @@ impl StoreLog {
                 false
             }
         }
+    }
+
+    fn replace(&self, made: Current) -> Current {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, made)
     }
 
     /// Waits until everything is acknowledged or has failed. Blocks up to the deadline.
