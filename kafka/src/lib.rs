@@ -22,4 +22,4 @@ pub mod topics;
 pub use config::{ConfigError, KafkaConfig};
 pub use embedded::EmbeddedBroker;
 pub use topic_error::TopicError;
-pub use topics::{TopicSpec, TopicStatus, ensure_topic, partition_count};
+pub use topics::{TopicSpec, TopicStatus, ensure_topic, partition_count, verify_topic};

@@ -94,12 +94,42 @@ pub async fn ensure_topic(
         tokio::time::sleep(CREATED_PAUSE).await;
         seen = look(&probe, spec, until).await?;
     };
-    let min_in_sync = verify(&admin, &options, spec).await?;
-    let found = Replication { brokers: seen.brokers, replicas, min_in_sync };
+    judge(&admin, &options, spec, (seen.brokers, replicas)).await?;
+    Ok(status)
+}
+
+/// Verifies a topic that must be there, as [`ensure_topic`] does, and changes nothing.
+///
+/// # Errors
+/// [`TopicError`].
+pub async fn verify_topic(
+    kafka: &KafkaConfig,
+    spec: &TopicSpec,
+    deadline: Duration,
+) -> Result<(), TopicError> {
+    let probe = Arc::new(Probe::new(kafka)?);
+    let seen = look(&probe, spec, Instant::now() + deadline).await?;
+    let replicas = seen.replicas.ok_or_else(|| TopicError::Unknown(spec.name.clone()))?;
+    let admin: AdminClient<DefaultClientContext> =
+        kafka.admin().create().map_err(TopicError::Client)?;
+    let options =
+        AdminOptions::new().operation_timeout(Some(deadline)).request_timeout(Some(deadline));
+    judge(&admin, &options, spec, (seen.brokers, replicas)).await
+}
+
+/// Settings and replicas of a topic that is there.
+async fn judge(
+    admin: &AdminClient<DefaultClientContext>,
+    options: &AdminOptions,
+    spec: &TopicSpec,
+    (brokers, replicas): (usize, usize),
+) -> Result<(), TopicError> {
+    let min_in_sync = verify(admin, options, spec).await?;
+    let found = Replication { brokers, replicas, min_in_sync };
     for warning in replication::judge(spec, found)? {
         tracing::warn!("{warning}");
     }
-    Ok(status)
+    Ok(())
 }
 
 /// Looks until the cluster has answered, or it is clear that it will not.

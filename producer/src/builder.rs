@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::desk::LOOKS_AT_ONCE;
 use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{ProducerConfig, validate_name};
@@ -91,6 +92,7 @@ impl ProducerBuilder {
             targets,
             bodies,
             places: Arc::new(Semaphore::new(config.max_transactions)),
+            looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
             partitioner: Partitioner::default(),
             partitions,
             log,

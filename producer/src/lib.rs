@@ -14,6 +14,9 @@
 //! - `fence` (feature `fence`): a table that keeps a check-back and its local transaction apart
 //! - `prepare`: stores a half message, or says why not
 //! - [`admin`]: what is open or parked, and settling it by hand
+//! - [`operator`]: the same from outside, without an application: for a service that is down
+//! - [`snapshot`]: the state of partitions that this replica does not own, read from the brokers;
+//!   `stored`: a group's progress
 //! - `resolver`: carries decisions out; one thread per replica
 //! - `checker`: asks listeners, in batches and within bounds
 //! - `bodies`: reads payloads again that memory has no room for
@@ -34,6 +37,7 @@ pub mod listener;
 mod log;
 pub mod message;
 mod metrics;
+pub mod operator;
 mod owner;
 mod parked;
 mod partition;
@@ -42,12 +46,14 @@ pub mod producer;
 mod resolver;
 mod scan;
 mod shared;
+pub mod snapshot;
+mod stored;
 mod targets;
 mod topics;
 pub mod transaction;
 
 pub use admin::{
-    Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, OperatorRequest, Page,
+    Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, Listed, OperatorRequest, Page,
 };
 pub use builder::ProducerBuilder;
 pub use config::{Assignment, ConfigError, CrashPoint, Emission, ProducerConfig};
@@ -55,5 +61,9 @@ pub use error::{DecisionError, Invalid, PrepareError, StartError};
 pub use halfmsg_protocol::{Backoff, TransactionId};
 pub use listener::{ListenerError, ListenerResult, LocalTransactionState, TransactionListener};
 pub use message::{HalfMessage, Message};
+pub use operator::{
+    NewTopics, OperatorClient, Redelivered, ResetPlan, ResetTo, Skipped, TopicReport,
+};
 pub use producer::TransactionProducer;
+pub use snapshot::{SnapshotLimits, SnapshotProgress};
 pub use transaction::{LocalOutcome, Receipt, SendResult, Transaction};

@@ -3,8 +3,11 @@
 //! A parked message's record has the user's headers and payload, plus headers of ours: its PARK
 //! record and the offset of it, its HALF record, and the user's key. A settled one is a decision and the offset
 //! that it stands at, until progress has passed it; then null.
+//!
+//! Keys that begin with `halfmsg.` are reserved: whose group it is, which offsets an operator lets
+//! the resolver skip, and the journal of what operators did besides deciding. They are kept.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +31,18 @@ const KEY_HEADER: &str = "halfmsg-key";
 const NULL_HEADER: &str = "halfmsg-null-payload";
 /// The offset of the decision that settled the message.
 const SETTLED_HEADER: &str = "halfmsg-settled-at";
+
+/// The key, before partition and offset, of a record of the store that an operator skips.
+const SKIP_KEY: &str = "halfmsg.skip-";
+
+/// What the parked topic says about one partition of the store.
+#[derive(Debug, Default)]
+pub(crate) struct ParkedPartition {
+    /// Parked and settled messages.
+    pub(crate) states: Vec<ParkedState>,
+    /// Offsets of records of a newer format, to be passed.
+    pub(crate) skipped: BTreeSet<i64>,
+}
 
 /// A record of the parked topic, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +109,7 @@ fn packed(record: &Record) -> Option<Bytes> {
 }
 
 /// What a record of the parked topic says, with the body; `None` if it is not about a half message.
-fn read(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
+fn state(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
     let mut body = body_of(message);
     let record = codec::decode(value(&body.headers, HEADER)?).ok()?;
     match record {
@@ -154,24 +169,63 @@ pub(crate) fn body_of(message: &BorrowedMessage<'_>) -> Body {
     }
 }
 
-/// Reads what the parked topic says about messages of these store partitions. Blocks up to the
-/// deadline.
+/// Reads what the parked topic says about these store partitions. Blocks up to the deadline.
+pub(crate) fn read(
+    kafka: &KafkaConfig,
+    topic: &str,
+    partitions: &[i32],
+    deadline: Duration,
+) -> Result<HashMap<i32, ParkedPartition>, KafkaError> {
+    let mut states: HashMap<i32, HashMap<Vec<u8>, ParkedState>> = HashMap::new();
+    let mut skipped: HashMap<i32, BTreeSet<i64>> = HashMap::new();
+    scan(kafka, topic, partitions, deadline, |message| {
+        let partition = message.partition();
+        let key = message.key().unwrap_or_default().to_vec();
+        if let Some(offset) = skipped_offset(&key, partition) {
+            let of_partition = skipped.entry(partition).or_default();
+            match message.payload() {
+                Some(_) => of_partition.insert(offset),
+                None => of_partition.remove(&offset),
+            };
+            return;
+        }
+        let of_partition = states.entry(partition).or_default();
+        match state(message).map(without_body) {
+            Some(state) => of_partition.insert(key, state),
+            None => of_partition.remove(&key),
+        };
+    })?;
+    let mut found: HashMap<i32, ParkedPartition> = HashMap::new();
+    for (partition, states) in states {
+        found.entry(partition).or_default().states = states.into_values().collect();
+    }
+    for (partition, skipped) in skipped {
+        found.entry(partition).or_default().skipped = skipped;
+    }
+    Ok(found)
+}
+
+/// The same without what is skipped.
 pub(crate) fn read_partitions(
     kafka: &KafkaConfig,
     topic: &str,
     partitions: &[i32],
     deadline: Duration,
 ) -> Result<HashMap<i32, Vec<ParkedState>>, KafkaError> {
-    let mut states: HashMap<i32, HashMap<Vec<u8>, ParkedState>> = HashMap::new();
-    scan(kafka, topic, partitions, deadline, |message| {
-        let of_partition = states.entry(message.partition()).or_default();
-        let key = message.key().unwrap_or_default().to_vec();
-        match read(message).map(without_body) {
-            Some(state) => of_partition.insert(key, state),
-            None => of_partition.remove(&key),
-        };
-    })?;
-    Ok(states.into_iter().map(|(partition, of)| (partition, of.into_values().collect())).collect())
+    let found = read(kafka, topic, partitions, deadline)?;
+    Ok(found.into_iter().map(|(partition, found)| (partition, found.states)).collect())
+}
+
+/// The key under which an operator's word to skip a record is kept.
+pub(crate) fn skip_key(partition: i32, offset: i64) -> String {
+    format!("{SKIP_KEY}{partition}-{offset}")
+}
+
+/// A key that was meant for another partition says nothing here.
+fn skipped_offset(key: &[u8], partition: i32) -> Option<i64> {
+    let place = std::str::from_utf8(key).ok()?.strip_prefix(SKIP_KEY)?;
+    let (of, offset) = place.split_once('-')?;
+    (of.parse() == Ok(partition)).then(|| offset.parse().ok()).flatten()
 }
 
 /// Bodies of parked messages are read again when somebody needs them.
@@ -196,11 +250,27 @@ pub(crate) fn read_body(
     let mut body = None;
     scan(kafka, topic, &[partition], deadline, |message| {
         if message.key() == Some(key.as_bytes()) {
-            body = match read(message) {
+            body = match state(message) {
                 Some(ParkedState::Parked(parked)) => Some(parked.half.body.clone()),
                 _ => None,
             };
         }
     })?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_names_one_record_of_its_own_partition() {
+        let key = skip_key(3, 17);
+        assert_eq!(key, "halfmsg.skip-3-17");
+        assert_eq!(skipped_offset(key.as_bytes(), 3), Some(17));
+        assert_eq!(skipped_offset(key.as_bytes(), 4), None);
+        for wrong in ["halfmsg.skip-3", "halfmsg.skip-3-x", "foreign-3-17", "halfmsg.skip--3-17"] {
+            assert_eq!(skipped_offset(wrong.as_bytes(), 3), None, "{wrong}");
+        }
+    }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) partitioner: Partitioner,
     pub(crate) partitions: i32,
     pub(crate) places: Arc<Semaphore>,
+    /// Looks at the brokers for the views.
+    pub(crate) looks: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     pub(crate) thread: Mutex<Option<JoinHandle<()>>>,

@@ -72,10 +72,15 @@ fn parked(config: &ProducerConfig) -> TopicSpec {
     spec(config, config.parked_topic(), &settings, &required)
 }
 
+/// Both, as they must be.
+pub(crate) fn specs(config: &ProducerConfig) -> [TopicSpec; 2] {
+    [store(config), parked(config)]
+}
+
 /// Creates or verifies both; waits for a broker that is away, up to the start deadline.
 pub(crate) async fn ensure(config: &ProducerConfig) -> Result<(), TopicError> {
     let until = Instant::now() + config.start_deadline;
-    for topic in [store(config), parked(config)] {
+    for topic in specs(config) {
         loop {
             match ensure_topic(&config.kafka, &topic, LOOKUP).await {
                 Ok(status) => {

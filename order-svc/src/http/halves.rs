@@ -148,24 +148,29 @@ fn parse_id(text: &str) -> Result<TransactionId, ApiError> {
 }
 
 fn problem(error: AdminError) -> ApiError {
-    let conflict = |code| ApiError::new(StatusCode::CONFLICT, code, "It stays as it is.");
-    let detail = error.to_string();
+    let (code, detail) = (error.code(), error.to_string());
+    let conflict = || ApiError::new(StatusCode::CONFLICT, code, "It stays as it is.");
+    let later = |title| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(LOOK_AGAIN_SECS)
+    };
     match error {
         AdminError::NotFound(id) => {
             ApiError::not_found(detail).with("transaction_id", id.to_string())
         }
-        AdminError::Contradiction { .. } => conflict("contradiction").detail(detail),
-        AdminError::NeedsForce { .. } => conflict("needs_force").detail(detail),
-        AdminError::AlreadyClosed { .. } => conflict("already_closed").detail(detail),
-        AdminError::NotParked(_) => conflict("not_parked").detail(detail),
-        AdminError::NotOpen(_) => conflict("not_open").detail(detail),
+        AdminError::Contradiction { .. }
+        | AdminError::NeedsForce { .. }
+        | AdminError::AlreadyClosed { .. }
+        | AdminError::NotParked(_)
+        | AdminError::NotOpen(_)
+        | AdminError::Stopped(_)
+        | AdminError::Refused(_) => conflict().detail(detail),
         AdminError::Invalid(_) => ApiError::invalid(detail),
-        AdminError::Unavailable(_) => ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not_confirmed",
-            "It is not confirmed, and may be done all the same.",
-        )
-        .detail(detail)
-        .retry_after(LOOK_AGAIN_SECS),
+        AdminError::NoTopic(_) | AdminError::Unreachable(_) => {
+            later("Kafka is unavailable.").detail(detail)
+        }
+        AdminError::Incomplete(_) => later("Not everything could be looked at.").detail(detail),
+        AdminError::Unavailable(_) => {
+            later("It is not confirmed, and may be done all the same.").detail(detail)
+        }
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use halfmsg_protocol::Half;
 
-use super::{Admin, AdminError};
+use super::AdminError;
+use super::desk::Desk;
 use crate::resolver::query::{Seen, What};
 
-impl Admin {
+impl Desk {
     /// The same with its whole body.
     pub(super) async fn with_body(&self, seen: Seen) -> Result<Seen, AdminError> {
-        let partition = seen.partition;
-        let what = match seen.what {
+        let Seen { partition, what, .. } = seen;
+        let what = match what {
             What::Open(mut open, until) => {
                 open.half = self.whole(partition, open.half, false).await?;
                 What::Open(open, until)
@@ -22,7 +23,7 @@ impl Admin {
             }
             closed @ What::Closed(_) => closed,
         };
-        Ok(Seen { partition, what })
+        Ok(Seen { what, ..seen })
     }
 
     async fn whole(
@@ -34,7 +35,7 @@ impl Admin {
         if !half.is_stub {
             return Ok(half);
         }
-        let bodies = Arc::clone(&self.producer.inner.bodies);
+        let bodies = Arc::clone(&self.bodies);
         let read = tokio::task::spawn_blocking(move || {
             if is_parked {
                 return bodies

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::resolver::query::{Seen, What};
+use crate::snapshot::Traced;
+
+mod history;
 
 /// A part of a list, and where the next begins.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -15,6 +18,15 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Hand it in for the next part; none if this is the last.
     pub next_cursor: Option<String>,
+}
+
+/// A list that was read from the brokers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The halves.
+    pub page: Page<HalfView>,
+    /// Partitions that stand still, and why: what lies behind in them is not listed.
+    pub stopped: Vec<String>,
 }
 
 /// A half message in a list.
@@ -42,7 +54,8 @@ pub struct HalfView {
     pub age_seconds: i64,
     /// Real attempts to ask in this life.
     pub attempts: u32,
-    /// When it is asked about next, RFC 3339; none if that is under way, or it is not open.
+    /// When it is asked about next, RFC 3339; none if that is under way, if another replica owns
+    /// it and so decides when, or if it is not open.
     pub next_check_at: Option<String>,
     /// What the last attempt gave, why it is parked, or who decided.
     pub last_outcome: Option<String>,
@@ -71,7 +84,8 @@ pub struct HalfDetail {
 pub struct HistoryEntry {
     /// When, RFC 3339, if known.
     pub at: Option<String>,
-    /// `stored`, `reopened`, `checked`, `parked`, `committed` or `rolled_back`.
+    /// `stored`, `reopened`, `checked`, `parked`, `committed` or `rolled_back`; `ignored` for a
+    /// record that changed nothing.
     pub event: &'static str,
     /// In words.
     pub detail: String,
@@ -146,35 +160,22 @@ impl HalfView {
 }
 
 impl HalfDetail {
-    pub(crate) fn of(seen: &Seen) -> Self {
+    /// With its history as the log tells it; without a trace, with what its state says.
+    pub(crate) fn of(seen: &Seen, traced: Option<&Traced>) -> Self {
         let half = HalfView::of(seen);
-        let entry = |at: Option<String>, event, detail: String| HistoryEntry { at, event, detail };
-        let place = format!("partition {}, offset {}", half.partition, half.offset);
-        let mut history = vec![entry(Some(half.stored_at.clone()), "stored", place)];
-        if half.epoch > 0 {
-            history.push(entry(None, "reopened", format!("{} times by an operator", half.epoch)));
-        }
-        if half.attempts > 0 {
-            let last = half.last_outcome.clone().unwrap_or_default();
-            history.push(entry(None, "checked", format!("{} attempts; {last}", half.attempts)));
-        }
         let body = match &seen.what {
             What::Open(open, _) => Some(&open.half),
-            What::Parked(parked, _) => {
-                let detail = format!("{}: {}", parked.cause.as_str(), parked.reason);
-                history.push(entry(Some(rfc3339(parked.parked_ms)), "parked", detail));
-                Some(&parked.half)
-            }
-            What::Closed(closed) => {
-                let at = Some(rfc3339(closed.decided_ms));
-                history.push(entry(at, state_of(closed.verdict), decided(closed)));
-                None
-            }
+            What::Parked(parked, _) => Some(&parked.half),
+            What::Closed(_) => None,
         };
         let payload = body.and_then(|half| half.body.payload.as_ref());
+        let traced_half = traced.and_then(|traced| traced.half.as_ref());
         Self {
-            application: body.map(|half| half.meta.application.clone()),
-            history,
+            application: body.or(traced_half).map(|half| half.meta.application.clone()),
+            history: match traced {
+                Some(traced) if !traced.steps.is_empty() => history::told(traced, seen, &half),
+                _ => history::summed_up(seen, &half),
+            },
             headers: body.map_or_else(Vec::new, |half| headers(half)),
             payload: payload.map(text),
             payload_bytes: payload.map(Bytes::len),
@@ -212,7 +213,7 @@ fn age(stored_ms: i64) -> i64 {
     TimeDelta::milliseconds(clock::wall_ms().saturating_sub(stored_ms)).num_seconds().max(0)
 }
 
-fn rfc3339(ms: i64) -> String {
+pub(crate) fn rfc3339(ms: i64) -> String {
     DateTime::<Utc>::from_timestamp_millis(ms)
         .unwrap_or_default()
         .to_rfc3339_opts(SecondsFormat::Millis, true)

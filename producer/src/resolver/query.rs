@@ -1,9 +1,11 @@
 //! What the views and operators ask a resolver; answered between two polls, from memory.
 
-use halfmsg_protocol::{Closed, HalfOffset, Open, ParkedHalf, TransactionId};
+use std::collections::BTreeSet;
+
+use halfmsg_protocol::{Closed, HalfOffset, Ledger, Open, ParkedHalf, TransactionId};
 use tokio::sync::oneshot;
 
-use super::{Event, Resolver};
+use super::{Event, Owned, Resolver};
 
 /// Which halves a list shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,32 +23,42 @@ pub(crate) enum Query {
         state: Option<HalfState>,
         from: (i32, i64),
         limit: usize,
-        reply: oneshot::Sender<Vec<Seen>>,
+        reply: oneshot::Sender<Known<Vec<Seen>>>,
     },
     /// One half.
-    Find { id: TransactionId, reply: oneshot::Sender<Option<Seen>> },
+    Find { id: TransactionId, reply: oneshot::Sender<Known<Option<Seen>>> },
     /// Ask about this half now; answers whether it is open here.
     CheckNow { id: TransactionId, reply: oneshot::Sender<bool> },
     /// The offset of the next record of a partition, if it is owned here.
     Position { partition: i32, reply: oneshot::Sender<Option<i64>> },
 }
 
+/// What is known here, and of which partitions everything is known.
+pub(crate) struct Known<T> {
+    pub(crate) partitions: BTreeSet<i32>,
+    pub(crate) what: T,
+}
+
 /// A half as it was seen.
 pub(crate) struct Seen {
     pub(crate) partition: i32,
+    /// Whether it is in the memory of this replica, which owns its partition.
+    pub(crate) owned: bool,
+    /// Why nothing more of its partition is read, if so.
+    pub(crate) stopped: Option<String>,
     pub(crate) what: What,
 }
 
 pub(crate) enum What {
     /// Open; with the time until its next check, if none is under way.
     Open(Open, Option<std::time::Duration>),
-    /// Parked; whether that is written to the parked topic yet.
+    /// Parked; whether every owner to come knows it.
     Parked(ParkedHalf, bool),
     Closed(Closed),
 }
 
 impl Seen {
-    fn place(&self) -> (i32, i64) {
+    pub(crate) fn place(&self) -> (i32, i64) {
         let offset = match &self.what {
             What::Open(open, _) => open.half.offset,
             What::Parked(parked, _) => parked.half.offset,
@@ -56,6 +68,19 @@ impl Seen {
     }
 }
 
+/// The halves in this state from an offset on: at most so many open, and so many parked.
+pub(crate) fn select(
+    ledger: &Ledger,
+    state: Option<HalfState>,
+    begin: HalfOffset,
+    limit: usize,
+) -> (Vec<&Open>, Vec<&ParkedHalf>) {
+    let count = |shown: bool| if shown { limit } else { 0 };
+    let open = ledger.open_from(begin).take(count(state != Some(HalfState::Parked)));
+    let parked = ledger.parked_from(begin).take(count(state != Some(HalfState::Open)));
+    (open.collect(), parked.collect())
+}
+
 impl Resolver {
     // Whoever asked may have gone away: an answer that nobody takes is dropped.
     pub(super) fn query(&mut self, query: Query) {
@@ -63,10 +88,12 @@ impl Resolver {
             Query::List { ref reply, .. } if reply.is_closed() => {}
             Query::Find { ref reply, .. } if reply.is_closed() => {}
             Query::List { state, from, limit, reply } => {
-                let _ = reply.send(self.list(state, from, limit));
+                let what = self.list(state, from, limit);
+                let _ = reply.send(Known { partitions: self.known(), what });
             }
             Query::Find { id, reply } => {
-                let _ = reply.send(self.find(id));
+                let what = self.find(id);
+                let _ = reply.send(Known { partitions: self.known(), what });
             }
             Query::CheckNow { id, reply } => {
                 let _ = reply.send(self.check_now(id));
@@ -79,26 +106,27 @@ impl Resolver {
         }
     }
 
+    /// The partitions of which everything up to the takeover was read.
+    fn known(&self) -> BTreeSet<i32> {
+        let known = self.owned.iter().filter(|(_, owned)| !owned.is_behind());
+        known.map(|(partition, _)| *partition).collect()
+    }
+
     fn list(&self, state: Option<HalfState>, from: (i32, i64), limit: usize) -> Vec<Seen> {
         let mut found = Vec::new();
         for (partition, owned) in self.owned.range(from.0..) {
             if found.len() >= limit {
                 break;
             }
+            if owned.is_behind() {
+                continue;
+            }
             let begin = HalfOffset(if *partition == from.0 { from.1 } else { 0 });
             let ledger = owned.core.ledger();
-            let mut here = Vec::new();
-            if state != Some(HalfState::Parked) {
-                here.extend(
-                    ledger.open_from(begin).take(limit).map(|open| self.open(*partition, open)),
-                );
-            }
-            if state != Some(HalfState::Open) {
-                here.extend(ledger.parked_from(begin).take(limit).map(|parked| Seen {
-                    partition: *partition,
-                    what: What::Parked(parked.clone(), owned.core.is_park_durable(parked)),
-                }));
-            }
+            let (open, parked) = select(ledger, state, begin, limit);
+            let mut here: Vec<Seen> =
+                open.into_iter().map(|open| self.open(*partition, open)).collect();
+            here.extend(parked.into_iter().map(|parked| self.parked(*partition, owned, parked)));
             here.sort_by_key(Seen::place);
             found.extend(here);
         }
@@ -107,17 +135,28 @@ impl Resolver {
     }
 
     fn find(&self, id: TransactionId) -> Option<Seen> {
-        self.owned.iter().find_map(|(partition, owned)| {
+        let known = self.owned.iter().filter(|(_, owned)| !owned.is_behind());
+        known.into_iter().find_map(|(partition, owned)| {
             let ledger = owned.core.ledger();
             if let Some(open) = ledger.find_open(id) {
                 return Some(self.open(*partition, open));
             }
-            let what = match ledger.find_parked(id) {
-                Some(parked) => What::Parked(parked.clone(), owned.core.is_park_durable(parked)),
-                None => What::Closed(ledger.find_closed(id)?.clone()),
-            };
-            Some(Seen { partition: *partition, what })
+            if let Some(parked) = ledger.find_parked(id) {
+                return Some(self.parked(*partition, owned, parked));
+            }
+            let closed = ledger.find_closed(id)?.clone();
+            Some(self.seen(*partition, What::Closed(closed)))
         })
+    }
+
+    fn seen(&self, partition: i32, what: What) -> Seen {
+        let stopped = self.owned.get(&partition).and_then(|owned| owned.stopped.clone());
+        Seen { partition, owned: true, stopped, what }
+    }
+
+    fn parked(&self, partition: i32, owned: &Owned, parked: &ParkedHalf) -> Seen {
+        let durable = owned.core.is_park_durable(parked);
+        self.seen(partition, What::Parked(parked.clone(), durable))
     }
 
     fn open(&self, partition: i32, open: &Open) -> Seen {
@@ -125,7 +164,7 @@ impl Resolver {
         let next =
             self.owned.get(&partition).and_then(|owned| owned.core.next_check(open.half.offset));
         let until = next.map(|due| due.saturating_sub(now));
-        Seen { partition, what: What::Open(open.clone(), until) }
+        self.seen(partition, What::Open(open.clone(), until))
     }
 
     fn check_now(&mut self, id: TransactionId) -> bool {

@@ -1,0 +1,194 @@
+//! The one implementation of what operators see and do: whoever asks, a replica of the application
+//! or a program without listener and membership.
+//!
+//! What a replica owns is answered from its memory, everything else by a look at the brokers.
+//! It must never join the group, and never keep what it saw.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halfmsg_protocol::HalfOffset;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{AdminError, HalfDetail, HalfFilter, HalfView, Listed, MAX_PAGE, Page, view};
+use crate::TransactionId;
+use crate::bodies::Bodies;
+use crate::config::ProducerConfig;
+use crate::log::StoreLog;
+use crate::producer::TransactionProducer;
+use crate::resolver::Input;
+use crate::resolver::query::{Known, Query, Seen, select};
+use crate::snapshot::{self, Look, Part, Report, SnapshotError, SnapshotLimits, Wanted, Where};
+
+/// Waiting for the resolver to answer from memory.
+const QUERY_DEADLINE: Duration = Duration::from_secs(2);
+/// Looks at the brokers at once; more wait. They are what an unknown caller of a view can cause.
+pub(crate) const LOOKS_AT_ONCE: usize = 2;
+
+/// Where views come from and decisions go to. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) config: Arc<ProducerConfig>,
+    pub(crate) log: Arc<StoreLog>,
+    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) looks: Arc<Semaphore>,
+    pub(crate) limits: SnapshotLimits,
+    pub(crate) report: Option<Report>,
+    /// The replica that this desk is in, with its memory and its listeners.
+    pub(crate) replica: Option<TransactionProducer>,
+}
+
+/// A half as it was found, and if that was at the brokers, its partition.
+pub(crate) struct Looked {
+    pub(crate) seen: Seen,
+    pub(super) part: Option<Part>,
+}
+
+impl Desk {
+    pub(crate) async fn list(&self, filter: HalfFilter) -> Result<Listed, AdminError> {
+        let from = match &filter.cursor {
+            Some(cursor) => view::parse_cursor(cursor)
+                .ok_or(AdminError::Invalid("the cursor is none that a list has given"))?,
+            None => (0, 0),
+        };
+        let limit = filter.limit.clamp(1, MAX_PAGE);
+        let (state, wanted) = (filter.state, limit + 1);
+        let known = self.memory(|reply| Query::List { state, from, limit: wanted, reply }).await;
+        let (known, mut seen) =
+            known.map_or_else(Default::default, |known| (known.partitions, known.what));
+        let mut stopped = Vec::new();
+        if !self.is_all(&known) {
+            let wanted_parts = Wanted { except: known, least: from.0, ..Wanted::default() };
+            let parts = self.snapshot(wanted_parts).await?;
+            for part in &parts {
+                let begin = HalfOffset(if part.partition == from.0 { from.1 } else { 0 });
+                let (open, parked) = select(&part.ledger, state, begin, wanted);
+                seen.extend(open.into_iter().map(|open| part.open(open)));
+                seen.extend(parked.into_iter().map(|parked| part.parked(parked)));
+            }
+            stopped.extend(parts.into_iter().filter_map(|part| part.stopped));
+            seen.sort_by_key(Seen::place);
+            seen.truncate(wanted);
+        }
+        let next_cursor = (seen.len() > limit).then(|| seen.pop()).flatten();
+        let page = Page {
+            items: seen.iter().map(HalfView::of).collect(),
+            next_cursor: next_cursor.map(|seen| view::cursor(&HalfView::of(&seen))),
+        };
+        Ok(Listed { page, stopped })
+    }
+
+    /// One half with its life. What is closed longer than the store is replayed is searched for in
+    /// the whole log; for a replica, whose views can be asked for by anybody, only in its end.
+    pub(crate) async fn get(&self, id: TransactionId) -> Result<Option<HalfDetail>, AdminError> {
+        let found = self.look_up(id).await?;
+        let place = match &found {
+            Ok(Looked { seen, .. }) => Where::From(seen.partition, HalfOffset(seen.place().1)),
+            Err(_) if self.replica.is_none() => Where::Everywhere,
+            // No half has such an id: nothing is read for whoever asks for it.
+            Err(_) if id.as_uuid().get_version_num() != 7 => return Ok(None),
+            Err(known) if self.is_all(known) => return Ok(None),
+            Err(known) => Where::Lately(known.clone()),
+        };
+        let config = Arc::clone(&self.config);
+        let traced = self.look(move |look| snapshot::trace(&config, id, place, look)).await;
+        match (found, traced) {
+            (Ok(Looked { seen, .. }), Ok(traced)) => {
+                Ok(Some(HalfDetail::of(&self.with_body(seen).await?, traced.as_ref())))
+            }
+            // Its state is known; only its history is short then.
+            (Ok(Looked { seen, .. }), Err(error)) => {
+                tracing::warn!(%error, transaction_id = %id, "the history cannot be read");
+                Ok(Some(HalfDetail::of(&self.with_body(seen).await?, None)))
+            }
+            (Err(_), traced) => Ok(traced?.and_then(|traced| {
+                let seen = traced.seen(id)?;
+                Some(HalfDetail::of(&seen, Some(&traced)))
+            })),
+        }
+    }
+
+    /// The message wherever it is; else the partitions that this replica owns, whose memory says
+    /// all there is to know.
+    pub(crate) async fn look_up(
+        &self,
+        id: TransactionId,
+    ) -> Result<Result<Looked, BTreeSet<i32>>, AdminError> {
+        let known = match self.memory(|reply| Query::Find { id, reply }).await {
+            Some(Known { what: Some(seen), .. }) => return Ok(Ok(Looked { seen, part: None })),
+            Some(known) => known.partitions,
+            None => BTreeSet::new(),
+        };
+        if self.is_all(&known) {
+            return Ok(Err(known));
+        }
+        let wanted = Wanted { except: known.clone(), body_of: Some(id), ..Wanted::default() };
+        let parts = self.snapshot(wanted).await?;
+        let found = parts.into_iter().find_map(|part| Some((part.find(id)?, part)));
+        Ok(found.map(|(seen, part)| Looked { seen, part: Some(part) }).ok_or(known))
+    }
+
+    /// Whether these are all partitions, as far as this replica knows.
+    fn is_all(&self, known: &BTreeSet<i32>) -> bool {
+        let Some(replica) = &self.replica else { return false };
+        (0..replica.inner.partitions).all(|partition| known.contains(&partition))
+    }
+
+    /// A resolver that does not answer, because it takes partitions over or has ended, knows
+    /// nothing: then the brokers are asked about everything.
+    async fn memory<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<Known<T>>) -> Query,
+    ) -> Option<Known<T>> {
+        self.replica.as_ref()?;
+        self.ask(query).await.ok()
+    }
+
+    pub(super) async fn ask<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<T>) -> Query,
+    ) -> Result<T, AdminError> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || AdminError::Unavailable("the resolver has ended".into());
+        let replica = self.replica.as_ref().ok_or_else(ended)?;
+        replica.inner.inputs.send(Input::Query(query(reply))).map_err(|_| ended())?;
+        match tokio::time::timeout(QUERY_DEADLINE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(ended()),
+            Err(_) => Err(AdminError::Unavailable("the resolver is busy".into())),
+        }
+    }
+
+    pub(crate) async fn snapshot(&self, wanted: Wanted) -> Result<Vec<Part>, AdminError> {
+        let config = Arc::clone(&self.config);
+        self.look(move |look| snapshot::take(&config, &wanted, look)).await
+    }
+
+    /// Looks at the brokers on a thread of its own. When nobody waits any more, it ends soon.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Look) -> Result<T, SnapshotError> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let acquired = Arc::clone(&self.looks).acquire_owned();
+        let place = match tokio::time::timeout(self.limits.deadline, acquired).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) | Err(_) => {
+                let what = "too many look at the store at once: try again later";
+                return Err(AdminError::Incomplete(what.into()));
+            }
+        };
+        let cancelled = CancellationToken::new();
+        let _until_dropped = cancelled.clone().drop_guard();
+        let bounds = Look::new(self.limits, cancelled, self.report.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            look(&bounds)
+        });
+        match looked.await {
+            Ok(looked) => Ok(looked?),
+            Err(error) => Err(AdminError::Incomplete(format!("the look failed: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Settling a half message by hand. What is changed is changed by records, so it does not matter who
+//! owns the partition: the first decision in the log counts, for every owner.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halfmsg_protocol::{
+    Answer, Body, CheckOutcome, Checked, Decision, Epoch, Half, HalfRef, NotAsked, Open, Origin,
+    ParkedHalf, Record, Reopen, Verdict,
+};
+
+use super::desk::{Desk, Looked};
+use super::{AdminError, HalfView, OperatorRequest};
+use crate::TransactionId;
+use crate::checker::Asked;
+use crate::message::HalfMessage;
+use crate::resolver::query::{Query, Seen, What};
+use crate::snapshot::{self, Wanted};
+
+/// Between two looks whether a record has been applied: in memory, and at the brokers.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(200);
+
+impl Desk {
+    pub(crate) async fn decide(
+        &self,
+        id: TransactionId,
+        verdict: Verdict,
+        request: OperatorRequest,
+    ) -> Result<HalfView, AdminError> {
+        request.validate()?;
+        let looked = self.find_to_change(id).await?;
+        let seen = &looked.seen;
+        let (half, epoch, attempts, parked) = match &seen.what {
+            What::Open(open, _) => (&open.half, open.epoch, open.attempts, None),
+            What::Parked(parked, _) => (&parked.half, parked.epoch, parked.attempts, Some(parked)),
+            What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
+        };
+        self.ask_first(seen.partition, half, epoch, attempts, verdict, &request).await?;
+        let epoch = match parked {
+            Some(parked) => {
+                self.reopen(seen.partition, parked, &request).await?;
+                parked.epoch.next()
+            }
+            None => epoch,
+        };
+        let decision = Record::Decision(Decision {
+            of: HalfRef { id, half: half.offset, epoch },
+            verdict,
+            origin: Origin::Operator,
+            operator: Some(request.operator),
+            reason: request.reason,
+        });
+        let offset = self.append(seen.partition, &decision, &Body::default()).await?;
+        if let Some(replica) = &self.replica {
+            replica.inner.metrics.decided(Origin::Operator, verdict);
+        }
+        let now = self.once_applied(looked, id, offset).await?;
+        match &now.what {
+            // Somebody else's decision stood before this one.
+            What::Closed(closed) if closed.verdict != verdict => {
+                Err(closed_error(id, closed.verdict))
+            }
+            What::Closed(_) => Ok(HalfView::of(&now)),
+            What::Open(..) | What::Parked(..) => {
+                Err(AdminError::Unavailable("it was parked or reopened meanwhile".into()))
+            }
+        }
+    }
+
+    pub(crate) async fn resume(
+        &self,
+        id: TransactionId,
+        request: OperatorRequest,
+    ) -> Result<HalfView, AdminError> {
+        request.validate()?;
+        let looked = self.find_to_change(id).await?;
+        match &looked.seen.what {
+            What::Parked(parked, _) => {
+                let offset = self.reopen(looked.seen.partition, parked, &request).await?;
+                Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
+            }
+            What::Open(..) => Err(AdminError::NotParked(id)),
+            What::Closed(closed) => Err(closed_error(id, closed.verdict)),
+        }
+    }
+
+    /// Asks the listener of an open half now. The owner's resolver does it where this replica is
+    /// the owner. Of another one's half the listener is asked here: it is the same application's,
+    /// and its answer does not depend on who asks, because the fence made it true before it was
+    /// given. The answer becomes a record like the owner's own; should both ask at once, the first
+    /// record counts and the other is a duplicate or stale.
+    pub(crate) async fn check(
+        &self,
+        id: TransactionId,
+        request: OperatorRequest,
+    ) -> Result<HalfView, AdminError> {
+        request.validate()?;
+        let looked = self.find_to_change(id).await?;
+        let seen = &looked.seen;
+        let open = match &seen.what {
+            What::Open(open, _) => open,
+            What::Parked(..) => return Err(AdminError::NotOpen(id)),
+            What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
+        };
+        if seen.owned {
+            self.ask(|reply| Query::CheckNow { id, reply }).await?;
+            return Ok(HalfView::of(seen));
+        }
+        let answer = self.answer(seen.partition, &open.half, open.epoch, open.attempts).await;
+        let record = answered(open, answer, &request)?;
+        if let (Some(replica), Record::Decision(decision)) = (&self.replica, &record) {
+            replica.inner.metrics.decided(decision.origin, decision.verdict);
+        }
+        let offset = self.append(seen.partition, &record, &Body::default()).await?;
+        Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
+    }
+
+    /// The listener's word comes before the operator's.
+    async fn ask_first(
+        &self,
+        partition: i32,
+        half: &Half,
+        epoch: Epoch,
+        attempts: u32,
+        verdict: Verdict,
+        request: &OperatorRequest,
+    ) -> Result<(), AdminError> {
+        let answer = self.answer(partition, half, epoch, attempts).await;
+        let why = match (answer, verdict) {
+            (Answer::Commit, Verdict::Commit) | (Answer::Rollback, Verdict::Rollback) => {
+                return Ok(());
+            }
+            (Answer::Commit | Answer::Rollback, asked) => {
+                let check = match asked {
+                    Verdict::Commit => "rollback",
+                    Verdict::Rollback => "commit",
+                };
+                return Err(AdminError::Contradiction { check, asked: asked.as_str() });
+            }
+            (Answer::Unknown(why) | Answer::Failed(why), _) => why,
+            (Answer::NotAsked(_), _) if self.replica.is_none() => {
+                "there is no listener here: only the application can be asked what became of its \
+                 local transaction"
+                    .to_owned()
+            }
+            (Answer::NotAsked(_), _) => "it could not be asked here".to_owned(),
+        };
+        if request.force { Ok(()) } else { Err(AdminError::NeedsForce { why }) }
+    }
+
+    async fn answer(&self, partition: i32, half: &Half, epoch: Epoch, attempts: u32) -> Answer {
+        let Some(replica) = &self.replica else { return Answer::NotAsked(NotAsked::NoListener) };
+        let asked = Asked {
+            application: half.meta.application.clone(),
+            half: HalfMessage::new(partition, half, epoch.0, attempts),
+        };
+        replica.inner.checker.ask_one(asked).await
+    }
+
+    async fn reopen(
+        &self,
+        partition: i32,
+        parked: &ParkedHalf,
+        request: &OperatorRequest,
+    ) -> Result<i64, AdminError> {
+        let half = &parked.half;
+        let record = Record::Reopen(Reopen {
+            of: HalfRef { id: half.meta.id, half: half.offset, epoch: parked.epoch },
+            meta: half.meta.clone(),
+            operator: request.operator.clone(),
+            reason: request.reason.clone(),
+        });
+        self.append(partition, &record, &half.body).await
+    }
+
+    async fn append(
+        &self,
+        partition: i32,
+        record: &Record,
+        body: &Body,
+    ) -> Result<i64, AdminError> {
+        let deadline = self.config.decision_deadline;
+        let appended = self.log.append_within(partition, record, body, deadline).await;
+        appended.map_err(|error| AdminError::Unavailable(error.to_string()))
+    }
+
+    /// The message once the record at this offset is applied: by this replica if it owns the
+    /// partition, else by reading on from the first look, which sees what every owner sees.
+    async fn once_applied(
+        &self,
+        Looked { seen, part }: Looked,
+        id: TransactionId,
+        offset: i64,
+    ) -> Result<Seen, AdminError> {
+        let partition = seen.partition;
+        let wanted = Wanted { only: Some(partition), body_of: Some(id), ..Wanted::default() };
+        let parts = match part {
+            Some(part) => {
+                let config = Arc::clone(&self.config);
+                let read = move |look: &_| snapshot::go_on(&config, part, &wanted, look);
+                vec![self.look(read).await?]
+            }
+            None => match self.applied_here(partition, id, offset).await? {
+                Some(seen) => return Ok(seen),
+                None => self.snapshot(wanted).await?,
+            },
+        };
+        let applied = parts.iter().find(|part| part.ledger.position() > offset);
+        applied.and_then(|part| part.find(id)).ok_or_else(|| {
+            AdminError::Unavailable("the record is stored, and its effect is not seen yet".into())
+        })
+    }
+
+    /// Nothing if the partition has gone to another replica.
+    async fn applied_here(
+        &self,
+        partition: i32,
+        id: TransactionId,
+        offset: i64,
+    ) -> Result<Option<Seen>, AdminError> {
+        let until = Instant::now() + self.config.decision_deadline;
+        while Instant::now() < until {
+            match self.ask(|reply| Query::Position { partition, reply }).await? {
+                Some(position) if position > offset => {
+                    return Ok(self.ask(|reply| Query::Find { id, reply }).await?.what);
+                }
+                Some(_) => tokio::time::sleep(LOOK_INTERVAL).await,
+                None => return Ok(None),
+            }
+        }
+        Err(AdminError::Unavailable("the record is stored and not applied yet".into()))
+    }
+
+    /// The message as it is once a PARK that is being carried out is carried out: opened again
+    /// before that, a next owner might not know that it was parked.
+    async fn find_to_change(&self, id: TransactionId) -> Result<Looked, AdminError> {
+        let until = Instant::now() + self.config.decision_deadline;
+        loop {
+            let looked = self.look_up(id).await?.map_err(|_| AdminError::NotFound(id))?;
+            let seen = &looked.seen;
+            if let Some(stopped) = &seen.stopped {
+                return Err(AdminError::Stopped(stopped.clone()));
+            }
+            if !matches!(seen.what, What::Parked(_, false)) {
+                let seen = self.with_body(looked.seen).await?;
+                return Ok(Looked { seen, part: looked.part });
+            }
+            if Instant::now() > until {
+                let why = "it is still being parked, which the owner of its partition does";
+                return Err(AdminError::Unavailable(why.into()));
+            }
+            let interval = if seen.owned { LOOK_INTERVAL } else { SNAPSHOT_INTERVAL };
+            tokio::time::sleep(interval).await;
+        }
+    }
+}
+
+/// What follows from an answer that an operator asked for.
+fn answered(open: &Open, answer: Answer, request: &OperatorRequest) -> Result<Record, AdminError> {
+    let of = HalfRef { id: open.half.meta.id, half: open.half.offset, epoch: open.epoch };
+    let decision = |verdict| {
+        Record::Decision(Decision {
+            of,
+            verdict,
+            origin: Origin::CheckBack,
+            operator: Some(request.operator.clone()),
+            reason: request.reason.clone(),
+        })
+    };
+    let checked = |outcome, reason| {
+        Record::Checked(Checked { of, attempt: open.attempts + 1, outcome, reason })
+    };
+    match answer {
+        Answer::Commit => Ok(decision(Verdict::Commit)),
+        Answer::Rollback => Ok(decision(Verdict::Rollback)),
+        Answer::Unknown(reason) => Ok(checked(CheckOutcome::Unknown, reason)),
+        Answer::Failed(reason) => Ok(checked(CheckOutcome::Failed, reason)),
+        Answer::NotAsked(NotAsked::NoListener) => Err(AdminError::Refused(format!(
+            "nobody listens here for application '{}' and purpose '{}': ask a replica of it",
+            open.half.meta.application, open.half.meta.purpose
+        ))),
+        Answer::NotAsked(NotAsked::Busy) => {
+            Err(AdminError::Refused("it is being asked about right now: look again".into()))
+        }
+    }
+}
+
+fn closed_error(id: TransactionId, verdict: Verdict) -> AdminError {
+    AdminError::AlreadyClosed { id, decision: verdict.as_str() }
+}

@@ -1,0 +1,127 @@
+//! The life of a half message, step by step, in words.
+
+use halfmsg_protocol::{Ignored, Outcome, ParkedHalf, Record, Verdict};
+
+use super::{HalfView, HistoryEntry, decided, rfc3339, state_of};
+use crate::resolver::query::{Seen, What};
+use crate::snapshot::{Step, Traced};
+
+/// As the log tells it, and what it does not tell: the beginning, if it was trimmed, and that the
+/// target refused a committed message.
+pub(super) fn told(traced: &Traced, seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
+    let mut history = Vec::new();
+    let begins = traced.steps.first().is_some_and(|step| matches!(step.record, Record::Half(_)));
+    if !begins {
+        history.push(stored_entry(half));
+    }
+    history.extend(traced.steps.iter().map(|step| entry(step, traced.partition)));
+    if traced.more > 0 {
+        let detail = format!("and {} more records, left out", traced.more);
+        history.push(HistoryEntry { at: None, event: "ignored", detail });
+    }
+    if let What::Parked(parked, _) = &seen.what
+        && !traced.steps.iter().any(|step| step.offset == parked.parked_at && is_park(step))
+    {
+        history.push(parked_entry(parked));
+    }
+    history
+}
+
+fn is_park(step: &Step) -> bool {
+    matches!(step.record, Record::Park(_))
+}
+
+fn stored_entry(half: &HalfView) -> HistoryEntry {
+    let detail = format!("partition {}, offset {}", half.partition, half.offset);
+    HistoryEntry { at: Some(half.stored_at.clone()), event: "stored", detail }
+}
+
+fn parked_entry(parked: &ParkedHalf) -> HistoryEntry {
+    let detail = told_by(parked.cause.as_str(), &parked.reason);
+    HistoryEntry { at: Some(rfc3339(parked.parked_ms)), event: "parked", detail }
+}
+
+fn entry(step: &Step, partition: i32) -> HistoryEntry {
+    let (event, mut detail) = match &step.record {
+        Record::Half(_) => ("stored", format!("partition {partition}")),
+        Record::Decision(decision) => {
+            let by = by(decision.origin.as_str(), decision.operator.as_deref());
+            (state_of(decision.verdict), told_by(&by, &decision.reason))
+        }
+        Record::Checked(checked) => {
+            let by = format!("attempt {}: {}", checked.attempt, checked.outcome.as_str());
+            ("checked", told_by(&by, &checked.reason))
+        }
+        Record::Park(park) => ("parked", told_by(park.cause.as_str(), &park.reason)),
+        Record::Reopen(reopen) => {
+            ("reopened", told_by(&by("operator", Some(&reopen.operator)), &reopen.reason))
+        }
+    };
+    detail = format!("offset {}, {detail}", step.offset);
+    let event = match &step.outcome {
+        Some(Outcome::Ignored(why)) => {
+            detail = format!("{} at {detail}; {}", name(&step.record), because(*why));
+            "ignored"
+        }
+        _ => event,
+    };
+    HistoryEntry { at: Some(rfc3339(step.at_ms)), event, detail }
+}
+
+fn by(origin: &str, operator: Option<&str>) -> String {
+    match operator {
+        Some(operator) => format!("by {origin} {operator}"),
+        None => format!("by {origin}"),
+    }
+}
+
+fn told_by(by: &str, reason: &str) -> String {
+    if reason.is_empty() { by.to_owned() } else { format!("{by}: {reason}") }
+}
+
+fn name(record: &Record) -> &'static str {
+    match record {
+        Record::Half(_) => "HALF",
+        Record::Decision(decision) => match decision.verdict {
+            Verdict::Commit => "COMMIT",
+            Verdict::Rollback => "ROLLBACK",
+        },
+        Record::Checked(_) => "CHECKED",
+        Record::Park(_) => "PARK",
+        Record::Reopen(_) => "REOPEN",
+    }
+}
+
+fn because(why: Ignored) -> &'static str {
+    match why {
+        Ignored::Duplicate => "a duplicate: it was decided so already",
+        Ignored::Conflict => {
+            "a conflict: it contradicts an earlier decision, or came while the message was parked"
+        }
+        Ignored::LateUnknown => "late: the message is long closed",
+        Ignored::Mismatch => "it names another message",
+        Ignored::Stale => "stale: it answers another life or attempt",
+    }
+}
+
+/// What the state of the message says by itself.
+pub(super) fn summed_up(seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
+    let entry = |at: Option<String>, event, detail: String| HistoryEntry { at, event, detail };
+    let mut history = vec![stored_entry(half)];
+    if half.epoch > 0 {
+        history.push(entry(None, "reopened", format!("{} times by an operator", half.epoch)));
+    }
+    if half.attempts > 0 {
+        let last = half.last_outcome.clone().unwrap_or_default();
+        history.push(entry(None, "checked", format!("{} attempts; {last}", half.attempts)));
+    }
+    match &seen.what {
+        What::Open(..) => {}
+        What::Parked(parked, _) => history.push(parked_entry(parked)),
+        What::Closed(closed) => {
+            let at = Some(rfc3339(closed.decided_ms));
+            history.push(entry(at, state_of(closed.verdict), decided(closed)));
+        }
+    }
+    history
+}

@@ -1,0 +1,129 @@
+//! A group's progress (L, P) as the brokers keep it, read without joining the group.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_protocol::Progress;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
+
+/// A partition of the store: where its log begins and ends, and how far it is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    /// Nothing if nothing was ever stored, or it expired.
+    pub(crate) stored: Option<Progress>,
+}
+
+impl Place {
+    /// Where a replay begins and which outcomes are carried out; an error, in words, if progress
+    /// was stored for another log.
+    pub(crate) fn begin(&self) -> Result<Progress, String> {
+        let Self { start, end, stored } = *self;
+        match stored {
+            None => Ok(Progress { low_water: start, position: start }),
+            Some(at) if at.position > end || at.low_water > end => Err(format!(
+                "progress is stored at {} and {}, but the log ends at {end}: this is another log \
+                 (was the topic made anew?)",
+                at.low_water, at.position
+            )),
+            Some(at) => {
+                let low_water = at.low_water.max(start);
+                Ok(Progress { low_water, position: at.position.max(low_water) })
+            }
+        }
+    }
+}
+
+/// A client that looks offsets of the group up. It never joins, so it disturbs nobody; and it does
+/// not wait for transactions (`read_uncommitted`), in which the owners store their progress.
+///
+/// # Errors
+/// What the client says.
+pub(crate) fn client(kafka: &KafkaConfig, store: &str) -> Result<BaseConsumer, KafkaError> {
+    kafka.consumer(store).set("isolation.level", "read_uncommitted").create()
+}
+
+/// Looks partitions up. Blocks up to the deadline for each request.
+///
+/// # Errors
+/// What the brokers say.
+pub(crate) fn places(
+    client: &BaseConsumer,
+    store: &str,
+    partitions: &[i32],
+    deadline: Duration,
+) -> Result<BTreeMap<i32, Place>, KafkaError> {
+    let mut wanted = TopicPartitionList::new();
+    for partition in partitions {
+        wanted.add_partition(store, *partition);
+    }
+    // Before the ends: progress that is newer than the end would look like another log's.
+    let committed = client.committed_offsets(wanted, deadline)?;
+    let mut places = BTreeMap::new();
+    for partition in partitions {
+        let stored = match committed.find_partition(store, *partition) {
+            Some(element) => {
+                element.error()?;
+                match element.offset() {
+                    Offset::Offset(low_water) => Some(parse(low_water, &metadata_of(&element))),
+                    _ => None,
+                }
+            }
+            None => None,
+        };
+        let (start, end) = client.fetch_watermarks(store, *partition, deadline)?;
+        places.insert(*partition, Place { start, end, stored });
+    }
+    Ok(places)
+}
+
+/// Somebody else may have stored what is not UTF-8, at which the client panics.
+fn metadata_of(element: &TopicPartitionListElem<'_>) -> String {
+    let read = || element.metadata().to_owned();
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_default()
+}
+
+/// The metadata of a committed offset is `v1;P=<position>`.
+fn parse(low_water: i64, metadata: &str) -> Progress {
+    let position = metadata
+        .strip_prefix("v1;P=")
+        .and_then(|position| position.parse::<i64>().ok())
+        .filter(|position| *position >= low_water)
+        .unwrap_or(low_water);
+    Progress { low_water, position }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolver::takeover::offsets;
+
+    fn at(low_water: i64, position: i64) -> Progress {
+        Progress { low_water, position }
+    }
+
+    #[test]
+    fn reads_what_the_resolver_writes() {
+        let written = offsets("s", [(0, at(7, 13))]).expect("offsets within bounds");
+        assert_eq!(parse(7, &metadata_of(&written.elements()[0])), at(7, 13));
+        assert_eq!(parse(7, ""), at(7, 7));
+        assert_eq!(parse(7, "v1;P=3"), at(7, 7));
+    }
+
+    #[test]
+    fn begins_where_progress_and_log_meet() {
+        let begin = |stored| Place { start: 5, end: 9, stored }.begin();
+        assert_eq!(begin(None), Ok(at(5, 5)));
+        assert_eq!(begin(Some(at(6, 8))), Ok(at(6, 8)));
+        assert_eq!(begin(Some(at(2, 8))), Ok(at(5, 8)));
+        assert_eq!(begin(Some(at(2, 3))), Ok(at(5, 5)));
+        for other in [at(10, 10), at(6, 10)] {
+            assert!(begin(Some(other)).is_err_and(|why| why.contains("another log")));
+        }
+    }
+}
