@@ -7,23 +7,28 @@
 //! - [`child`]: a service as a child process that is started again when it dies
 //! - [`banner`]: what the demonstration prints
 //! - [`health`]: the probe for containers
+//! - [`cli`]: what operators see and do
 //! - [`mod@bench`]: transactions per second and latency against a broker
 
 mod banner;
 mod bench;
 mod child;
+mod cli;
 mod embedded;
 mod health;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use halfmsg_service_kit::settings;
 
 /// Transactional half messages with check-back for Kafka.
 ///
 /// Without a command: runs order-svc and stock-svc on an in-process broker and SQLite, to try it
 /// out. Nothing is kept after it ends.
+///
+/// Exit codes of the operators' commands: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused,
+/// 5 Kafka away.
 #[derive(Parser)]
 #[command(name = "halfmsg", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -43,6 +48,8 @@ enum Command {
     Health(health::HealthArgs),
     /// Measures transactions per second and latency against a broker
     Bench(bench::BenchArgs),
+    #[command(flatten)]
+    Operate(cli::Operate),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +80,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::StockSvc(settings)) => stock_svc::main(*settings).await?,
         Some(Command::Health(args)) => return Ok(health::probe(&args).await),
         Some(Command::Bench(args)) => bench::run(args).await?,
+        Some(Command::Operate(operate)) => return Ok(operate.run(&mut Cli::command()).await),
     }
     Ok(ExitCode::SUCCESS)
 }

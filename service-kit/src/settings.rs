@@ -188,7 +188,7 @@ impl CommonSettings {
     fn kafka(&self, mistakes: &mut Mistakes) -> KafkaConfig {
         let kafka = KafkaConfig {
             brokers: self.kafka_brokers.clone(),
-            properties: properties(&self.kafka_properties, mistakes),
+            properties: kafka_properties(&self.kafka_properties, mistakes),
             embedded: mistakes.switch("HALFMSG_EMBEDDED", &self.embedded).unwrap_or(false),
         };
         if let Err(error) = kafka.validate() {
@@ -227,7 +227,8 @@ pub fn replication(factor: &str, in_sync: &str, mistakes: &mut Mistakes) -> Opti
     Some((factor, in_sync))
 }
 
-fn properties(list: &str, mistakes: &mut Mistakes) -> BTreeMap<String, String> {
+/// Reads `name=value` pairs, separated by commas; a comma in a value is written `\,`.
+pub fn kafka_properties(list: &str, mistakes: &mut Mistakes) -> BTreeMap<String, String> {
     const COMMA: char = '\u{1}';
     let mut found = BTreeMap::new();
     for pair in list.replace("\\,", &COMMA.to_string()).split(',').map(str::trim) {
@@ -336,7 +337,7 @@ mod tests {
     #[test]
     fn properties_may_contain_commas() {
         let mut mistakes = Mistakes::new();
-        let found = properties("a=1, sasl.password=x\\,y=z ,", &mut mistakes);
+        let found = kafka_properties("a=1, sasl.password=x\\,y=z ,", &mut mistakes);
         assert_eq!(mistakes, Mistakes::new());
         assert_eq!(found["a"], "1");
         assert_eq!(found["sasl.password"], "x,y=z");

@@ -1,0 +1,202 @@
+//! The group's topics, its progress, and records that stop it.
+
+use std::io::{IsTerminal, Write};
+
+use halfmsg_producer::{NewTopics, ResetPlan, ResetTo};
+
+use super::Done;
+use super::cluster::ClusterArgs;
+use super::failure::{Exit, Failure};
+use super::halves::WhoAndWhy;
+use super::output::{self, Output, plain, printable};
+
+/// `halfmsg topics`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopicsArgs {
+    /// Create those that are missing
+    #[arg(long)]
+    create: bool,
+    /// Partitions of topics that are created
+    #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value_t = 8)]
+    partitions: i32,
+    /// Replication factor of topics that are created; -1 is the broker's default
+    #[arg(
+        long,
+        env = "HALFMSG_REPLICATION_FACTOR",
+        default_value_t = -1,
+        allow_hyphen_values = true
+    )]
+    replication_factor: i32,
+    /// min.insync.replicas of topics that are created; -1 is the broker's default
+    #[arg(
+        long,
+        env = "HALFMSG_MIN_INSYNC_REPLICAS",
+        default_value_t = -1,
+        allow_hyphen_values = true
+    )]
+    min_insync_replicas: i32,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+impl TopicsArgs {
+    pub(crate) async fn run(self) -> Done {
+        let Self { create, partitions, replication_factor, min_insync_replicas, cluster } = self;
+        let new = NewTopics { partitions, replication_factor, min_insync_replicas };
+        let create = create.then_some(new);
+        let topics = cluster.client()?.topics(create).await?;
+        if cluster.output == Output::Json {
+            return output::json(&serde_json::json!({ "items": topics, "next_cursor": null }));
+        }
+        let mut table = plain(&["TOPIC", "STATUS", "PARTITIONS"]);
+        for topic in topics {
+            table.add_row([topic.name, topic.status.to_owned(), topic.partitions.to_string()]);
+        }
+        println!("{table}");
+        Ok(())
+    }
+}
+
+/// `halfmsg skip`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SkipArgs {
+    /// partition@offset, as the error of the stopped partition names it
+    #[arg(value_parser = parse_place)]
+    place: (i32, i64),
+    #[command(flatten)]
+    why: WhoAndWhy,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+impl SkipArgs {
+    pub(crate) async fn run(self) -> Done {
+        let (partition, offset) = self.place;
+        let client = self.cluster.client()?;
+        let skipped = client.skip(partition, offset, self.why.into()).await?;
+        if self.cluster.output == Output::Json {
+            return output::json(&skipped);
+        }
+        println!(
+            "{partition}@{offset} is passed from the next time that the partition is taken over: \
+             restart the replica that owns it ({})",
+            printable(&skipped.record)
+        );
+        Ok(())
+    }
+}
+
+/// `halfmsg reset-progress`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResetArgs {
+    /// The store's partition
+    partition: i32,
+    /// start, end or an offset
+    #[arg(long, value_parser = parse_to)]
+    to: ResetTo,
+    /// Do not ask before it is done
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    why: WhoAndWhy,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+impl ResetArgs {
+    pub(crate) async fn run(self) -> Done {
+        let client = self.cluster.client()?;
+        let plan = client.plan_reset(self.partition, self.to).await?;
+        let text = self.cluster.output == Output::Text;
+        if text {
+            explain(&plan);
+            let asks = !self.yes && std::io::stdin().is_terminal();
+            if asks && (!plan.loses() || self.why.force) && !confirmed()? {
+                return Err(Failure::new(Exit::Refused, "refused", "nothing was changed"));
+            }
+        }
+        client.reset_progress(&plan, self.why.into()).await?;
+        if !text {
+            return output::json(&plan);
+        }
+        println!("done: partition {} is replayed from {}", plan.partition, plan.to);
+        Ok(())
+    }
+}
+
+fn explain(plan: &ResetPlan) {
+    let (start, end) = plan.log;
+    println!("partition {}: the log goes from {start} to {end}", plan.partition);
+    match plan.stored {
+        Some((low_water, position)) => {
+            println!("stored: replay from {low_water}, carried out below {position}");
+        }
+        None => println!("stored: nothing"),
+    }
+    println!("after it: replay from {0}, carried out below {0}", plan.to);
+    if plan.delivered_again > 0 {
+        println!("  {} committed messages may be delivered again", plan.delivered_again);
+    }
+    if plan.undelivered > 0 {
+        println!("  {} committed messages would NOT be delivered", plan.undelivered);
+    }
+    if plan.unparked > 0 {
+        println!("  {} parked messages would be forgotten", plan.unparked);
+    }
+    if plan.forgotten > 0 {
+        println!("  {} open messages would be forgotten:", plan.forgotten);
+        println!("{}", output::table(&plan.forgotten_halves));
+        let named = plan.forgotten_halves.len();
+        if named < plan.forgotten {
+            println!("  and {} more", plan.forgotten - named);
+        }
+    }
+}
+
+fn confirmed() -> Result<bool, Failure> {
+    print!("Go on? [y/N] ");
+    std::io::stdout().flush().map_err(Failure::failed)?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn parse_to(text: &str) -> Result<ResetTo, String> {
+    match text {
+        "start" => Ok(ResetTo::Start),
+        "end" => Ok(ResetTo::End),
+        offset => match offset.parse() {
+            Ok(offset) if offset >= 0 => Ok(ResetTo::Offset(offset)),
+            _ => Err("use start, end or an offset".into()),
+        },
+    }
+}
+
+fn parse_place(text: &str) -> Result<(i32, i64), String> {
+    let place = text
+        .split_once('@')
+        .and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)));
+    place.ok_or_else(|| "use partition@offset, such as 3@17".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_a_partition_and_an_offset() {
+        assert_eq!(parse_place("3@17"), Ok((3, 17)));
+        for wrong in ["3", "@17", "3@", "a@b"] {
+            assert!(parse_place(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn progress_goes_to_an_end_or_an_offset() {
+        assert_eq!(parse_to("start"), Ok(ResetTo::Start));
+        assert_eq!(parse_to("12"), Ok(ResetTo::Offset(12)));
+        for wrong in ["", "-1", "begin"] {
+            assert!(parse_to(wrong).is_err(), "{wrong}");
+        }
+    }
+}

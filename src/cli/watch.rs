@@ -1,0 +1,126 @@
+//! Half messages as they come, change and go.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{SecondsFormat, Utc};
+use halfmsg_producer::{HalfFilter, HalfView, OperatorClient};
+use serde::Serialize;
+
+use super::Done;
+use super::cluster::ClusterArgs;
+use super::failure::Failure;
+use super::output::{self, Output, cell, place, printable};
+
+/// From the end of one look to the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Halves in one page of a look.
+const PAGE: usize = 1_000;
+/// Of so many that are gone at once it is looked up what became of them; of more it is not.
+const ENDS_LOOKED_UP: usize = 5;
+
+/// `halfmsg watch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+type Seen = BTreeMap<String, HalfView>;
+
+#[derive(Serialize)]
+struct Change<'a> {
+    at: String,
+    /// `new`, `changed` or `closed`.
+    change: &'static str,
+    half: &'a HalfView,
+}
+
+impl WatchArgs {
+    /// Until Ctrl-C. A broker that goes away meanwhile is said, and looked at again.
+    pub(crate) async fn run(self) -> Done {
+        let client = self.cluster.quiet_client()?;
+        let output = self.cluster.output;
+        let follow = async {
+            let mut seen = Seen::new();
+            let first = everything(&client).await?;
+            report(output, &client, &mut seen, first).await?;
+            loop {
+                tokio::time::sleep(INTERVAL).await;
+                match everything(&client).await {
+                    Ok(now) => report(output, &client, &mut seen, now).await?,
+                    Err(failure) => drop(failure.report(output)),
+                }
+            }
+        };
+        tokio::select! {
+            ended = follow => ended,
+            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Failure::failed),
+        }
+    }
+}
+
+async fn everything(client: &OperatorClient) -> Result<Seen, Failure> {
+    let mut seen = Seen::new();
+    let mut cursor = None;
+    loop {
+        let page = client.list(HalfFilter { state: None, limit: PAGE, cursor }).await?.page;
+        seen.extend(page.items.into_iter().map(|half| (half.transaction_id.clone(), half)));
+        match page.next_cursor {
+            Some(next) => cursor = Some(next),
+            None => return Ok(seen),
+        }
+    }
+}
+
+async fn report(
+    output: Output,
+    client: &OperatorClient,
+    seen: &mut Seen,
+    now: Seen,
+) -> Result<(), Failure> {
+    for (id, half) in &now {
+        match seen.get(id) {
+            None => say(output, "new", half)?,
+            Some(before) if state(before) != state(half) => say(output, "changed", half)?,
+            Some(_) => {}
+        }
+    }
+    let gone: Vec<&HalfView> =
+        seen.iter().filter(|(id, _)| !now.contains_key(*id)).map(|(_, half)| half).collect();
+    let look_up = gone.len() <= ENDS_LOOKED_UP;
+    for half in gone {
+        let mut end = HalfView { state: "closed", ..half.clone() };
+        if let Ok(id) = half.transaction_id.parse()
+            && look_up
+            && let Ok(detail) = client.show(id).await
+        {
+            end = detail.half;
+        }
+        say(output, "closed", &end)?;
+    }
+    *seen = now;
+    Ok(())
+}
+
+/// What makes a half another one; its age does not.
+fn state(half: &HalfView) -> (&str, u32, u32, Option<&str>) {
+    (half.state, half.epoch, half.attempts, half.last_outcome.as_deref())
+}
+
+fn say(output: Output, change: &'static str, half: &HalfView) -> Result<(), Failure> {
+    let at = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    if output == Output::Json {
+        return output::json(&Change { at, change, half });
+    }
+    let last = half.last_outcome.as_deref().map(cell).unwrap_or_default();
+    println!(
+        "{at} {change:<8} {} {:<12} {} -> {} {} {last}",
+        half.transaction_id,
+        half.state,
+        printable(&half.purpose),
+        printable(&half.topic),
+        place(half),
+    );
+    Ok(())
+}
