@@ -33,6 +33,13 @@ macro_rules! cases {
                 c16_parked_once_and_listed
                 c16_resumed_committed_or_dropped_by_an_operator
             }
+            [operating] {
+                c11_a_late_commit_stays_parked_until_it_is_reopened
+                c11_an_operator_cannot_contradict_the_fence
+                operators_decide_while_the_service_is_down
+                operators_skip_a_record_of_a_newer_format_only
+                operators_redeliver_what_was_delivered
+            }
             [outage] {
                 c06_prepare_fails_while_kafka_is_away
                 c06_decisions_in_flight_while_kafka_goes_away
@@ -110,6 +117,11 @@ macro_rules! cases {
                 operators_settle_a_parked_half
                 operators_force_what_nobody_can_tell
             }
+            [services::cli] {
+                cli_settles_while_the_service_is_down
+                cli_exit_codes_tell_what_happened
+                cli_watches_until_it_is_interrupted
+            }
             [services::bad_input] {
                 bad_input_is_refused_and_changes_nothing
                 bad_input_without_faults_and_token
@@ -129,6 +141,10 @@ macro_rules! cases {
             }
         }
         $crate::suite::cases::real_tier! { $tier
+            [operating] {
+                c11_every_replica_sees_and_settles_every_partition
+                operators_reset_progress
+            }
             [targets] {
                 c29_missing_target_is_refused
                 c29_target_gone_parks_and_resumes

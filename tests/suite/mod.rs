@@ -17,6 +17,7 @@
 //!   they are carried out
 //! - [`deciding`], [`checking`], [`asking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
 //!   [`targets`]: the producer by itself
+//! - [`operating`]: what operators see and do, in a replica and without one
 //! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
 //!   with the fence table; [`barrier`]: with stock-svc's tables
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
@@ -44,6 +45,7 @@ pub(crate) mod garbage;
 pub(crate) mod kafka_script;
 pub(crate) mod load;
 pub(crate) mod metrics;
+pub(crate) mod operating;
 pub(crate) mod outage;
 pub(crate) mod parking;
 pub(crate) mod progress;

@@ -8,6 +8,7 @@
 //! - [`bad_input`]: what is refused, and that nothing comes of it
 //! - [`repeats`]: requests with an Idempotency-Key, repeated
 //! - [`operators`]: half messages as people see and settle them
+//! - [`cli`]: the same from the command line, with the service down
 //! - [`outages`]: Kafka away, PostgreSQL away
 //! - [`launcher`]: `halfmsg` without a command
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
@@ -16,6 +17,7 @@
 
 pub(crate) mod bad_input;
 mod books;
+pub(crate) mod cli;
 pub(crate) mod crashes;
 pub(crate) mod faults;
 mod ground;

@@ -1,0 +1,182 @@
+//! The operator's command line while the service is down, and its exit codes.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::process::Process;
+use super::shop::settled::VOID_DEADLINE;
+use super::shop::{Shop, TOKEN};
+use crate::suite::{Env, PATIENCE, until};
+
+const RECEIVED: i64 = 40;
+/// So long that no check comes by itself while a test runs.
+const NEVER_MS: &str = "600000";
+/// One command, on a loaded machine.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
+/// From SIGINT to the end of a command.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: i32,
+    out: String,
+    error: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+fn environment(shop: &Shop) -> Vec<(String, String)> {
+    let mut environment: Vec<_> = shop.ground.settings().into_iter().collect();
+    environment.push(("HALFMSG_GROUP".into(), shop.ground.group.group.clone()));
+    environment.push(("USER".into(), "olga".into()));
+    environment.push(("HALFMSG_ADMIN_TOKEN".into(), TOKEN.into()));
+    environment
+}
+
+async fn run(environment: &[(String, String)], arguments: &[&str]) -> Ended {
+    let child = Command::new(env!("CARGO_BIN_EXE_halfmsg"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let ended = tokio::time::timeout(COMMAND_DEADLINE, child).await.expect("it ends in time");
+    let ended = ended.expect("the program starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = ended.status.code().expect("no signal ended it");
+    Ended { code, out: text(&ended.stdout), error: text(&ended.stderr) }
+}
+
+/// An order whose process died after the deduction is found and committed with the service down;
+/// once it runs again, the stock comes back.
+pub(crate) async fn cli_settles_while_the_service_is_down(env: Env) {
+    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", NEVER_MS);
+    let mut shop = builder.open().await;
+    shop.seed("apple", 100, RECEIVED).await;
+    shop.place(&[("apple", 5)]).fault("crash-after-deduct").send_and_lose().await;
+    shop.order.process().abort().await;
+    let environment = environment(&shop);
+
+    let pending = run(&environment, &["pending", "--output", "json"]).await.expect(0).json();
+    let [half] = pending["items"].as_array().expect("a list").as_slice() else {
+        panic!("{pending}")
+    };
+    let id = half["transaction_id"].as_str().expect("an id");
+    assert_eq!((&half["state"], &half["purpose"]), (&"open".into(), &"order.rollback".into()));
+    assert!(half.get("payload").is_none(), "{half}");
+    let listed = run(&environment, &["pending"]).await.expect(0);
+    assert!(listed.out.contains(id), "{listed:?}");
+    let shown = run(&environment, &["show", id, "--output", "json"]).await.expect(0).json();
+    assert!(shown["payload"].as_str().is_some_and(|text| text.contains("apple")), "{shown}");
+    assert_eq!(shown["history"][0]["event"], "stored", "{shown}");
+
+    let commit = ["commit", id, "--reason", "the process is dead", "--output", "json"];
+    let refused = run(&environment, &commit).await.expect(4);
+    assert!(refused.error.contains("needs_force") && refused.error.contains("no listener"));
+    let forced = [&commit[..], &["--force"]].concat();
+    let done = run(&environment, &forced).await.expect(0).json();
+    assert_eq!(done["state"], "committed", "{done}");
+    run(&environment, &forced).await.expect(4);
+    run(&environment, &["resume", id, "--reason", "again"]).await.expect(4);
+    let shown = run(&environment, &["show", id]).await.expect(0);
+    assert!(shown.out.contains("by operator olga: the process is dead"), "{shown:?}");
+    assert_eq!(shop.available("apple").await, RECEIVED - 5, "nobody carries it out yet");
+
+    shop.restart_orders().await;
+    shop.stock_is("apple", RECEIVED).await;
+    let url = shop.order_url("");
+    let check = ["check", id, "--reason", "to be sure", "--url", url.as_str()];
+    run(&environment, &check).await.expect(4);
+    let pending = run(&environment, &["pending", "--output", "json"]).await.expect(0).json();
+    assert_eq!(pending["items"], serde_json::json!([]));
+}
+
+/// What each exit code stands for.
+pub(crate) async fn cli_exit_codes_tell_what_happened(env: Env) {
+    let shop = Shop::open(env).await;
+    let environment = environment(&shop);
+    let unknown = "01985f2e-7c1a-7f00-8000-000000000000";
+    let run = async |arguments: &[&str]| run(&environment, arguments).await;
+    run(&["parked"]).await.expect(0);
+    // The embedded broker does not answer what is asked about topics.
+    let topics = run(&["topics", "--timeout-seconds", "5"]).await;
+    topics.expect(if shop.ground.kafka().embedded { 5 } else { 0 });
+    run(&["completion", "bash"]).await.expect(0);
+    let database = shop.ground.orders_url();
+    run(&["migrate", "order-svc", "--database-url", &database]).await.expect(0);
+    run(&["migrate", "order-svc", "--database-url", "nonsense://x"]).await.expect(1);
+    for wrong in [
+        &["show", "nonsense"][..],
+        &["commit", unknown],
+        &["check", unknown, "--reason", "x"],
+        &["skip", "3", "--reason", "x"],
+        &["reset-progress", "0", "--reason", "x", "--to", "nowhere"],
+        &["pending", "--brokers", "nonsense"],
+        &["pending", "--limit", "0"],
+    ] {
+        run(wrong).await.expect(2);
+    }
+    run(&["show", unknown]).await.expect(3);
+    run(&["rollback", unknown, "--reason", "x", "--force"]).await.expect(3);
+    run(&["pending", "--group", "nobody-has-this-group"]).await.expect(3);
+    run(&["skip", "0@0", "--reason", "x"]).await.expect(4);
+    run(&["pending", "--brokers", "127.0.0.1:1"]).await.expect(5);
+    let closed = ["check", unknown, "--reason", "x", "--url", "http://127.0.0.1:1"];
+    run(&closed).await.expect(1);
+    let url = shop.order_url("");
+    run(&["check", unknown, "--reason", "x", "--url", &url]).await.expect(3);
+}
+
+/// Half messages are shown as they come and go; Ctrl-C ends it in good order.
+pub(crate) async fn cli_watches_until_it_is_interrupted(env: Env) {
+    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", NEVER_MS);
+    let shop = builder.open().await;
+    shop.seed("apple", 100, RECEIVED).await;
+    let environment = environment(&shop);
+    let settings = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let log = shop.ground.directory().join("watch.log");
+    let mut watch = Process::start(&["watch", "--output", "json"], settings, &log);
+    let lost = shop.place(&[("apple", 4)]).fault("decision-lost").send().await.expect(201);
+    let id = lost.transaction_id();
+    let says = |log: &str, change: &str| {
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut about = lines.filter(|line| line["half"]["transaction_id"] == id);
+        about.any(|line| line["change"] == change)
+    };
+    until(PATIENCE, "the half message to be shown", async || {
+        let log = watch.log();
+        if says(&log, "new") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    until(PATIENCE, "its owner to have read it too", async || {
+        match shop.half_state(&id).await.as_str() {
+            "open" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
+    shop.settle(&id, "rollback", false).await.expect(200);
+    until(VOID_DEADLINE, "its end to be shown", async || {
+        let log = watch.log();
+        if says(&log, "closed") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    watch.signal("INT");
+    let status = watch.end(END_DEADLINE).await;
+    assert!(status.success(), "{status}");
+}
