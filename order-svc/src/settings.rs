@@ -105,6 +105,11 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_IDEMPOTENCY_LEASE_MS", default_value = "15000")]
     pub idempotency_lease_ms: String,
 
+    /// Between two times that the store is trimmed below what a replay needs, in milliseconds; 0:
+    /// never
+    #[arg(long, env = "HALFMSG_TRIM_INTERVAL_MS", default_value = "60000")]
+    pub trim_interval_ms: String,
+
     /// How committed messages reach their topic: exactly-once (read-committed readers see each
     /// once) or at-least-once. Unset: exactly-once, on the embedded broker at-least-once
     #[arg(long, env = "HALFMSG_EMISSION", default_value = "", hide_default_value = true)]
@@ -168,6 +173,10 @@ impl Settings {
             replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
         let crash_at = self.crash_point(mistakes);
         let emission = self.emission(mistakes);
+        let trim_interval = match self.trim_interval_ms.as_str() {
+            "0" => Some(None),
+            raw => mistakes.millis("HALFMSG_TRIM_INTERVAL_MS", raw, MILLIS).map(Some),
+        };
         let (common, times) = (common?, times?);
         if crash_at.is_some() && !common.faults {
             mistakes.add("HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on");
@@ -176,6 +185,7 @@ impl Settings {
         let defaults = ProducerConfig::new(common.kafka.clone(), NAME, &self.group);
         let producer = ProducerConfig {
             emission: emission.unwrap_or(defaults.emission),
+            trim_interval: trim_interval?,
             topic_prefix: common.topic_prefix.clone(),
             instance_id: common.instance_id.clone(),
             store_partitions: partitions?,

@@ -68,7 +68,7 @@ pub(crate) async fn c27_long_scaled_up_and_down(env: Env) {
 }
 
 /// Waits until the group has so many members, all of which know their partitions.
-async fn members(setup: &Setup, count: usize) {
+pub(crate) async fn members(setup: &Setup, count: usize) {
     until(PATIENCE, &format!("a group of {count}"), async || {
         let group = setup.env.broker.group(&setup.config.store_topic()).await?;
         if group == ("Stable".to_owned(), count) { Ok(()) } else { Err(format!("{group:?}")) }

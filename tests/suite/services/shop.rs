@@ -40,6 +40,8 @@ const ORDER_SETTINGS: &[(&str, &str)] = &[
     ("HALFMSG_CHECK_INTERVAL_MS", "1000"),
     ("HALFMSG_ANSWER_DEADLINE_MS", "6000"),
     ("HALFMSG_IDEMPOTENCY_LEASE_MS", "4500"),
+    // The books are read from the store.
+    ("HALFMSG_TRIM_INTERVAL_MS", "0"),
 ];
 
 /// One service: how it is started, and its process while it has one.
