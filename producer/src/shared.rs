@@ -31,7 +31,7 @@ struct State {
     broker: Option<String>,
     /// What this client has no right to, if the broker said so.
     denied: Option<String>,
-    /// Why the last attempt to take partitions over gave none, if so.
+    /// Why the last attempt to take partitions over did not give all, if that is known.
     takeover: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl Shared {
         i32::try_from(self.retained.len()).unwrap_or(i32::MAX)
     }
 
-    /// Why taking partitions over gave none; `None` once it did.
+    /// Why taking partitions over did not give all of them; `None` once it did.
     pub(crate) fn takeover_failed(&self, why: Option<String>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).takeover = why;
     }

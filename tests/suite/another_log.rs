@@ -3,39 +3,53 @@
 
 use futures::future::join_all;
 use halfmsg_producer::{Message, PrepareError};
+use halfmsg_protocol::Record;
 
+use super::env::PARTITIONS;
 use super::garbage::{BEFORE, number_in, partitions_of_keys};
 use super::progress::{carried_out, store_by_hand, stored};
 use super::reader::{counts, once_each};
+use super::rebalance::members;
 use super::setup::{Setup, text};
+use super::store::read_store;
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
-use crate::suite::env::PARTITIONS;
 
 /// Progress that was deleted, as the broker does days after a group's last member has left: nothing
-/// that was dropped is delivered, what is open is decided, and what was committed comes again.
+/// that was dropped is delivered, what is open is decided, and of what was committed only that comes
+/// again which the log still holds.
 pub(crate) async fn c26_expired_progress(env: Env) {
     const EACH: usize = 8;
     let mut setup = Setup::new(env, Do::Rollback).await;
-    let (committed, dropped) = (0..EACH, EACH..2 * EACH);
-    let open = 2 * EACH..4 * EACH;
-    setup.send_all(2 * EACH, |number| if number < EACH { Do::Commit } else { Do::Rollback }).await;
+    // The first of their partitions, so that the log is not trimmed beyond them.
+    let (open, committed, dropped) = (0..2 * EACH, 2 * EACH..3 * EACH, 3 * EACH..4 * EACH);
+    setup.leave_open(open.clone()).await;
+    let mut ids = Vec::new();
+    for number in committed.clone().chain(dropped) {
+        let decision = if committed.contains(&number) { Do::Commit } else { Do::Rollback };
+        ids.push(setup.send(number, decision).await.transaction_id);
+    }
     for number in open.clone().step_by(2) {
         setup.told.check(text(number), &[Do::Commit]);
     }
-    setup.leave_open(open.clone()).await;
     carried_out(&setup.config, &[]).await;
     setup.producer.shutdown().await;
     assert!(setup.told.checked().is_empty(), "checked before its time");
     setup.env.broker.delete_group(&setup.config.store_topic()).await;
+    let halves = read_store(&setup.config).await.into_iter().filter_map(|record| match record {
+        Record::Half(meta) => Some(meta.id),
+        _ => None,
+    });
+    let held: Vec<_> = halves.collect();
 
     setup.start_again().await;
     setup.none_open().await;
-    let delivered = counts(&setup.reader.everything_of(&setup.config).await);
-    let mut expected = once_each(committed.clone().map(text));
-    expected.values_mut().for_each(|times| *times = 2);
-    expected.extend(once_each(open.clone().step_by(2).map(text)));
-    assert_eq!(delivered, expected, "of {dropped:?} none");
+    let mut expected = once_each(open.step_by(2).map(text));
+    for (number, id) in committed.zip(&ids) {
+        expected.insert(text(number), if held.contains(id) { 2 } else { 1 });
+    }
+    assert!(expected.values().any(|times| *times == 2), "the log is empty");
+    assert_eq!(counts(&setup.reader.everything_of(&setup.config).await), expected);
     // The new progress is worth what the old one was.
     setup.restart().await;
     assert_eq!(counts(&setup.reader.everything_of(&setup.config).await), expected);
@@ -90,7 +104,7 @@ pub(crate) async fn c26_progress_of_another_log_stops_its_partition(env: Env) {
 }
 
 /// The store is deleted and made anew under a running replica: nothing of the old log comes again,
-/// and either the new one is carried out, or it says that it stands still.
+/// and it goes on with the new one, of which the broker has no progress.
 pub(crate) async fn c26_store_made_anew(env: Env) {
     let setup = Setup::new(env, Do::Rollback).await;
     setup.send_all(BEFORE, |number| if number % 2 == 0 { Do::Commit } else { Do::Rollback }).await;
@@ -99,26 +113,17 @@ pub(crate) async fn c26_store_made_anew(env: Env) {
     setup.env.broker.delete_topic(&store).await;
     let settings = [("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")];
     setup.env.broker.create_topic(&store, PARTITIONS, &settings).await;
-    let found = until(PATIENCE, "the new log to be carried out, or refused", async || {
-        if let Err(reason) = setup.producer.health()
-            && reason.contains("another log")
-        {
-            return Ok(reason);
-        }
-        let begun = setup.producer.begin(PURPOSE, setup.message(BEFORE)).await;
-        match begun.map_err(|error| error.to_string())?.rollback().await {
-            Ok(()) => Ok("carried out".into()),
-            Err(error) => Err(error.to_string()),
-        }
+    let mut number = BEFORE;
+    until(PATIENCE, "the new log to be written", async || {
+        number += 1;
+        let message = Message::new(&setup.target, text(number));
+        let begun = setup.producer.begin(PURPOSE, message).await;
+        let begun = begun.map_err(|error| error.to_string())?;
+        begun.commit().await.map_err(|error| error.to_string())
     })
     .await;
-    println!("{found}");
-    let _ = until(PATIENCE, "nothing", async || {
-        println!("{:?}", setup.producer.health());
-        Ok::<_, String>(())
-    })
-    .await;
-    setup.ends_with((0..BEFORE).step_by(2)).await;
+    setup.ready().await;
+    setup.ends_with((0..BEFORE).step_by(2).chain([number])).await;
 }
 
 /// Partitions that the store gets while replicas run: the next replica uses them, and whoever owns
@@ -150,4 +155,46 @@ pub(crate) async fn c26_partitions_added(env: Env) {
     drop(begun);
     second.shutdown().await;
     setup.ends_with(0..3 * EACH).await;
+}
+
+/// Partitions that only the store gets: nobody knows what is parked in them, so they wait, and the
+/// others go on; they follow as soon as the parked topic has them too.
+pub(crate) async fn c26_partitions_added_to_the_store_only(env: Env) {
+    const MORE: i32 = PARTITIONS + 2;
+    const ALL: usize = 60;
+    let setup = Setup::new(env, Do::Commit).await;
+    setup.ready().await;
+    setup.env.broker.add_partitions(&setup.config.store_topic(), MORE).await;
+    // Its joining makes the group share all of them out.
+    let second = Env::start(&setup.config, &setup.told).await;
+    members(&setup, 2).await;
+    let begins = (0..ALL).map(async |number| {
+        let message = Message::new(&setup.target, text(number));
+        let begun = second.begin(PURPOSE, message).await.expect("it is stored");
+        begun.commit().await.expect("it is stored");
+        (number, begun.receipt().partition)
+    });
+    let begun = join_all(begins).await;
+    let before = begun.iter().filter(|(_, partition)| *partition < PARTITIONS);
+    let before: Vec<String> = before.map(|(number, _)| text(*number)).collect();
+    assert!(before.len() < ALL, "the new partitions are not used");
+    for message in &before {
+        setup.reader.sees(message).await;
+    }
+    let stopped: Vec<i32> = (PARTITIONS..MORE).collect();
+    let delivered = setup.reader.everything_but(&setup.config, &stopped).await;
+    assert_eq!(counts(&delivered), once_each(before));
+    until(PATIENCE, "health to say what is missing", async || {
+        let parked = setup.config.parked_topic();
+        let health = [setup.producer.health(), second.health()];
+        let says = |of: &Result<(), String>| of.as_ref().is_err_and(|why| why.contains(&parked));
+        if health.iter().any(says) { Ok(()) } else { Err(format!("{health:?}")) }
+    })
+    .await;
+    setup.env.broker.add_partitions(&setup.config.parked_topic(), MORE).await;
+    for (number, _) in &begun {
+        setup.reader.sees(&text(*number)).await;
+    }
+    second.shutdown().await;
+    setup.ends_with(0..ALL).await;
 }

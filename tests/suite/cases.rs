@@ -183,6 +183,7 @@ macro_rules! cases {
                 c26_progress_of_another_log_stops_its_partition
                 c26_store_made_anew
                 c26_partitions_added
+                c26_partitions_added_to_the_store_only
             }
             [rebalance] {
                 c23_long_two_owners_fence_each_other

@@ -38,7 +38,7 @@ pub(crate) struct TakeoverEnd {
     pub(crate) taken: Vec<Taken>,
     /// To be tried again.
     pub(crate) failed: Vec<i32>,
-    /// Why nothing could be taken, if so.
+    /// Why some or all could not be taken, if that is known.
     pub(crate) why: Option<String>,
 }
 
@@ -60,6 +60,7 @@ pub(crate) fn start(parts: EmitterParts, partitions: Vec<i32>) -> std::io::Resul
 
 fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String> {
     let mut emitters = fence(parts, partitions)?;
+    let why = without_parked(parts, &mut emitters)?;
     let ready: Vec<i32> = emitters.keys().copied().collect();
     let found = read(&parts.config, &parts.consumer, &ready).map_err(|error| error.to_string())?;
     let own =
@@ -67,7 +68,32 @@ fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String>
     let taken: Vec<Taken> = found.into_iter().filter_map(own).collect();
     let is_taken = |of: &i32| taken.iter().any(|taken| taken.found.partition == *of);
     let failed = partitions.iter().filter(|of| !is_taken(of)).copied().collect();
-    Ok(TakeoverEnd { generation: parts.generation, taken, failed, why: None })
+    Ok(TakeoverEnd { generation: parts.generation, taken, failed, why })
+}
+
+/// Leaves out the partitions that the parked topic does not have, because somebody has given more
+/// of them to the store alone: they wait, and hold up no others. Says so, if there are any.
+fn without_parked(
+    parts: &EmitterParts,
+    emitters: &mut BTreeMap<i32, Emitter>,
+) -> Result<Option<String>, String> {
+    let topic = parts.config.parked_topic();
+    let count = halfmsg_kafka::partition_count(parts.consumer.client(), &topic, LOOKUP)
+        .map_err(|error| error.to_string())?;
+    let missing: Vec<i32> = emitters.keys().copied().filter(|of| *of >= count).collect();
+    let Some(last) = missing.last() else { return Ok(None) };
+    emitters.retain(|partition, _| *partition < count);
+    let why = format!(
+        "the topic '{topic}' has {count} partitions, fewer than the store: nothing of partitions \
+         {missing:?} is carried out; give it as many with kafka-topics.sh --alter --topic {topic} \
+         --partitions {}",
+        last + 1
+    );
+    if emitters.is_empty() {
+        return Err(why);
+    }
+    tracing::warn!(why, "some of the store's partitions cannot be taken over yet");
+    Ok(Some(why))
 }
 
 /// Fences the former owners, all at once: each may have a transaction that the broker ends first.
