@@ -100,7 +100,9 @@ impl Mode {
         match self {
             // The in-process broker knows no transactions, and forgets what is beyond 5 MiB.
             Self::All if embedded => &[Self::EngineAlo],
-            Self::All => &[Self::BareAlo, Self::EngineAlo, Self::BareEos, Self::CheckBack],
+            Self::All => {
+                &[Self::BareAlo, Self::EngineAlo, Self::BareEos, Self::EngineEos, Self::CheckBack]
+            }
             Self::BareAlo => &[Self::BareAlo],
             Self::EngineAlo => &[Self::EngineAlo],
             Self::BareEos => &[Self::BareEos],
@@ -206,4 +208,19 @@ async fn child(args: &BenchArgs, mode: Mode) -> anyhow::Result<Figures> {
         .context("starting the run's process")?;
     ensure!(output.status.success(), "the run failed ({})", output.status);
     serde_json::from_slice(&output.stdout).context("the run printed something else than figures")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_has_the_bare_loop_before_the_engine_in_both_emissions() {
+        let round = Mode::All.rounds(false);
+        for (bare, engine) in [(Mode::BareAlo, Mode::EngineAlo), (Mode::BareEos, Mode::EngineEos)] {
+            let at = |mode| round.iter().position(|found| *found == mode);
+            assert_eq!(at(bare).map(|at| at + 1), at(engine), "{}", engine.name());
+            assert!(at(engine).is_some());
+        }
+    }
 }

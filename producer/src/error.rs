@@ -39,6 +39,14 @@ pub enum Invalid {
         /// The limit.
         max_bytes: usize,
     },
+    /// A transaction of no message, or of too many.
+    #[error("{count} messages in one transaction: 1 to {most} are allowed")]
+    MessageCount {
+        /// So many were given.
+        count: usize,
+        /// The limit.
+        most: usize,
+    },
     /// The argument is not what the purpose's listener takes.
     #[error("the listener of purpose '{purpose}' takes a {expected} as its argument")]
     WrongArgument {

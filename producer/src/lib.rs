@@ -10,6 +10,7 @@
 //! - [`message`]: what is sent, and what a listener sees
 //! - [`listener`]: runs a local transaction and answers for it
 //! - [`builder`], [`producer`]: RocketMQ's `TransactionMQProducer`
+//! - [`several`]: messages that share one local transaction
 //! - [`transaction`]: from a stored half message to its recorded decision
 //! - `fence` (feature `fence`): a table that keeps a check-back and its local transaction apart
 //! - `prepare`: stores a half message, or says why not
@@ -45,6 +46,7 @@ mod prepare;
 pub mod producer;
 mod resolver;
 mod scan;
+pub mod several;
 mod shared;
 pub mod snapshot;
 mod stored;
@@ -65,5 +67,6 @@ pub use operator::{
     NewTopics, OperatorClient, Redelivered, ResetPlan, ResetTo, Skipped, TopicReport,
 };
 pub use producer::TransactionProducer;
+pub use several::TransactionOfSeveral;
 pub use snapshot::{SnapshotLimits, SnapshotProgress};
 pub use transaction::{LocalOutcome, Receipt, SendResult, Transaction};

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use halfmsg_protocol::{HEADER, Half, TRANSACTION_ID_HEADER, TransactionId};
+use halfmsg_protocol::{
+    HEADER, Half, LOCAL_TRANSACTION_ID_HEADER, TRANSACTION_ID_HEADER, TransactionId,
+};
 
 use crate::error::Invalid;
 use crate::log::Part;
@@ -69,7 +71,8 @@ impl Message {
             return Err(Invalid::TooManyHeaders(self.headers.len()));
         }
         for (name, _) in &self.headers {
-            if name == HEADER || name == TRANSACTION_ID_HEADER {
+            if [HEADER, TRANSACTION_ID_HEADER, LOCAL_TRANSACTION_ID_HEADER].contains(&name.as_str())
+            {
                 return Err(Invalid::ReservedHeader(name.clone()));
             }
             // librdkafka takes header names as C strings.
@@ -106,6 +109,9 @@ impl Message {
 pub struct HalfMessage {
     /// Its identity; the delivered record carries it too.
     pub transaction_id: TransactionId,
+    /// The identity of the local transaction: the key of its fence. The message's own, unless it is
+    /// one of several that share a local transaction.
+    pub local_transaction_id: TransactionId,
     /// The kind of local transaction.
     pub purpose: String,
     /// The topic that it will be delivered to.
@@ -130,6 +136,7 @@ impl HalfMessage {
     pub(crate) fn new(partition: i32, half: &Half, epoch: u32, attempts: u32) -> Self {
         Self {
             transaction_id: half.meta.id,
+            local_transaction_id: half.meta.local_transaction.unwrap_or(half.meta.id),
             purpose: half.meta.purpose.clone(),
             topic: half.meta.topic.clone(),
             key: half.body.key.clone(),

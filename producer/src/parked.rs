@@ -205,17 +205,6 @@ pub(crate) fn read(
     Ok(found)
 }
 
-/// The same without what is skipped.
-pub(crate) fn read_partitions(
-    kafka: &KafkaConfig,
-    topic: &str,
-    partitions: &[i32],
-    deadline: Duration,
-) -> Result<HashMap<i32, Vec<ParkedState>>, KafkaError> {
-    let found = read(kafka, topic, partitions, deadline)?;
-    Ok(found.into_iter().map(|(partition, found)| (partition, found.states)).collect())
-}
-
 /// The key under which an operator's word to skip a record is kept.
 pub(crate) fn skip_key(partition: i32, offset: i64) -> String {
     format!("{SKIP_KEY}{partition}-{offset}")

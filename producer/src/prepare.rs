@@ -37,16 +37,36 @@ impl TransactionProducer {
         purpose: &str,
         message: Message,
     ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
-        let inner = &self.inner;
-        let config = &inner.config;
+        let until = self.admit(&[&message])?;
+        let place = self.place(until).await?;
+        let half = self.store(purpose, message, None, until).await?;
+        Ok((half, place))
+    }
+
+    /// Checks what needs no waiting; until when the rest must be done.
+    pub(crate) fn admit(&self, messages: &[&Message]) -> Result<Instant, PrepareError> {
+        let config = &self.inner.config;
         // Closed by the shutdown; one atomic load, where the token takes a lock.
-        if inner.tasks.is_closed() {
+        if self.inner.tasks.is_closed() {
             return Err(PrepareError::ShuttingDown);
         }
-        let until = Instant::now() + config.prepare_deadline;
-        message
-            .validate(config.max_message_bytes, config.prepare_deadline + config.local_deadline)?;
-        let place = self.place(until).await?;
+        let local = config.prepare_deadline + config.local_deadline;
+        for message in messages {
+            message.validate(config.max_message_bytes, local)?;
+        }
+        Ok(Instant::now() + config.prepare_deadline)
+    }
+
+    /// Stores one half message. With `local`, it is one of several of that local transaction.
+    pub(crate) async fn store(
+        &self,
+        purpose: &str,
+        message: Message,
+        local: Option<TransactionId>,
+        until: Instant,
+    ) -> Result<HalfMessage, PrepareError> {
+        let inner = &self.inner;
+        let config = &inner.config;
         self.find_target(&message.topic, until).await?;
         let partition = inner.partitioner.choose(message.key.as_deref(), inner.partitions);
         self.check_budget(partition)?;
@@ -63,12 +83,14 @@ impl TransactionProducer {
             topic: std::mem::take(&mut message.topic),
             timestamp_ms: clock::wall_ms(),
             check_after: message.check_after,
+            local_transaction: local,
         };
         let packed = codec::encode_half(&meta);
         let appended = inner.log.append_by(partition, &packed, message.part(), until).await;
         let offset = appended.map_err(|error| self.not_stored(id, error))?;
-        let half = HalfMessage {
+        Ok(HalfMessage {
             transaction_id: id,
+            local_transaction_id: local.unwrap_or(id),
             purpose: meta.purpose,
             topic: meta.topic,
             key: message.key,
@@ -78,8 +100,7 @@ impl TransactionProducer {
             offset,
             epoch: 0,
             attempts: 0,
-        };
-        Ok((half, place))
+        })
     }
 
     fn not_stored(&self, id: TransactionId, error: AppendError) -> PrepareError {
@@ -94,7 +115,7 @@ impl TransactionProducer {
     }
 
     /// A place among the transactions under way.
-    async fn place(&self, until: Instant) -> Result<OwnedSemaphorePermit, PrepareError> {
+    pub(crate) async fn place(&self, until: Instant) -> Result<OwnedSemaphorePermit, PrepareError> {
         let acquired = Arc::clone(&self.inner.places).acquire_owned();
         match tokio::time::timeout_at(until.into(), acquired).await {
             Ok(Ok(place)) => Ok(place),

@@ -186,7 +186,7 @@ impl TransactionProducer {
         }
     }
 
-    fn listener(&self, purpose: &str) -> Result<Arc<dyn ErasedListener>, PrepareError> {
+    pub(crate) fn listener(&self, purpose: &str) -> Result<Arc<dyn ErasedListener>, PrepareError> {
         let found = self.inner.checker.listener(purpose).cloned();
         found.ok_or_else(|| PrepareError::NoListener(purpose.to_owned()))
     }

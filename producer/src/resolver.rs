@@ -14,9 +14,10 @@
 //! - `emitter`, `worker`: the thread that carries batches out; `delivery`: its client
 //! - `progress`: storing (L, P) in at-least-once mode
 //! - `trim`: deletes what no owner will need
+//! - `skip`: goes on behind a record of a newer format
 //! - `query`: what the views and operators ask
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -34,13 +35,14 @@ use crate::targets::Targets;
 
 pub(crate) mod assignment;
 mod carry;
-mod delivery;
+pub(crate) mod delivery;
 mod emitter;
 mod lane;
 mod ownership;
 pub(crate) mod progress;
 pub(crate) mod query;
 mod reading;
+mod skip;
 pub(crate) mod takeover;
 mod trim;
 mod worker;
@@ -70,6 +72,8 @@ pub(crate) enum Input {
         progress: Option<Progress>,
         end: JobEnd,
     },
+    /// What operators have skipped by now in a partition that is stopped.
+    Skipped { partition: i32, generation: u64, skipped: BTreeSet<i64> },
     /// Partitions are taken over, or not yet.
     TakenOver(TakeoverEnd),
     /// The answer about one half.
@@ -92,6 +96,10 @@ pub(crate) struct Owned {
     pub(crate) generation: u64,
     /// Why it is not read on, if it is not.
     pub(crate) stopped: Option<String>,
+    /// The record of a newer format at which it is stopped.
+    stopped_at: Option<i64>,
+    /// Such records that an operator has skipped.
+    skipped: BTreeSet<i64>,
     /// It is not read on until its lane has room again.
     pub(crate) is_throttled: bool,
     /// Its log is not the one that progress was stored for: what is stored stays as it is.
@@ -163,6 +171,7 @@ pub(crate) struct Resolver {
     started: Instant,
     last_tick: Instant,
     trimmed_at: Instant,
+    skips_looked_at: Instant,
     stop_asked: bool,
     /// The broker has said that the store may not be read.
     is_denied: bool,
@@ -210,6 +219,7 @@ impl Resolver {
             started: now,
             last_tick: now,
             trimmed_at: now,
+            skips_looked_at: now,
             stop_asked: false,
             is_denied: false,
             replay: None,
@@ -255,6 +265,9 @@ impl Resolver {
                 self.emitted((partition, generation), items, progress, end);
             }
             Input::TakenOver(end) => self.taken_over(end),
+            Input::Skipped { partition, generation, skipped } => {
+                self.skipped(partition, generation, skipped);
+            }
             Input::Answered { partition, generation, of, answer } => {
                 self.metrics.checked(&answer);
                 if !matches!(answer, Answer::NotAsked(_)) {
@@ -291,6 +304,7 @@ impl Resolver {
         }
         self.report_replay();
         self.trim();
+        self.look_for_skips();
         self.shared.publish(&self.owned, !self.wanted.is_empty());
     }
 

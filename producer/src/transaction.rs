@@ -55,6 +55,13 @@ pub struct SendResult {
     pub decision_recorded: bool,
 }
 
+impl Receipt {
+    pub(crate) fn of(half: &HalfMessage) -> Self {
+        let &HalfMessage { transaction_id, partition, offset, .. } = half;
+        Self { transaction_id, partition, offset }
+    }
+}
+
 impl TransactionProducer {
     /// Records what the local transaction said, or what its check says.
     pub(crate) async fn decide(&self, half: &HalfMessage, local: LocalOutcome) -> SendResult {
@@ -106,7 +113,7 @@ impl TransactionProducer {
         LocalTransactionState::Unknown
     }
 
-    async fn record(
+    pub(crate) async fn record(
         &self,
         half: &HalfMessage,
         verdict: Verdict,
@@ -158,11 +165,11 @@ impl Transaction {
 
     /// Where the half is stored.
     pub fn receipt(&self) -> Receipt {
-        Receipt {
-            transaction_id: self.half.transaction_id,
-            partition: self.half.partition,
-            offset: self.half.offset,
-        }
+        Receipt::of(&self.half)
+    }
+
+    pub(crate) fn producer(&self) -> &TransactionProducer {
+        &self.producer
     }
 
     /// The half as a listener would see it.

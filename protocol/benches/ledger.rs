@@ -41,6 +41,7 @@ fn half(n: i64) -> Record {
         topic: "stock.rollback".into(),
         timestamp_ms: 1_753_000_000_123,
         check_after: None,
+        local_transaction: None,
     })
 }
 

@@ -25,6 +25,9 @@ pub const HEADER: &str = "halfmsg";
 /// The name of the header that a delivered record carries: the transaction id as text, the key
 /// by which a consumer in any language deduplicates.
 pub const TRANSACTION_ID_HEADER: &str = "halfmsg-transaction-id";
+/// The name of the header by which messages of one local transaction can be told to belong
+/// together: its identity as text. Only they carry it.
+pub const LOCAL_TRANSACTION_ID_HEADER: &str = "halfmsg-local-transaction-id";
 /// The version that this code writes, and the newest that it reads.
 pub const VERSION: u8 = 1;
 /// The longest text field in bytes; a reason is cut to it, a name longer than it is refused
@@ -58,6 +61,8 @@ mod tag {
     pub(super) const ATTEMPT: u8 = 9;
     pub(super) const OUTCOME: u8 = 10;
     pub(super) const CAUSE: u8 = 11;
+    /// Not skippable: a program that does not know it would ask about another transaction.
+    pub(super) const LOCAL_TRANSACTION: u8 = 13;
     pub(super) const OPERATOR: u8 = 0x81;
     pub(super) const REASON: u8 = 0x82;
 }
@@ -212,6 +217,9 @@ impl Writer {
             let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             self.field(tag::CHECK_AFTER_MS, &millis.to_le_bytes());
         }
+        if let Some(id) = meta.local_transaction {
+            self.field(tag::LOCAL_TRANSACTION, id.as_bytes());
+        }
     }
 
     fn half_ref(&mut self, of: &HalfRef) {
@@ -229,7 +237,7 @@ impl Writer {
 /// The fields of a header by tag; a repeated one is refused.
 #[derive(Default)]
 struct Fields<'a> {
-    known: [Option<&'a [u8]>; 12],
+    known: [Option<&'a [u8]>; 14],
     operator: Option<&'a [u8]>,
     reason: Option<&'a [u8]>,
 }
@@ -253,7 +261,7 @@ impl<'a> Fields<'a> {
         let slot = match tag {
             tag::OPERATOR => &mut self.operator,
             tag::REASON => &mut self.reason,
-            1..=11 => &mut self.known[usize::from(tag)],
+            1..=11 | tag::LOCAL_TRANSACTION => &mut self.known[usize::from(tag)],
             tag if tag & SKIPPABLE != 0 => return Ok(()),
             tag => return Err(DecodeError::Newer(format!("field {tag}"))),
         };
@@ -293,6 +301,10 @@ impl<'a> Fields<'a> {
             Some(bytes) => Some(Duration::from_millis(u64::from_le_bytes(array(bytes)?))),
             None => None,
         };
+        let local_transaction = match self.known[usize::from(tag::LOCAL_TRANSACTION)] {
+            Some(bytes) => Some(TransactionId::from_bytes(array(bytes)?)),
+            None => None,
+        };
         Ok(HalfMeta {
             id,
             application: self.string(tag::APPLICATION)?,
@@ -300,6 +312,7 @@ impl<'a> Fields<'a> {
             topic: self.string(tag::TOPIC)?,
             timestamp_ms: self.i64(tag::TIMESTAMP_MS)?,
             check_after,
+            local_transaction,
         })
     }
 

@@ -22,7 +22,7 @@ pub use crate::core::{
     Answer, Command, CoreConfig, Event, NotAsked, Question, ResolverCore, Takeover,
 };
 pub use crate::schedule::Backoff;
-pub use codec::{DecodeError, HEADER, TRANSACTION_ID_HEADER};
+pub use codec::{DecodeError, HEADER, LOCAL_TRANSACTION_ID_HEADER, TRANSACTION_ID_HEADER};
 pub use ids::{Epoch, HalfOffset, TransactionId};
 pub use ledger::{Closed, Half, Ignored, Ledger, Open, Outcome, ParkedHalf, ParkedState, Progress};
 pub use record::{

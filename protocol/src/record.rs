@@ -21,6 +21,9 @@ pub struct HalfMeta {
     pub timestamp_ms: i64,
     /// When it is checked first, if not after the group's default.
     pub check_after: Option<Duration>,
+    /// The identity of the local transaction, if the message is one of several that share it; else
+    /// it is the message's own.
+    pub local_transaction: Option<TransactionId>,
 }
 
 /// The user's part of a record, byte for byte. Cheap to clone.

@@ -24,14 +24,18 @@ fn of() -> impl Strategy<Value = HalfRef> {
 
 fn meta() -> impl Strategy<Value = HalfMeta> {
     let check_after = prop::option::of(any::<u64>().prop_map(Duration::from_millis));
-    (any::<[u8; 16]>(), text(), text(), text(), any::<i64>(), check_after).prop_map(
-        |(id, application, purpose, topic, timestamp_ms, check_after)| HalfMeta {
-            id: TransactionId::from_bytes(id),
-            application,
-            purpose,
-            topic,
-            timestamp_ms,
-            check_after,
+    let local = prop::option::of(any::<[u8; 16]>().prop_map(TransactionId::from_bytes));
+    (any::<[u8; 16]>(), text(), text(), text(), any::<i64>(), check_after, local).prop_map(
+        |(id, application, purpose, topic, timestamp_ms, check_after, local_transaction)| {
+            HalfMeta {
+                id: TransactionId::from_bytes(id),
+                application,
+                purpose,
+                topic,
+                timestamp_ms,
+                check_after,
+                local_transaction,
+            }
         },
     )
 }

@@ -79,6 +79,7 @@ fn meta(check_after: Option<Duration>) -> HalfMeta {
         topic: "stock.rollback".into(),
         timestamp_ms: 1_753_000_000_123,
         check_after,
+        local_transaction: None,
     }
 }
 

@@ -252,6 +252,7 @@ fn meta(id: TransactionId) -> HalfMeta {
         topic: "topic".into(),
         timestamp_ms: 0,
         check_after: None,
+        local_transaction: None,
     }
 }
 

@@ -38,11 +38,16 @@ macro_rules! cases {
                 c11_an_operator_cannot_contradict_the_fence
                 operators_decide_while_the_service_is_down
                 operators_skip_a_record_of_a_newer_format_only
+                operators_skip_a_record_while_a_replica_stands_still
                 operators_redeliver_what_was_delivered
             }
             [outage] {
                 c06_prepare_fails_while_kafka_is_away
                 c06_decisions_in_flight_while_kafka_goes_away
+            }
+            [several] {
+                several_messages_share_their_decision
+                several_messages_are_stored_all_or_dropped
             }
             [restart] {
                 c22_dropped_without_shutdown

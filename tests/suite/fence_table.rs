@@ -102,6 +102,7 @@ async fn book_in_tx(tx: &DatabaseTransaction, id: TransactionId) {
 fn half(transaction_id: TransactionId) -> HalfMessage {
     HalfMessage {
         transaction_id,
+        local_transaction_id: transaction_id,
         purpose: "booking".into(),
         topic: "bookings".into(),
         key: None,

@@ -20,6 +20,7 @@
 //! - [`operating`]: what operators see and do, in a replica and without one
 //! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
 //!   with the fence table; [`barrier`]: with stock-svc's tables
+//! - [`several`]: messages that share one local transaction; [`bounds`]: long logs, trimming, memory
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
 //! - [`secure`]: logins, TLS, access control lists
 //! - [`services`]: the whole thing, with real processes
@@ -58,6 +59,7 @@ pub(crate) mod restart;
 pub(crate) mod secure;
 pub(crate) mod services;
 pub(crate) mod setup;
+pub(crate) mod several;
 pub(crate) mod store;
 pub(crate) mod targets;
 pub(crate) mod told;

@@ -265,6 +265,33 @@ pub(crate) async fn operators_skip_a_record_of_a_newer_format_only(env: Env) {
     assert_eq!(journal(&setup.config, "skip").await, ["begun", "done"]);
 }
 
+/// A replica that stands still at it goes on by itself, and so does the next one.
+pub(crate) async fn operators_skip_a_record_while_a_replica_stands_still(env: Env) {
+    let mut setup = Setup::new(env, Do::Rollback).await;
+    let sent = setup.send(0, Do::Commit).await;
+    let headers = vec![(HEADER.to_owned(), Some(NEWER.to_vec()))];
+    let newer = Entry { partition: sent.partition, headers, ..Entry::default() };
+    let offset = write(&setup.config.kafka, &setup.config.store_topic(), &newer).await;
+    until(PATIENCE, "the partition to be stopped", async || match setup.producer.health() {
+        Err(reason) if reason.contains("stopped") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let skipped = client(&setup.config).skip(sent.partition, offset, operator(false)).await;
+    skipped.expect("it is of a newer format");
+    setup.ready().await;
+    for round in 1..=2 {
+        // The same key, so the same partition.
+        let number = 8 * round;
+        assert_eq!(setup.send(number, Do::Commit).await.partition, sent.partition);
+        setup.reader.sees(&text(number)).await;
+        if round == 1 {
+            setup.restart().await;
+        }
+    }
+    setup.producer.shutdown().await;
+}
+
 /// Refused while a replica runs; refused without force where messages would be lost; afterwards
 /// the log is replayed from there.
 pub(crate) async fn operators_reset_progress(env: Env) {

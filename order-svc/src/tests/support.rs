@@ -216,6 +216,7 @@ pub(super) fn half_of(draft: &Draft) -> HalfMessage {
     let message = RollbackPayload::new(draft.id, &order).to_message(TOPIC);
     HalfMessage {
         transaction_id: draft.transaction_id,
+        local_transaction_id: draft.transaction_id,
         purpose: PURPOSE.into(),
         topic: message.topic,
         key: message.key,

@@ -55,7 +55,8 @@ pub async fn check(
     halves: &[HalfMessage],
     options: FenceOptions,
 ) -> Vec<LocalTransactionState> {
-    let ids: BTreeSet<TransactionId> = halves.iter().map(|half| half.transaction_id).collect();
+    let ids: BTreeSet<TransactionId> =
+        halves.iter().map(|half| half.local_transaction_id).collect();
     let ids: Vec<TransactionId> = ids.into_iter().collect();
     let known = match states(db, &ids, options).await {
         Ok(known) => known,
@@ -64,7 +65,7 @@ pub async fn check(
             return vec![LocalTransactionState::Unknown; halves.len()];
         }
     };
-    let answer = |half: &HalfMessage| known.get(&half.transaction_id).copied();
+    let answer = |half: &HalfMessage| known.get(&half.local_transaction_id).copied();
     halves.iter().map(|half| answer(half).unwrap_or(LocalTransactionState::Unknown)).collect()
 }
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use halfmsg_kafka::{TopicError, partition_count};
-use halfmsg_protocol::{Half, TRANSACTION_ID_HEADER};
-use rdkafka::message::{Header, OwnedHeaders};
+use halfmsg_protocol::Half;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde::Serialize;
 use serde_json::json;
@@ -14,6 +13,7 @@ use super::{OperatorClient, WRITE_DEADLINE};
 use crate::TransactionId;
 use crate::admin::{AdminError, OperatorRequest};
 use crate::config::ProducerConfig;
+use crate::resolver::delivery::delivered_headers;
 use crate::resolver::query::What;
 use crate::snapshot::{self, Traced, Where};
 
@@ -121,14 +121,9 @@ async fn send(config: &ProducerConfig, half: &Half) -> Result<Redelivered, Admin
         Ok(Err(error)) => return Err(AdminError::Unreachable(error.to_string())),
         Err(error) => return Err(AdminError::Incomplete(error.to_string())),
     }
-    let id = half.meta.id.to_string();
-    let mut headers = OwnedHeaders::new_with_capacity(half.body.headers.len() + 1);
-    for (key, value) in &half.body.headers {
-        headers = headers.insert(Header { key, value: value.as_deref() });
-    }
-    headers = headers.insert(Header { key: TRANSACTION_ID_HEADER, value: Some(id.as_bytes()) });
-    let mut record: FutureRecord<'_, [u8], [u8]> =
-        FutureRecord::to(&half.meta.topic).headers(headers).timestamp(half.meta.timestamp_ms);
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&half.meta.topic)
+        .headers(delivered_headers(half))
+        .timestamp(half.meta.timestamp_ms);
     if let Some(key) = &half.body.key {
         record = record.key(key.as_ref());
     }
@@ -138,5 +133,10 @@ async fn send(config: &ProducerConfig, half: &Half) -> Result<Redelivered, Admin
     let sent = producer.send(record, WRITE_DEADLINE).await;
     let sent = sent.map_err(|(error, _)| unsent(&error))?;
     let (partition, offset) = (sent.partition, sent.offset);
-    Ok(Redelivered { transaction_id: id, topic: half.meta.topic.clone(), partition, offset })
+    Ok(Redelivered {
+        transaction_id: half.meta.id.to_string(),
+        topic: half.meta.topic.clone(),
+        partition,
+        offset,
+    })
 }

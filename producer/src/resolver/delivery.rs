@@ -7,7 +7,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use halfmsg_protocol::{Half, TRANSACTION_ID_HEADER};
+use halfmsg_protocol::{Half, LOCAL_TRANSACTION_ID_HEADER, TRANSACTION_ID_HEADER};
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
@@ -124,11 +124,8 @@ pub(crate) fn client(config: &ProducerConfig, partition: i32) -> Result<Client, 
 /// The delivered record: the user's key, payload, headers and timestamp, and the transaction id as
 /// text, by which a consumer in any language deduplicates.
 pub(crate) fn delivery(half: &Half, report: Report) -> Outgoing<'_> {
-    let id = half.meta.id.to_string();
-    let headers = headers(&half.body.headers)
-        .insert(Header { key: TRANSACTION_ID_HEADER, value: Some(id.as_bytes()) });
     let mut record: Outgoing<'_> = BaseRecord::with_opaque_to(&half.meta.topic, Box::new(report))
-        .headers(headers)
+        .headers(delivered_headers(half))
         .timestamp(half.meta.timestamp_ms);
     if let Some(key) = &half.body.key {
         record = record.key(key.as_ref());
@@ -154,6 +151,18 @@ pub(crate) fn parked<'a>(
         record = record.payload(payload.as_ref());
     }
     record
+}
+
+/// The user's headers and ours, as the target gets them.
+pub(crate) fn delivered_headers(half: &Half) -> OwnedHeaders {
+    let id = half.meta.id.to_string();
+    let mut headers = headers(&half.body.headers)
+        .insert(Header { key: TRANSACTION_ID_HEADER, value: Some(id.as_bytes()) });
+    if let Some(local) = half.meta.local_transaction.map(|id| id.to_string()) {
+        let (key, value) = (LOCAL_TRANSACTION_ID_HEADER, Some(local.as_bytes()));
+        headers = headers.insert(Header { key, value });
+    }
+    headers
 }
 
 fn headers(from: &[(String, Option<Bytes>)]) -> OwnedHeaders {

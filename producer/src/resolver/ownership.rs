@@ -161,12 +161,15 @@ impl Resolver {
             progress.forget(partition);
         }
         let (stopped, is_lost) = (found.stopped.clone(), found.stopped.is_some());
+        let skipped = found.skipped();
         let takeover = found.takeover(clock::wall_ms(), self.started.elapsed());
         let owned = Owned {
             core: ResolverCore::new(self.config.core(), takeover),
             lane: Lane::new(emitter, self.limits),
             generation,
             stopped,
+            stopped_at: None,
+            skipped,
             is_throttled: false,
             is_lost,
             end_at_takeover,
@@ -178,7 +181,7 @@ impl Resolver {
     }
 
     /// Reads all owned partitions on from where each ledger stands.
-    fn reassign(&mut self) {
+    pub(super) fn reassign(&mut self) {
         let mut assignment = TopicPartitionList::new();
         for (partition, owned) in &self.owned {
             let from = Offset::Offset(owned.core.ledger().position());
@@ -325,6 +328,7 @@ impl Resolver {
                     Input::Answered { .. }
                     | Input::BatchOver { .. }
                     | Input::AppendFailed { .. }
+                    | Input::Skipped { .. }
                     | Input::TakenOver(_),
                 ) => {}
                 Ok(input) => self.input(input),

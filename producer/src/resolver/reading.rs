@@ -89,13 +89,20 @@ impl Resolver {
         self.step(partition, None, event);
     }
 
-    /// Leaves the partition where it is: it stays ours, and is not read on.
+    /// Leaves the partition where it is: it stays ours, and is not read on, unless an operator has
+    /// skipped the record.
     fn stop_partition(&mut self, partition: i32, offset: i64, error: &DecodeError) {
+        let owned = self.owned.get(&partition);
+        if owned.is_some_and(|owned| owned.skipped.contains(&offset)) {
+            tracing::warn!(topic = self.store, partition, offset, %error, "skipped by an operator");
+            return self.step(partition, None, Event::CaughtUp { position: offset + 1 });
+        }
         let reason = format!("{}[{partition}]@{offset}: {error}", self.store);
         tracing::error!(topic = self.store, partition, offset, %error, "the partition is stopped");
         self.pause(partition, true);
         if let Some(owned) = self.owned.get_mut(&partition) {
             owned.stopped = Some(reason);
+            owned.stopped_at = Some(offset);
         }
     }
 

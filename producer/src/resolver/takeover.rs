@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use halfmsg_protocol::{ParkedState, Progress, Takeover};
+use halfmsg_protocol::{Progress, Takeover};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -17,12 +17,12 @@ use super::Input;
 use super::assignment::StoreContext;
 use super::emitter::{Emitter, EmitterParts, Ready};
 use crate::config::ProducerConfig;
-use crate::parked;
+use crate::parked::{self, ParkedPartition};
 
 /// One look-up of offsets or watermarks.
 const LOOKUP: Duration = Duration::from_secs(5);
 /// Reading the parked topic.
-const PARKED_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const PARKED_DEADLINE: Duration = Duration::from_secs(30);
 /// Fencing all former owners, in parallel.
 const READY_DEADLINE: Duration = Duration::from_secs(25);
 
@@ -141,7 +141,7 @@ pub(crate) struct Found {
     pub(crate) end: i64,
     /// Why it must not be read, if it must not.
     pub(crate) stopped: Option<String>,
-    parked: Vec<ParkedState>,
+    parked: ParkedPartition,
 }
 
 /// Committed offsets that say this progress.
@@ -160,8 +160,13 @@ pub(crate) fn offsets(
 }
 
 impl Found {
+    /// Records of a newer format that an operator has skipped.
+    pub(crate) fn skipped(&self) -> BTreeSet<i64> {
+        self.parked.skipped.clone()
+    }
+
     pub(crate) fn takeover(self, wall_ms: i64, now: Duration) -> Takeover {
-        Takeover { progress: self.progress, parked: self.parked, wall_ms, now }
+        Takeover { progress: self.progress, parked: self.parked.states, wall_ms, now }
     }
 }
 
@@ -180,12 +185,8 @@ fn read(
     }
     // Read-committed: it would wait for an open transaction of the former owner, were there one.
     let committed = consumer.committed_offsets(wanted, LOOKUP)?;
-    let mut parked = parked::read_partitions(
-        &config.kafka,
-        &config.parked_topic(),
-        partitions,
-        PARKED_DEADLINE,
-    )?;
+    let mut parked =
+        parked::read(&config.kafka, &config.parked_topic(), partitions, PARKED_DEADLINE)?;
     let mut found = Vec::with_capacity(partitions.len());
     let mut unknown = Vec::new();
     for partition in partitions {

@@ -153,6 +153,7 @@ fn meta(n: u8, check_after: Option<Duration>) -> HalfMeta {
         topic: "topic".into(),
         timestamp_ms: 0,
         check_after,
+        local_transaction: None,
     }
 }
 

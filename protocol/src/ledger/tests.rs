@@ -119,6 +119,7 @@ fn meta(id: u8) -> HalfMeta {
         topic: "topic".into(),
         timestamp_ms: 0,
         check_after: None,
+        local_transaction: None,
     }
 }
 

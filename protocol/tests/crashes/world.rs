@@ -16,7 +16,7 @@ const MAX_TURNS: u32 = 10_000;
 
 /// What lies in the log; control records are gaps in the offsets.
 enum Entry {
-    Record(Record),
+    Record(Box<Record>),
     Foreign,
 }
 
@@ -112,7 +112,7 @@ impl World {
 
     pub(crate) fn records(&self) -> impl Iterator<Item = (i64, &Record)> {
         self.log.iter().filter_map(|(offset, entry)| match entry {
-            Entry::Record(record) => Some((*offset, record)),
+            Entry::Record(record) => Some((*offset, &**record)),
             Entry::Foreign => None,
         })
     }
@@ -160,7 +160,7 @@ impl World {
     }
 
     pub(crate) fn append(&mut self, record: Record) {
-        self.log.push((self.end, Entry::Record(record)));
+        self.log.push((self.end, Entry::Record(Box::new(record))));
         self.end += 1;
     }
 
@@ -180,7 +180,7 @@ impl World {
             None => (self.end, Event::CaughtUp { position: self.end }),
             Some((offset, Entry::Foreign)) => (offset + 1, Event::Foreign { offset: *offset }),
             Some((offset, Entry::Record(record))) => {
-                let (offset, record) = (*offset, record.clone());
+                let (offset, record) = (*offset, Record::clone(record));
                 let body = Body::default();
                 (offset + 1, Event::Record { offset, appended_ms: 0, record, body })
             }

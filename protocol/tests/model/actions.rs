@@ -327,5 +327,6 @@ fn meta(id: TransactionId) -> HalfMeta {
         topic: "t".into(),
         timestamp_ms: 0,
         check_after: None,
+        local_transaction: None,
     }
 }

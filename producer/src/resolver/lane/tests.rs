@@ -91,6 +91,7 @@ impl Rig {
                 topic: "topic".into(),
                 timestamp_ms: 0,
                 check_after: None,
+                local_transaction: None,
             }),
             payload,
         );
