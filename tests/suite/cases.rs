@@ -192,6 +192,7 @@ macro_rules! cases {
             }
             [rebalance] {
                 c23_long_two_owners_fence_each_other
+                c23_long_two_replicas_with_one_instance_id
                 c27_long_replicas_come_and_go
                 c27_long_with_trimming_and_a_small_budget
                 c27_long_at_least_once_loses_nothing

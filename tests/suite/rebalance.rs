@@ -115,3 +115,20 @@ pub(crate) async fn c23_long_two_owners_fence_each_other(env: Env) {
     load.ends(&setup).await;
     setup.producer.shutdown().await;
 }
+
+/// Two replicas with the same instance id, by mistake: the group throws either out for the other, in
+/// turn, and what is delivered is delivered once all the same. With one of them gone all is well.
+pub(crate) async fn c23_long_two_replicas_with_one_instance_id(env: Env) {
+    let mut config = env.group().await;
+    config.instance_id = Some("the-same".into());
+    let setup = Setup::with(env, config, Do::Rollback).await;
+    setup.ready().await;
+    let load = Load::on(&setup);
+    load.goes_on(BETWEEN).await;
+    let other = Env::start(&setup.config, &setup.told).await;
+    load.goes_on(5 * BETWEEN).await;
+    other.shutdown().await;
+    load.goes_on(BETWEEN).await;
+    load.ends(&setup).await;
+    setup.producer.shutdown().await;
+}
