@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use halfmsg_kafka::KafkaConfig;
-use halfmsg_protocol::{Body, HEADER, Half, TransactionId};
+use halfmsg_protocol::{Body, Half, TransactionId};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
@@ -86,12 +86,7 @@ impl StoreReader {
                 return Err(BodyError::Gone { topic: topic(), partition, offset });
             }
             if message.offset() == offset {
-                let mut body = parked::body_of(&message);
-                // Ours is the last of its name; the user may have one of the same name.
-                if let Some(at) = body.headers.iter().rposition(|(name, _)| name == HEADER) {
-                    body.headers.remove(at);
-                }
-                return Ok(body);
+                return Ok(parked::users_body(&message));
             }
         }
     }
@@ -109,7 +104,7 @@ impl StoreReader {
                 config
                     .set("auto.offset.reset", "error")
                     .set("queued.min.messages", "100")
-                    .set("queued.max.messages.kbytes", "4096");
+                    .set("queued.max.messages.kbytes", "1024");
                 let consumer: BaseConsumer = config.create()?;
                 consumer.fetch_metadata(Some(&self.topic), DEADLINE)?;
                 consumer

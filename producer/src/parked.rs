@@ -64,7 +64,7 @@ impl ParkedRecord {
             reason: parked.reason.clone(),
         });
         let mut headers = half.body.headers.clone();
-        headers.push((HALF_HEADER.into(), packed(&Record::Half(half.meta.clone()))));
+        headers.push((HALF_HEADER.into(), encoded(&Record::Half(half.meta.clone()))));
         let at = Bytes::copy_from_slice(&parked.parked_at.to_le_bytes());
         headers.push((PARKED_AT_HEADER.into(), Some(at)));
         if let Some(key) = &half.body.key {
@@ -73,7 +73,7 @@ impl ParkedRecord {
         if half.body.payload.is_none() {
             headers.push((NULL_HEADER.into(), None));
         }
-        headers.push((HEADER.into(), packed(&park)));
+        headers.push((HEADER.into(), encoded(&park)));
         let payload = Some(half.body.payload.clone().unwrap_or_default());
         Self { key: of.id.to_string(), headers, payload }
     }
@@ -88,7 +88,7 @@ impl ParkedRecord {
             reason: String::new(),
         });
         let at = Bytes::copy_from_slice(&at.to_le_bytes());
-        let headers = vec![(SETTLED_HEADER.into(), Some(at)), (HEADER.into(), packed(&decision))];
+        let headers = vec![(SETTLED_HEADER.into(), Some(at)), (HEADER.into(), encoded(&decision))];
         Self { key: of.id.to_string(), headers, payload: Some(Bytes::new()) }
     }
 
@@ -104,7 +104,7 @@ impl ParkedRecord {
     }
 }
 
-fn packed(record: &Record) -> Option<Bytes> {
+fn encoded(record: &Record) -> Option<Bytes> {
     Some(Bytes::from(codec::encode(record)))
 }
 
@@ -150,21 +150,42 @@ fn offset(headers: &[(String, Option<Bytes>)], name: &str) -> Option<i64> {
     Some(i64::from_le_bytes(value(headers, name)?.as_ref().try_into().ok()?))
 }
 
-/// The user's part of a record, every header included. A record of somebody else may have a header
-/// name that is not UTF-8, at which the client panics: then it counts as one without headers.
-pub(crate) fn body_of(message: &BorrowedMessage<'_>) -> Body {
+/// The bytes of our header: the last of its name, because the user may have one of the same name. A
+/// record of somebody else may have a header name that is not UTF-8, at which the client panics:
+/// then it counts as one without headers.
+pub(crate) fn packed<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
     let read = || {
-        let headers = message.headers()?.iter();
+        let ours = message.headers()?.iter().filter(|header| header.key == HEADER).last()?;
+        ours.value
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).ok().flatten()
+}
+
+/// A record's key, headers and payload, every header included; see [`packed`].
+pub(crate) fn body_of(message: &BorrowedMessage<'_>) -> Body {
+    body(message, false)
+}
+
+/// The user's part of a record of ours.
+pub(crate) fn users_body(message: &BorrowedMessage<'_>) -> Body {
+    body(message, true)
+}
+
+fn body(message: &BorrowedMessage<'_>, without_ours: bool) -> Body {
+    let read = || {
+        let headers = message.headers()?;
+        let ours = headers.iter().enumerate().filter(|(_, header)| header.key == HEADER);
+        let ours = ours.map(|(at, _)| at).last().filter(|_| without_ours);
+        let users = headers.iter().enumerate().filter(|(at, _)| Some(*at) != ours);
         let own = |header: Header<'_, &[u8]>| {
             (header.key.to_owned(), header.value.map(Bytes::copy_from_slice))
         };
-        Some(headers.map(own).collect::<Vec<_>>())
+        Some(users.map(|(_, header)| own(header)).collect::<Vec<_>>())
     };
     let headers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
-    let headers = headers.ok().flatten().unwrap_or_default();
     Body {
         key: message.key().map(Bytes::copy_from_slice),
-        headers,
+        headers: headers.ok().flatten().unwrap_or_default(),
         payload: message.payload().map(Bytes::copy_from_slice),
     }
 }

@@ -167,8 +167,9 @@ pub(crate) struct Resolver {
     owned: BTreeMap<i32, Owned>,
     wanted: Wanted,
     generation: u64,
-    /// The origin of the cores' monotonic clock.
+    /// The origin of the cores' monotonic clock, and the time on it at this turn.
     started: Instant,
+    now: Duration,
     last_tick: Instant,
     trimmed_at: Instant,
     skips_looked_at: Instant,
@@ -217,6 +218,7 @@ impl Resolver {
             wanted,
             generation: 0,
             started: now,
+            now: Duration::ZERO,
             last_tick: now,
             trimmed_at: now,
             skips_looked_at: now,
@@ -233,6 +235,7 @@ impl Resolver {
     /// Runs until [`Input::Stop`], or until nobody can send inputs any more.
     pub(crate) fn run(mut self) {
         while self.take_inputs() {
+            self.now = self.started.elapsed();
             self.follow_assignment();
             let idle = self.read_store();
             self.keep_bodies();
@@ -291,7 +294,7 @@ impl Resolver {
             return;
         }
         self.last_tick = Instant::now();
-        let now = self.started.elapsed();
+        let now = self.now;
         let due: Vec<i32> = self
             .owned
             .iter()

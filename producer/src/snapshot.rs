@@ -294,7 +294,7 @@ impl Part {
             Found::Record { record, appended_ms } => {
                 let id = record.id();
                 let body = match wanted.body_of {
-                    Some(wanted) if wanted == id => walk::body(message),
+                    Some(wanted) if wanted == id => parked::users_body(message),
                     _ => Body { key: walk::key(message), ..Body::default() },
                 };
                 let outcome = self.ledger.apply(record, body, offset, appended_ms);

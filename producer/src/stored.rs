@@ -1,11 +1,11 @@
-//! A group's progress (L, P) as the brokers keep it, read without joining the group.
+//! A group's progress (L, P) as the brokers keep it: committed offset and metadata.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::Progress;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
@@ -52,8 +52,8 @@ pub(crate) fn client(kafka: &KafkaConfig, store: &str) -> Result<BaseConsumer, K
 ///
 /// # Errors
 /// What the brokers say.
-pub(crate) fn places(
-    client: &BaseConsumer,
+pub(crate) fn places<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
     store: &str,
     partitions: &[i32],
     deadline: Duration,
@@ -68,6 +68,7 @@ pub(crate) fn places(
     for partition in partitions {
         let stored = match committed.find_partition(store, *partition) {
             Some(element) => {
+                // An error is not "nothing stored".
                 element.error()?;
                 match element.offset() {
                     Offset::Offset(low_water) => Some(parse(low_water, &metadata_of(&element))),
@@ -80,6 +81,21 @@ pub(crate) fn places(
         places.insert(*partition, Place { start, end, stored });
     }
     Ok(places)
+}
+
+/// Committed offsets that say this progress.
+pub(crate) fn offsets(
+    store: &str,
+    positions: impl IntoIterator<Item = (i32, Progress)>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut offsets = TopicPartitionList::new();
+    for (partition, progress) in positions {
+        debug_assert!(progress.low_water <= progress.position, "L is never beyond P");
+        let mut element = offsets.add_partition(store, partition);
+        element.set_offset(Offset::Offset(progress.low_water))?;
+        element.set_metadata(format!("v1;P={}", progress.position));
+    }
+    Ok(offsets)
 }
 
 /// Somebody else may have stored what is not UTF-8, at which the client panics.
@@ -101,7 +117,6 @@ fn parse(low_water: i64, metadata: &str) -> Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolver::takeover::offsets;
 
     fn at(low_water: i64, position: i64) -> Progress {
         Progress { low_water, position }
@@ -113,6 +128,7 @@ mod tests {
         assert_eq!(parse(7, &metadata_of(&written.elements()[0])), at(7, 13));
         assert_eq!(parse(7, ""), at(7, 7));
         assert_eq!(parse(7, "v1;P=3"), at(7, 7));
+        assert_eq!(parse(7, "v9;Q=30"), at(7, 7));
     }
 
     #[test]
@@ -122,6 +138,7 @@ mod tests {
         assert_eq!(begin(Some(at(6, 8))), Ok(at(6, 8)));
         assert_eq!(begin(Some(at(2, 8))), Ok(at(5, 8)));
         assert_eq!(begin(Some(at(2, 3))), Ok(at(5, 5)));
+        assert_eq!(begin(Some(at(9, 9))), Ok(at(9, 9)));
         for other in [at(10, 10), at(6, 10)] {
             assert!(begin(Some(other)).is_err_and(|why| why.contains("another log")));
         }

@@ -11,9 +11,9 @@ use super::OperatorClient;
 use super::journal::Act;
 use crate::admin::{AdminError, HalfView, OperatorRequest};
 use crate::config::ProducerConfig;
-use crate::resolver::takeover::offsets;
 use crate::snapshot::{Part, Wanted};
 use crate::stored;
+use crate::stored::offsets;
 
 /// Halves that a plan names; of more it gives the number.
 const NAMED: usize = 100;

@@ -56,7 +56,7 @@ impl Resolver {
     /// Feeds one event to a partition's core and carries out what follows. An event of an earlier
     /// ownership, or for a stopped partition's records, is dropped.
     pub(super) fn step(&mut self, partition: i32, generation: Option<u64>, event: Event) {
-        let now = self.started.elapsed();
+        let now = self.now;
         let Some(owned) = self.owned.get_mut(&partition) else { return };
         if generation.is_some_and(|generation| generation != owned.generation) {
             return;

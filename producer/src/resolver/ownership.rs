@@ -162,7 +162,7 @@ impl Resolver {
         }
         let (stopped, is_lost) = (found.stopped.clone(), found.stopped.is_some());
         let skipped = found.skipped();
-        let takeover = found.takeover(clock::wall_ms(), self.started.elapsed());
+        let takeover = found.takeover(clock::wall_ms(), self.now);
         let owned = Owned {
             core: ResolverCore::new(self.config.core(), takeover),
             lane: Lane::new(emitter, self.limits),

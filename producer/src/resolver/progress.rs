@@ -17,7 +17,7 @@ use rdkafka::error::KafkaError;
 use super::Owned;
 use super::assignment::StoreContext;
 use super::lane::PROGRESS_INTERVAL;
-use super::takeover::offsets;
+use crate::stored::offsets;
 
 type Positions = BTreeMap<i32, Progress>;
 

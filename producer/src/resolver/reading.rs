@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use halfmsg_protocol::{Body, DecodeError, Event, HEADER, Record, codec};
+use halfmsg_protocol::{Body, DecodeError, Event, Record, codec};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use super::Resolver;
-use crate::parked::body_of;
+use crate::parked::{body_of, packed, users_body};
 use crate::scan::is_denied;
 
 /// How long the thread waits for a record before it looks at everything else.
@@ -172,20 +172,21 @@ impl Resolver {
 }
 
 fn read_record(message: &BorrowedMessage<'_>) -> Read {
-    let mut body = body_of(message);
-    let at = body.headers.iter().rposition(|(name, _)| name == HEADER);
-    let decoded = match at.and_then(|at| body.headers[at].1.as_deref()) {
+    let decoded = match packed(message) {
         Some(bytes) => codec::decode(bytes),
         None => Err(DecodeError::Foreign("it has no halfmsg header")),
     };
     match decoded {
         Ok(record) => {
-            if let Some(at) = at {
-                body.headers.remove(at);
-            }
-            Read::Record(message.timestamp().to_millis().unwrap_or(0), Box::new(record), body)
+            let appended_ms = message.timestamp().to_millis().unwrap_or(0);
+            // Nothing else has a user's part.
+            let body = match &record {
+                Record::Half(_) | Record::Reopen(_) => users_body(message),
+                Record::Decision(_) | Record::Checked(_) | Record::Park(_) => Body::default(),
+            };
+            Read::Record(appended_ms, Box::new(record), body)
         }
-        Err(error @ DecodeError::Foreign(_)) => Read::Foreign(error, body),
+        Err(error @ DecodeError::Foreign(_)) => Read::Foreign(error, body_of(message)),
         Err(error @ DecodeError::Newer(_)) => Read::Newer(error),
     }
 }

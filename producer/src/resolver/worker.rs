@@ -18,10 +18,10 @@ use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
-use super::takeover::offsets;
 use crate::bodies::StoreReader;
 use crate::config::{CrashPoint, Emission};
 use crate::parked::ParkedRecord;
+use crate::stored::offsets;
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);

@@ -7,9 +7,10 @@ use halfmsg_protocol::{Half, HalfOffset, Ledger, Outcome, Record, TransactionId,
 use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 
-use super::walk::{Found, Look, Walk, body, read, walk};
+use super::walk::{Found, Look, Walk, read, walk};
 use super::{SnapshotError, count, unreachable};
 use crate::config::ProducerConfig;
+use crate::parked::users_body;
 use crate::resolver::query::{Seen, What};
 use crate::stored;
 
@@ -65,7 +66,7 @@ impl Traced {
 
     fn take_in(&mut self, message: &BorrowedMessage<'_>, record: Record, at_ms: i64) {
         let offset = message.offset();
-        let body = body(message);
+        let body = users_body(message);
         let whole = match &record {
             Record::Half(meta) => Some((meta.clone(), HalfOffset(offset))),
             Record::Reopen(reopen) => Some((reopen.meta.clone(), reopen.of.half)),

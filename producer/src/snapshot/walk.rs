@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use halfmsg_kafka::KafkaConfig;
-use halfmsg_protocol::{Body, DecodeError, HEADER, Record, codec};
+use halfmsg_protocol::{DecodeError, Record, codec};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::{Report, SnapshotError, SnapshotLimits, SnapshotProgress, unreachable};
-use crate::parked::body_of;
+use crate::parked::packed;
 
 /// One wait for a record.
 const POLL: Duration = Duration::from_millis(50);
@@ -78,30 +78,13 @@ pub(crate) enum Found {
 
 /// Reads our header, without copying what is the user's.
 pub(crate) fn read(message: &BorrowedMessage<'_>) -> Found {
-    // A record of somebody else may have a header name that is not UTF-8, at which the client
-    // panics.
-    let decode = || {
-        let headers = message.headers()?;
-        let ours = headers.iter().filter(|header| header.key == HEADER).last()?;
-        Some(codec::decode(ours.value?))
-    };
-    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
-    match decoded.ok().flatten() {
+    match packed(message).map(codec::decode) {
         Some(Ok(record)) => {
             Found::Record { record, appended_ms: message.timestamp().to_millis().unwrap_or(0) }
         }
         Some(Err(error @ DecodeError::Newer(_))) => Found::Newer(error),
         Some(Err(DecodeError::Foreign(_))) | None => Found::Foreign,
     }
-}
-
-/// The user's part of one of our records.
-pub(crate) fn body(message: &BorrowedMessage<'_>) -> Body {
-    let mut body = body_of(message);
-    if let Some(at) = body.headers.iter().rposition(|(name, _)| name == HEADER) {
-        body.headers.remove(at);
-    }
-    body
 }
 
 /// Its ordering key.
