@@ -2,10 +2,12 @@
 //!
 //! # Layout
 //! - [`orders`]: `POST /orders`, `GET /orders`, `GET /orders/{id}`
+//! - [`trace`]: the trace that a request belongs to
 //! - [`halves`]: half messages, open and parked, and settling them by hand
 
 pub mod halves;
 pub mod orders;
+pub mod trace;
 
 use axum::Router;
 use halfmsg_producer::Admin;

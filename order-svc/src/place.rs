@@ -48,6 +48,8 @@ pub struct PlaceOrder {
     pub fault: Option<Fault>,
     /// Set if the request may be repeated.
     pub key: Option<RepeatKey>,
+    /// The trace that it belongs to.
+    pub trace: Option<String>,
 }
 
 /// What it takes to build a [`Placer`].
@@ -166,10 +168,10 @@ impl Placer {
     async fn begin(&self, id: OrderId, request: PlaceOrder) -> Result<Answer, Unplaced> {
         let until = Instant::now() + self.parts.limits.answer;
         let (tell, mut told) = oneshot::channel();
-        let PlaceOrder { order, fault, .. } = request;
+        let PlaceOrder { order, fault, trace, .. } = request;
         let local = LocalOrder { id, order, fault, tell };
         let parts = Arc::clone(&self.parts);
-        let mut sending: Sending = self.tasks.spawn(async move { parts.send(local).await });
+        let mut sending: Sending = self.tasks.spawn(async move { parts.send(local, trace).await });
         let sent = tokio::select! {
             biased;
             Ok(row) = &mut told => return self.answer(&row),
@@ -241,9 +243,16 @@ impl Placer {
 }
 
 impl Parts {
-    async fn send(&self, local: LocalOrder) -> Result<Option<SendResult>, PrepareError> {
+    async fn send(
+        &self,
+        local: LocalOrder,
+        trace: Option<String>,
+    ) -> Result<Option<SendResult>, PrepareError> {
         let payload = RollbackPayload::new(local.id, &local.order);
-        let message = payload.to_message(&self.topic);
+        let mut message = payload.to_message(&self.topic);
+        if let Some(trace) = trace {
+            message = message.header(crate::http::trace::HEADER, trace);
+        }
         if local.fault != Some(Fault::DecisionLost) {
             return self.producer.send_in_transaction(PURPOSE, message, local).await.map(Some);
         }

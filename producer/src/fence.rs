@@ -31,7 +31,7 @@
 //!         room: String,
 //!     ) -> ListenerResult<LocalTransactionState> {
 //!         let tx = fence::begin_write(&self.db).await?;
-//!         fence::enter_in_tx(&tx, half.transaction_id).await?; // an error: dropping tx rolls it back
+//!         fence::enter_in_tx(&tx, half.local_transaction_id).await?; // an error: dropping tx rolls it back
 //!         let book = "UPDATE room SET booked = booked + 1 WHERE name = $1";
 //!         let book = Statement::from_sql_and_values(DbBackend::Postgres, book, [room.into()]);
 //!         tx.execute_raw(book).await?;

@@ -9,7 +9,7 @@ use halfmsg_service_kit::{ApiError, Json, Path, Query, task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Api, page_limit};
+use super::{Api, page_limit, trace};
 use crate::answer::Answer;
 use crate::fault::{self, Fault};
 use crate::model::{NewOrder, Order, OrderId, OrderStatus, PlaceRequest};
@@ -38,7 +38,7 @@ async fn place(
     let order = request.validate()?;
     let key = repeat_key(&headers, &order)?;
     let placer = api.placer.clone();
-    let request = PlaceOrder { order, fault, key };
+    let request = PlaceOrder { order, fault, key, trace: trace::parent(&headers) };
     let answered = task::run_to_end(api.placer.track(async move { placer.place(request).await }));
     let answered = answered.await;
     match &answered {

@@ -185,7 +185,8 @@ async fn a_repeated_request_hears_the_first_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_need_the_token_and_cannot_contradict_the_row() {
     let shop = Shop::open_with(&["--check-after-ms=60000"]).await;
-    let order = shop.fault("decision-lost").await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let order = shop.order(1, &[("x-fault", "decision-lost"), ("traceparent", trace)]).await;
     let half = format!("/halves/{}", order.text("transaction_id"));
     let open = until("the half is seen", async || {
         let seen = shop.get(&half).await;
@@ -209,6 +210,7 @@ async fn operators_need_the_token_and_cannot_contradict_the_row() {
     let shown = Request::get(&half).header("authorization", format!("Bearer {TOKEN}"));
     let shown = shop.call(shown.body(Body::empty()).unwrap()).await;
     assert!(shown.text("payload").contains(order.text("id")), "{shown:?}");
+    assert_eq!(shown.body["headers"], serde_json::json!([["traceparent", trace]]), "{shown:?}");
     let settled = settle("rollback", Some(TOKEN)).await;
     assert_eq!(settled.status, 200, "{settled:?}");
     assert_eq!(shop.decided(&order).await, "rolled_back");
