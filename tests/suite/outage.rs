@@ -7,13 +7,16 @@ use halfmsg_producer::{PrepareError, TransactionProducer};
 use tokio::time::sleep;
 
 use super::load::Load;
-use super::progress::carried_out;
+use super::progress::{carried_out, carried_out_within};
 use super::setup::{Setup, as_promised, text};
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
 
 /// Over a deadline, on a loaded machine.
 const MARGIN: Duration = Duration::from_secs(3);
+/// From the end of an outage to the return of the partitions: a replica without an instance id comes
+/// back as a new member, for which the group waits until it has given the old one up.
+const REJOINED_WITHIN: Duration = Duration::from_secs(300);
 /// Transactions between two outages.
 const BETWEEN: usize = 150;
 /// So long the broker stands still: a moment; longer than a drain; longer than transactions and the
@@ -109,6 +112,7 @@ pub(crate) async fn c25_long_broker_restarts_under_load(env: Env) {
         setup.env.broker.resume().await;
     }
     load.goes_on(BETWEEN).await;
+    carried_out_within(REJOINED_WITHIN, &setup.config, &[]).await;
     load.ends(&setup).await;
     setup.producer.shutdown().await;
 }
@@ -140,6 +144,7 @@ pub(crate) async fn c25_long_broker_stalls_under_load(env: Env) {
     load.goes_on(BETWEEN).await;
     drop(guest);
     load.goes_on(BETWEEN).await;
+    carried_out_within(REJOINED_WITHIN, &setup.config, &[]).await;
     load.ends(&setup).await;
     setup.producer.shutdown().await;
 }

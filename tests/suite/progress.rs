@@ -16,9 +16,16 @@ const LOOKUP: Duration = Duration::from_secs(10);
 /// Waits until the outcome of every record that the store holds now is carried out and that is
 /// stored as progress; of partitions in `but`, nothing is expected.
 pub(crate) async fn carried_out(config: &ProducerConfig, but: &[i32]) {
+    carried_out_within(PATIENCE, config, but).await;
+}
+
+/// The same with a deadline of its own.
+pub(crate) async fn carried_out_within(within: Duration, config: &ProducerConfig, but: &[i32]) {
     let (kafka, store) = (config.kafka.clone(), config.store_topic());
-    let ends = blocking(&kafka, &store, ends).await.expect("the store can be looked up");
-    until(PATIENCE, "every decision to be carried out", async || {
+    let ends =
+        until(within, "the store to be looked up", async || blocking(&kafka, &store, ends).await)
+            .await;
+    until(within, "every decision to be carried out", async || {
         let stored = blocking(&kafka, &store, positions).await?;
         let behind: Vec<_> = (0_i32..)
             .zip(ends.iter().zip(stored))
