@@ -40,6 +40,8 @@ impl Reader {
         let consumer: BaseConsumer = kafka
             .consumer("bench-reader")
             .set("isolation.level", "read_committed")
+            // What it reads in advance is no memory of the engine's.
+            .set("queued.max.messages.kbytes", "4096")
             .set("fetch.wait.max.ms", "10")
             .create()?;
         consumer.assign(&every_partition(&consumer, target, Offset::Beginning)?)?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
-use halfmsg_producer::{LocalOutcome, LocalTransactionState, SendResult};
+use halfmsg_producer::{Backoff, LocalOutcome, LocalTransactionState, SendResult};
 
 use super::reader::{counts, once_each};
 use super::setup::{AT_ONCE, Setup, text};
@@ -89,6 +89,9 @@ pub(crate) async fn c05_a_mix(env: Env) {
 pub(crate) async fn c07_local_fails_and_the_check_decides_at_once(env: Env) {
     let mut config = env.group().await;
     config.check_after = Duration::from_secs(600);
+    // Nor would a second check come while the first attempt is looked for.
+    config.check_backoff =
+        Backoff { initial: Duration::from_secs(600), max: Duration::from_secs(600) };
     let setup = Setup::with(env, config, Do::Unknown).await;
     let locals = [Do::Fail, Do::Panic, Do::Block];
     for (number, local) in locals.iter().chain(&locals).enumerate() {

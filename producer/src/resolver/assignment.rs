@@ -85,6 +85,8 @@ pub(crate) fn consumer(
         .set("auto.offset.reset", "error")
         // What is fetched in advance is held in memory.
         .set("queued.max.messages.kbytes", "32768")
+        // A long replay of one partition waits for as few fetches as may be.
+        .set("fetch.message.max.bytes", "4194304")
         // Giving all partitions up before others come is what the resolver is made for.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "range,roundrobin");
