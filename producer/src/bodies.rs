@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::{Body, Half, TransactionId};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -21,8 +21,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// A body that lies no further ahead is read up to; else the reader jumps.
 const READ_ON: i64 = 1_000;
-/// The group's name is needed by the client; nothing is committed.
-const GROUP: &str = "halfmsg-bodies";
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +78,15 @@ impl StoreReader {
                 return Err(BodyError::Late { topic: topic(), partition });
             }
             let Some(polled) = consumer.poll(POLL) else { continue };
-            let message = polled?;
+            let message = match polled {
+                Ok(message) => message,
+                Err(error) if is_lasting(&error) => return Err(error.into()),
+                // The broker is away, or moves: the client goes on by itself.
+                Err(error) => {
+                    tracing::debug!(%error, partition, offset, "reading a body");
+                    continue;
+                }
+            };
             *next = message.offset() + 1;
             if message.offset() > offset {
                 return Err(BodyError::Gone { topic: topic(), partition, offset });
@@ -99,7 +105,9 @@ impl StoreReader {
         let consumer = match self.reading.take() {
             Some((consumer, ..)) => consumer,
             None => {
-                let mut config = self.kafka.consumer(GROUP);
+                // The client needs a group's name, and asks whose coordinator it is: the group's own is one
+                // that the application has a right to. Nothing is committed.
+                let mut config = self.kafka.consumer(&self.topic);
                 // Little in advance: what is read is held in memory.
                 config
                     .set("auto.offset.reset", "error")
@@ -115,6 +123,18 @@ impl StoreReader {
         consumer.assign(&place)?;
         self.reading = Some((consumer, partition, offset));
         Ok(())
+    }
+}
+
+/// Waiting would not help.
+fn is_lasting(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{AutoOffsetReset, TopicAuthorizationFailed, UnknownTopicOrPartition};
+    match error {
+        KafkaError::MessageConsumptionFatal(_) => true,
+        KafkaError::MessageConsumption(code) => {
+            matches!(code, AutoOffsetReset | TopicAuthorizationFailed | UnknownTopicOrPartition)
+        }
+        _ => false,
     }
 }
 

@@ -173,6 +173,8 @@ pub(crate) struct Resolver {
     last_tick: Instant,
     trimmed_at: Instant,
     skips_looked_at: Instant,
+    /// Held by a look at what operators have skipped, while it is under way.
+    skip_look: Arc<()>,
     stop_asked: bool,
     /// The broker has said that the store may not be read.
     is_denied: bool,
@@ -222,6 +224,7 @@ impl Resolver {
             last_tick: now,
             trimmed_at: now,
             skips_looked_at: now,
+            skip_look: Arc::new(()),
             stop_asked: false,
             is_denied: false,
             replay: None,

@@ -202,7 +202,10 @@ impl Ledger {
         let open = self.close(of.half).expect("found above");
         let verdict = decision.verdict;
         self.closed.push(Closed::new(&open, decision, offset, appended_ms));
-        let settles = open.epoch > Epoch::default() || self.parked.contains_key(&of.half);
+        // An entry of another message is one of another log: the topic was made anew.
+        let is_entry_ours =
+            self.parked.get(&of.half).is_some_and(|entry| entry.half.meta.id == of.id);
+        let settles = open.epoch > Epoch::default() || is_entry_ours;
         if verdict == Verdict::Rollback && !settles {
             self.held.remove(&open.half.stored_at);
             return Outcome::Dropped { half: open.half, settles };

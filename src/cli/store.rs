@@ -78,8 +78,8 @@ impl SkipArgs {
             return output::json(&skipped);
         }
         println!(
-            "{partition}@{offset} is passed from the next time that the partition is taken over: \
-             restart the replica that owns it ({})",
+            "{partition}@{offset} is passed; a replica that stands still at it goes on within \
+             seconds ({})",
             printable(&skipped.record)
         );
         Ok(())

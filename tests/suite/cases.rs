@@ -168,6 +168,7 @@ macro_rules! cases {
             [secure::rights] {
                 secure_each_missing_right_of_the_producer_is_told
                 secure_each_missing_right_of_the_consumer_is_told
+                secure_a_target_without_write_is_parked_and_holds_nothing_up
                 secure_transactions_and_trimming_need_the_documented_rights
             }
             [bounds] {

@@ -30,7 +30,7 @@ impl OperatorClient {
     /// version: a HALF in it is never delivered, a decision in it does not count. Anything but
     /// such a record is refused.
     ///
-    /// It counts from the next time that the partition is taken over.
+    /// A replica that stands still at it goes on within seconds.
     ///
     /// # Errors
     /// [`AdminError::Refused`] and others.

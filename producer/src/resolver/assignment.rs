@@ -74,6 +74,36 @@ fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
     list.elements().iter().map(|element| element.partition()).collect()
 }
 
+/// Gives the consumer these partitions and no others.
+///
+/// librdkafka ends the process (an assertion in `rd_kafka_assignment_partition_stopped`) if a
+/// partition is taken from it again while it still waits for the end of the fetching that the last
+/// assignment has stopped. That end is queued before the answer to any later question, so two
+/// questions are asked here before the next assignment can come.
+pub(crate) fn assign<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    partitions: &TopicPartitionList,
+) -> Result<(), KafkaError> {
+    let assigned = consumer.assign(partitions);
+    settle(consumer);
+    assigned
+}
+
+/// Takes all partitions from the consumer; see [`assign`].
+pub(crate) fn unassign<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Result<(), KafkaError> {
+    let unassigned = consumer.unassign();
+    settle(consumer);
+    unassigned
+}
+
+fn settle<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+    for _ in 0..2 {
+        if let Err(error) = consumer.assignment() {
+            tracing::debug!(%error, "asking for the assignment");
+        }
+    }
+}
+
 /// The store's consumer. Offsets are always given: one that is outside the log is an error, and
 /// never a silent jump.
 pub(crate) fn consumer(
@@ -84,9 +114,7 @@ pub(crate) fn consumer(
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
         // What is fetched in advance is held in memory.
-        .set("queued.max.messages.kbytes", "32768")
-        // A long replay of one partition waits for as few fetches as may be.
-        .set("fetch.message.max.bytes", "4194304")
+        .set("queued.max.messages.kbytes", "16384")
         // Giving all partitions up before others come is what the resolver is made for.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "range,roundrobin");
@@ -94,4 +122,33 @@ pub(crate) fn consumer(
         client.set("group.instance.id", id);
     }
     Ok(Arc::new(client.create_with_context(StoreContext::default())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use halfmsg_kafka::EmbeddedBroker;
+    use rdkafka::Offset;
+
+    use super::*;
+
+    /// Without the questions in between the client ends the process at once.
+    #[test]
+    fn assignments_may_follow_each_other_at_once() {
+        let broker = EmbeddedBroker::start().expect("a loopback port");
+        broker.create_topic("t", 4).expect("a topic");
+        let consumer: BaseConsumer = broker.config().consumer("g").create().expect("a client");
+        consumer.fetch_metadata(Some("t"), REVOKE_DEADLINE).expect("the topic is known");
+        let mut all = TopicPartitionList::new();
+        for partition in 0..4 {
+            all.add_partition_offset("t", partition, Offset::Beginning).expect("an offset");
+        }
+        for round in 0..200 {
+            assign(&consumer, &all).expect("assigned");
+            if round % 3 == 0 {
+                unassign(&consumer).expect("taken back");
+            }
+            drop(consumer.poll(Duration::from_millis(round % 4)));
+        }
+        assert_eq!(consumer.assignment().expect("an answer").count(), 4);
+    }
 }

@@ -109,7 +109,7 @@ impl Resolver {
         self.drain(assignment::REVOKE_DEADLINE);
         self.owned.clear();
         self.wanted.clear();
-        if let Err(error) = self.consumer.unassign() {
+        if let Err(error) = assignment::unassign(&self.consumer) {
             tracing::error!(%error, "the partitions cannot be given up");
         }
         tracing::info!(topic = self.store, "the store's partitions are given up");
@@ -182,19 +182,19 @@ impl Resolver {
 
     /// Reads all owned partitions on from where each ledger stands.
     pub(super) fn reassign(&mut self) {
-        let mut assignment = TopicPartitionList::new();
+        let mut places = TopicPartitionList::new();
         for (partition, owned) in &self.owned {
             let from = Offset::Offset(owned.core.ledger().position());
-            if let Err(error) = assignment.add_partition_offset(&self.store, *partition, from) {
+            if let Err(error) = places.add_partition_offset(&self.store, *partition, from) {
                 tracing::error!(%error, partition, "no such offset");
             }
         }
-        if let Err(error) = self.consumer.assign(&assignment) {
+        if let Err(error) = assignment::assign(&self.consumer, &places) {
             tracing::error!(%error, "the store's partitions cannot be assigned; trying again");
             return self.take_over_anew();
         }
         // A partition that was paused when it was given up is still paused: librdkafka remembers.
-        if let Err(error) = self.consumer.resume(&assignment) {
+        if let Err(error) = self.consumer.resume(&places) {
             tracing::error!(%error, "the store cannot be read on");
         }
         for (partition, owned) in &self.owned {
@@ -277,7 +277,7 @@ impl Resolver {
         // From here on the group gets its partitions back at once when it asks.
         self.consumer.context().close();
         if !self.consumer.context().take_changes().is_empty()
-            && let Err(error) = self.consumer.unassign()
+            && let Err(error) = assignment::unassign(&self.consumer)
         {
             tracing::debug!(%error, "giving partitions up while closing");
         }

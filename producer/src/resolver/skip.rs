@@ -2,6 +2,7 @@
 //! record of the parked topic.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::takeover::PARKED_DEADLINE;
@@ -14,7 +15,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 impl Resolver {
     /// From time to time, while a partition is stopped; in the background.
     pub(super) fn look_for_skips(&mut self) {
-        if self.skips_looked_at.elapsed() < LOOK_INTERVAL {
+        // One look at a time.
+        let under_way = Arc::strong_count(&self.skip_look) > 1;
+        if under_way || self.skips_looked_at.elapsed() < LOOK_INTERVAL {
             return;
         }
         self.skips_looked_at = Instant::now();
@@ -28,8 +31,9 @@ impl Resolver {
             return;
         }
         let (kafka, topic) = (self.config.kafka.clone(), self.config.parked_topic());
-        let inputs = self.to_self.clone();
+        let (inputs, under_way) = (self.to_self.clone(), Arc::clone(&self.skip_look));
         self.runtime.spawn_blocking(move || {
+            let _until_the_end = under_way;
             let partitions: Vec<i32> = stopped.iter().map(|(partition, _)| *partition).collect();
             let mut found = match parked::read(&kafka, &topic, &partitions, PARKED_DEADLINE) {
                 Ok(found) => found,

@@ -156,7 +156,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Exactly once: records and progress, all or nothing.
-    fn transaction(&self, job: &Job, whole: &Whole) -> Result<JobEnd, Stuck> {
+    fn transaction(&mut self, job: &Job, whole: &Whole) -> Result<JobEnd, Stuck> {
         self.insist(|| self.client.begin_transaction())?;
         let reports = self.send(job, whole, &[]);
         if !reports.wait(self.stop) {
@@ -165,7 +165,10 @@ impl<'a> Worker<'a> {
         // Before the abort: it would add the records that it takes back.
         let failures = reports.failures();
         if !failures.is_empty() {
-            let troubles = self.judge(job, failures);
+            let troubles = match self.refused_as_a_whole(&failures) {
+                Some(why) => return self.begin_anew(suspects(job, &why)).ok_or(Stuck::Stopped),
+                None => self.judge(job, failures),
+            };
             return self.abort(troubles).ok_or(Stuck::Stopped);
         }
         self.crash_at(CrashPoint::AfterDelivery, job);
@@ -175,6 +178,51 @@ impl<'a> Worker<'a> {
         self.insist(|| self.client.commit_transaction(STEP))?;
         self.crash_at(CrashPoint::AfterCommit, job);
         Ok(JobEnd::Done(Vec::new()))
+    }
+
+    /// Why the broker lets none of the batch's topics into the transaction, if that is so: it says it
+    /// of the transaction, and the client then sends nothing and says of each record only that it
+    /// was taken back (a topic without the right to write, say).
+    fn refused_as_a_whole(&self, failures: &[(usize, KafkaError)]) -> Option<String> {
+        use RDKafkaErrorCode::{PurgeInflight, PurgeQueue, State};
+        let taken_back = |error: &KafkaError| {
+            matches!(error, KafkaError::MessageProduction(PurgeInflight | PurgeQueue | State))
+        };
+        if !failures.iter().all(|(_, error)| taken_back(error)) {
+            return None;
+        }
+        // It does nothing in this state but tell why.
+        match self.client.commit_transaction(STEP) {
+            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
+                let blamed = blame(&KafkaError::MessageProduction(error.code()));
+                (blamed != Blame::Nobody).then(|| error.to_string())
+            }
+            _ => None,
+        }
+    }
+
+    /// The broker knows nothing of a transaction whose topics it has all refused, and ending it is a
+    /// fatal error of the client: then it is made anew. Nobody else has fenced it, so the partition
+    /// is still its own.
+    fn begin_anew(&mut self, troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {
+        match self.abort(troubles.clone())? {
+            JobEnd::Lost(why) => {
+                let unknown = RDKafkaErrorCode::InvalidTransactionalState;
+                let fatal = self.client.client().fatal_error();
+                if fatal.is_none_or(|(code, _)| code != unknown) {
+                    return Some(JobEnd::Lost(why));
+                }
+                match delivery::client(&self.parts.config, self.partition) {
+                    Ok(client) => self.client = client,
+                    Err(error) => return Some(JobEnd::Lost(error.to_string())),
+                }
+                Some(match self.init() {
+                    Ok(()) => JobEnd::Aborted(troubles),
+                    Err(error) => JobEnd::Lost(error),
+                })
+            }
+            end => Some(end),
+        }
     }
 
     fn store(&self, progress: Progress) -> Result<(), Stuck> {
@@ -348,6 +396,16 @@ impl<'a> Worker<'a> {
             std::process::abort();
         }
     }
+}
+
+/// Every delivery of the batch may be to blame: they go out one by one.
+fn suspects(job: &Job, why: &str) -> Vec<(usize, Trouble)> {
+    let deliveries = job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
+        Work::Deliver(half, _) => Some((index, &half.meta.topic)),
+        _ => None,
+    });
+    let suspect = |topic| Trouble::Suspect(format!("topic '{topic}' refuses it: {why}"));
+    deliveries.map(|(index, topic)| (index, suspect(topic))).collect()
 }
 
 /// Set in the index of a record of the parked topic: that one is no reason to blame the target.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Ledger, ParkedHalf, Pending};
-use crate::ids::{Epoch, HalfOffset, TransactionId};
+use crate::ids::{Epoch, TransactionId};
 use crate::record::{HalfRef, ParkCause, Verdict};
 
 impl Ledger {
@@ -80,8 +80,10 @@ impl Ledger {
             Some(&Pending::Decision { half, epoch, stored_at }) => {
                 self.pending.remove(&offset);
                 self.held.remove(&stored_at);
-                self.decided.remove(&half);
-                self.settle(half, epoch, offset, replay);
+                if let Some(done) = self.decided.remove(&half) {
+                    let of = HalfRef { id: done.half.meta.id, half, epoch };
+                    self.settle(of, offset, replay);
+                }
             }
         }
     }
@@ -89,16 +91,17 @@ impl Ledger {
     /// The decision at this offset is carried out: if the message had been parked, it no longer
     /// is. But what the parked topic says of the same life is newer than a replayed decision: its
     /// delivery was refused.
-    fn settle(&mut self, half: HalfOffset, epoch: Epoch, at: i64, replay: bool) {
-        let Some(parked) = self.parked.get(&half) else { return };
-        if replay && parked.epoch >= epoch {
-            self.closed.forget(half);
+    fn settle(&mut self, of: HalfRef, at: i64, replay: bool) {
+        let parked = self.parked.get(&of.half);
+        // An entry of another message at this offset is one of another log, and stays.
+        let Some(parked) = parked.filter(|parked| parked.half.meta.id == of.id) else { return };
+        if replay && parked.epoch >= of.epoch {
+            self.closed.forget(of.half);
             return;
         }
-        let of = HalfRef { id: parked.half.meta.id, half, epoch };
-        self.parked.remove(&half);
+        self.parked.remove(&of.half);
         if !replay {
-            self.settled.insert(half, (of, at));
+            self.settled.insert(of.half, (of, at));
         }
     }
 }

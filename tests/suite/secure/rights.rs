@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use halfmsg_kafka::KafkaConfig;
-use halfmsg_producer::Message;
+use halfmsg_producer::{HalfFilter, Message};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -78,6 +78,51 @@ async fn producer_complaint(ground: &Ground) -> String {
     };
     producer.shutdown().await;
     told
+}
+
+/// A target that may be described and not written to: its message is parked, the others of the
+/// partition are delivered; bodies that memory has no room for are read with the same rights.
+pub(crate) async fn secure_a_target_without_write_is_parked_and_holds_nothing_up(env: Env) {
+    let mut ground = Ground::new(env).await;
+    ground.group.store_partitions = 1;
+    ground.group.body_budget_bytes = 1;
+    let closed = ground.env.named("closed");
+    for topic in [&ground.target, &closed] {
+        ground.env.broker.create_topic(topic, PARTITIONS, &[]).await;
+    }
+    let mut rights = ground.producer_rights();
+    let mut describe: Vec<Right> =
+        rights.iter().filter(|right| right.name == ground.target).cloned().collect();
+    for right in &mut describe {
+        (right.name, right.operation) = (closed.clone(), "Describe".into());
+    }
+    assert!(!describe.is_empty(), "{rights:?}");
+    rights.extend(describe);
+    ground.only("alice", rights).await;
+    let producer = ground.producer(ground.plain("alice")).await.expect("it has its rights");
+    let begin = async |topic: &str, number: usize| {
+        let message = Message::new(topic, format!("message {number}"));
+        producer.begin(PURPOSE, message).await.expect("it is stored")
+    };
+    until(PATIENCE, "the producer to be ready", async || producer.health()).await;
+    let begun =
+        [begin(&ground.target, 0).await, begin(&closed, 1).await, begin(&ground.target, 2).await];
+    let refused = begun[1].receipt().transaction_id;
+    for transaction in &begun {
+        transaction.commit().await.expect("it is stored");
+    }
+    until(PATIENCE, "the refused one to be parked, the others delivered", async || {
+        let filter = HalfFilter { limit: 10, ..HalfFilter::default() };
+        let listed = producer.admin().list(filter).await.map_err(|error| error.to_string())?;
+        match &listed.items[..] {
+            [one] if one.state == "parked" && one.transaction_id == refused.to_string() => Ok(()),
+            other => Err(format!("{other:#?}")),
+        }
+    })
+    .await;
+    let shown = producer.admin().get(refused).await.expect("Kafka answers").expect("it is known");
+    assert_eq!(shown.payload.as_deref(), Some("message 1"), "{shown:#?}");
+    producer.shutdown().await;
 }
 
 /// One after the other is missing: the consumer ends, or is not ready, and says which.

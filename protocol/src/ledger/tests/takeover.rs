@@ -228,3 +228,21 @@ fn a_life_that_a_mark_ends_is_ended_by_no_other_record() {
     assert_eq!(offsets(&new.ledger), (vec![], vec![]));
     assert_eq!(new.ledger.progress(), progress(7, 7));
 }
+
+/// The store was made anew: an entry of the parked topic may name an offset that another message
+/// has by now. What becomes of that one says nothing about it.
+#[test]
+fn a_message_of_another_log_stays_parked_whatever_stands_at_its_offset_now() {
+    let mut fold = Fold::new();
+    let old = fold.parked(1);
+    let entry = fold.entry(old);
+    for verdict in [Verdict::Commit, Verdict::Rollback] {
+        let mut new = Fold { ledger: Ledger::new(0, [entry.clone()]), log: Vec::new() };
+        let of = new.half(2);
+        assert_eq!(of.half, old.half, "the same offset");
+        let (at, _) = new.add(decision(of, verdict));
+        new.ledger.carried_out(at);
+        assert_eq!(new.ledger.forget_settled(at + 1), [], "{verdict:?}");
+        assert_eq!(new.ledger.find_parked(old.id).map(|parked| parked.half.meta.id), Some(old.id));
+    }
+}
