@@ -17,11 +17,14 @@ const TOPICS_KEPT: usize = 10_000;
 pub(crate) struct Targets {
     log: Arc<StoreLog>,
     seen: RwLock<HashMap<String, Instant>>,
+    /// One look-up at a time: hundreds of callers that miss the same topic at once would each ask,
+    /// on the connection that their messages wait behind.
+    looking: tokio::sync::Mutex<()>,
 }
 
 impl Targets {
     pub(crate) fn new(log: Arc<StoreLog>) -> Self {
-        Self { log, seen: RwLock::default() }
+        Self { log, seen: RwLock::default(), looking: tokio::sync::Mutex::default() }
     }
 
     /// Looks the topic up, unless it was seen lately.
@@ -33,6 +36,12 @@ impl Targets {
         if self.was_seen(topic) {
             return Ok(());
         }
+        let Ok(_looking) = tokio::time::timeout_at(until.into(), self.looking.lock()).await else {
+            return Err(TopicError::Unavailable {
+                topic: topic.to_owned(),
+                source: rdkafka::error::KafkaError::Canceled,
+            });
+        };
         let deadline = until.saturating_duration_since(Instant::now());
         let (targets, name) = (Arc::clone(self), topic.to_owned());
         match tokio::task::spawn_blocking(move || targets.look(&name, deadline)).await {

@@ -25,7 +25,7 @@ use super::fence::{Orders, confirmed, delivered_are, message, start};
 use super::progress::carried_out;
 use super::random::Random;
 use super::reader::Reader;
-use super::{Env, until};
+use super::{Env, PATIENCE, until};
 
 const ORDERS: u64 = 1_000;
 /// Of those that race the immediate check, at once.
@@ -201,6 +201,8 @@ impl Raced {
         let said = Said::default();
         let racing = Racing { ground, said: Arc::clone(&said) };
         let (producer, reader) = start(&config, &target, racing.clone()).await;
+        // Due times count from when the resolver reads a half: it must be there.
+        until(PATIENCE, "the producer to be ready", async || producer.health()).await;
         let sent = send_all(&producer, &config, &racing, &target).await;
         none_open(&producer, &config).await;
         let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
