@@ -93,7 +93,7 @@ impl ProducerBuilder {
             bodies,
             places: Arc::new(Semaphore::new(config.max_transactions)),
             looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
-            partitioner: Partitioner::default(),
+            partitioner: Partitioner::new(),
             partitions,
             log,
             checker,

@@ -103,8 +103,8 @@ pub struct ProducerConfig {
     pub batch_messages: usize,
     /// Bytes of the messages in one batch; a larger message goes alone. Default 1 MiB.
     pub batch_bytes: usize,
-    /// The longest that a batch waits for more while the store has more to read; with nothing more
-    /// to read it goes at once. Default 20 ms.
+    /// The longest that a batch waits for more: while the store has more to read, or the batch
+    /// before it was a large one; else it goes at once. Default 50 ms.
     pub batch_linger: Duration,
     /// Deliveries of one partition that wait for their batch; beyond, the partition is not read on.
     /// Default 8,192.
@@ -222,7 +222,7 @@ impl ProducerConfig {
             emission,
             batch_messages: 4_096,
             batch_bytes: 1_024 * 1_024,
-            batch_linger: Duration::from_millis(20),
+            batch_linger: Duration::from_millis(50),
             max_queued_messages: 8_192,
             max_queued_bytes: 4 * 1_024 * 1_024,
             body_budget_bytes: 128 * 1_024 * 1_024,

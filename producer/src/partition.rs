@@ -1,6 +1,7 @@
 //! The partition of a half message: by its ordering key as Java's clients choose it, else spread.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Murmur2 as Kafka's Java client uses it (`org.apache.kafka.common.utils.Utils.murmur2`).
 fn murmur2(data: &[u8]) -> u32 {
@@ -28,21 +29,47 @@ fn murmur2(data: &[u8]) -> u32 {
     hash ^ (hash >> 15)
 }
 
+/// Messages without a key go to one partition for so long before it is the next one's turn: under
+/// load one request to the broker, and one batch of deliveries, then carries many of them (KIP-480;
+/// librdkafka's `sticky.partitioning.linger.ms`).
+const STICKY_FOR: Duration = Duration::from_millis(10);
+
 /// Chooses store partitions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Partitioner {
-    next: AtomicU32,
+    started: Instant,
+    /// The present turn: since when in the upper half, in units of [`STICKY_FOR`], and its number
+    /// in the lower.
+    turn: AtomicU64,
 }
 
 impl Partitioner {
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), turn: AtomicU64::new(0) }
+    }
+
     /// The partition for a key among `count` partitions.
     pub(crate) fn choose(&self, key: Option<&[u8]>, count: i32) -> i32 {
         let count = u32::try_from(count.max(1)).unwrap_or(1);
         let hash = match key {
             Some(key) => murmur2(key) & 0x7fff_ffff,
-            None => self.next.fetch_add(1, Ordering::Relaxed),
+            None => self.turn(self.started.elapsed()),
         };
         i32::try_from(hash % count).unwrap_or(0)
+    }
+
+    /// The number of the turn at this time.
+    fn turn(&self, at: Duration) -> u32 {
+        // It goes round after a year or more: then a turn is longer once.
+        let slot = (at.as_millis() / STICKY_FOR.as_millis()) as u64 & u64::from(u32::MAX);
+        let number = |turn: u64| (turn & u64::from(u32::MAX)) as u32;
+        let next = |turn: u64| {
+            (turn >> 32 != slot).then(|| slot << 32 | u64::from(number(turn).wrapping_add(1)))
+        };
+        match self.turn.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(before) => number(before).wrapping_add(1),
+            Err(present) => number(present),
+        }
     }
 }
 
@@ -66,11 +93,20 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_partition_and_no_key_spreads() {
-        let partitioner = Partitioner::default();
+    fn a_key_keeps_its_partition() {
+        let partitioner = Partitioner::new();
         assert_eq!(partitioner.choose(Some(b"k"), 8), partitioner.choose(Some(b"k"), 8));
-        let spread: std::collections::HashSet<_> =
-            (0..8).map(|_| partitioner.choose(None, 8)).collect();
-        assert_eq!(spread.len(), 8);
+    }
+
+    #[test]
+    fn no_key_stays_for_a_turn_and_then_goes_round() {
+        let partitioner = Partitioner::new();
+        let turns = |from_ms: u64, step_ms: u64| -> Vec<u32> {
+            let at = |index: u64| Duration::from_millis(from_ms + index * step_ms);
+            (0..8).map(|index| partitioner.turn(at(index)) % 8).collect()
+        };
+        assert_eq!(turns(1_000, 1), [1; 8], "one turn");
+        assert_eq!(turns(2_000, 20), [2, 3, 4, 5, 6, 7, 0, 1], "each its own, whatever the pace");
+        assert_eq!(turns(3_000, 80), [2, 3, 4, 5, 6, 7, 0, 1]);
     }
 }

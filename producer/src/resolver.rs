@@ -343,11 +343,11 @@ impl Resolver {
         self.replay = None;
     }
 
-    /// Bodies beyond the budget stay in the store.
+    /// Bodies beyond the budget stay in the store: what is on its way to its target counts first.
     fn keep_bodies(&mut self) {
         let share = self.config.body_budget_bytes / self.owned.len().max(1);
         for owned in self.owned.values_mut() {
-            owned.core.keep_bodies(share as u64);
+            owned.core.keep_bodies(share.saturating_sub(owned.lane.bytes()) as u64);
         }
     }
 

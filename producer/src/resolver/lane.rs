@@ -18,6 +18,8 @@ mod tests;
 
 /// Between two times that progress is stored although nothing was delivered.
 pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// A batch of so many says that more are coming: the next one waits for them, up to the linger.
+const LOAD_FROM: usize = 16;
 
 /// The bounds of a lane.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +66,8 @@ pub(crate) struct Lane {
     /// In the order of their records.
     queue: VecDeque<Item>,
     queued_bytes: usize,
+    /// Bytes of the batch under way.
+    busy_bytes: usize,
     /// Since when the first of them waits.
     waiting_since: Option<Instant>,
     clears: Vec<TransactionId>,
@@ -71,6 +75,8 @@ pub(crate) struct Lane {
     /// So many of the first go out one by one, to tell who is to blame.
     alone: usize,
     not_before: Option<Instant>,
+    /// When the last batch began, if it was a large one.
+    loaded: Option<Instant>,
     stored: Option<Progress>,
     stored_at: Option<Instant>,
 }
@@ -82,11 +88,13 @@ impl Lane {
             limits,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            busy_bytes: 0,
             waiting_since: None,
             clears: Vec::new(),
             busy: false,
             alone: 0,
             not_before: None,
+            loaded: None,
             stored: None,
             stored_at: None,
         }
@@ -104,14 +112,19 @@ impl Lane {
             && self.queued_bytes <= self.limits.queued_bytes / 2
     }
 
+    /// Bytes of what waits and of what is under way.
+    pub(crate) fn bytes(&self) -> usize {
+        self.queued_bytes + self.busy_bytes
+    }
+
     /// Whether nothing waits and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         !self.busy && self.queue.is_empty()
     }
 
-    /// Whether something waits for the batch under way.
+    /// Whether something waits for a batch.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.busy && !self.queue.is_empty()
+        !self.queue.is_empty()
     }
 
     /// Whether everything that may be stored is stored, as far as this lane stores it.
@@ -147,7 +160,7 @@ impl Lane {
         if self.busy || self.not_before.is_some_and(|until| now < until) {
             return true;
         }
-        let items = if self.is_due(now, idle) { self.take() } else { Vec::new() };
+        let items = if self.is_due(now, idle) { self.take(now) } else { Vec::new() };
         let Ok(progress) = self.progress_with(&items, core) else { return false };
         let stores = progress.is_some() && self.is_progress_due(now);
         if items.is_empty() && self.clears.is_empty() && !stores {
@@ -162,9 +175,16 @@ impl Lane {
 
     fn is_due(&self, now: Instant, idle: bool) -> bool {
         let lingered = |since: Instant| now.duration_since(since) >= self.limits.linger;
-        idle || self.queue.len() >= self.limits.batch_messages
+        (idle && !self.is_loaded(now))
+            || self.queue.len() >= self.limits.batch_messages
             || self.queued_bytes >= self.limits.batch_bytes
             || self.waiting_since.is_some_and(lingered)
+    }
+
+    /// Under load a Kafka transaction for each few messages would cost the broker more than the
+    /// messages; when there is little to do, nobody waits.
+    fn is_loaded(&self, now: Instant) -> bool {
+        self.loaded.is_some_and(|since| now.duration_since(since) < 2 * self.limits.linger)
     }
 
     /// Progress alone is no hurry.
@@ -172,13 +192,15 @@ impl Lane {
         self.stored_at.is_none_or(|at| now.duration_since(at) >= PROGRESS_INTERVAL)
     }
 
-    /// Progress is stored with the next batch, or now if there is none.
+    /// Nothing waits for company, and progress is stored with the next batch, or now if there is
+    /// none.
     pub(crate) fn hurry(&mut self) {
+        self.loaded = None;
         self.stored_at = None;
         self.not_before = None;
     }
 
-    fn take(&mut self) -> Vec<Item> {
+    fn take(&mut self, now: Instant) -> Vec<Item> {
         let most = if self.alone > 0 { 1 } else { self.limits.batch_messages };
         let (mut count, mut bytes) = (0, 0);
         for item in self.queue.iter().take(most) {
@@ -190,7 +212,9 @@ impl Lane {
         }
         self.alone = self.alone.saturating_sub(count);
         self.queued_bytes -= bytes;
-        self.waiting_since = (self.queue.len() > count).then(Instant::now);
+        self.busy_bytes = bytes;
+        self.waiting_since = (self.queue.len() > count).then_some(now);
+        self.loaded = (count >= LOAD_FROM).then_some(now);
         self.queue.drain(..count).collect()
     }
 
@@ -225,6 +249,7 @@ impl Lane {
         end: JobEnd,
     ) -> Ended {
         self.busy = false;
+        self.busy_bytes = 0;
         let mut ended = Ended::default();
         let (troubles, none_is_done) = match end {
             JobEnd::Done(troubles) => (troubles, false),

@@ -276,3 +276,31 @@ fn a_lane_whose_emitter_is_gone_says_so() {
     drop(rig.todo);
     assert!(!rig.lane.begin(true, &rig.core));
 }
+
+#[test]
+fn after_a_large_batch_the_next_one_waits_for_company() {
+    let mut rig = Rig::new(Limits { queued_messages: 1_000, ..limits(true) });
+    rig.committed(u8::try_from(LOAD_FROM).unwrap(), 1);
+    let large = rig.batch(true).expect("nobody waits at first");
+    rig.end(large, JobEnd::Done(Vec::new()));
+    rig.commit(1);
+    assert!(rig.batch(true).is_none(), "more are coming");
+    rig.lane.limits.linger = Duration::ZERO;
+    let small = rig.batch(true).expect("it has lingered");
+    rig.end(small, JobEnd::Done(Vec::new()));
+    rig.lane.limits.linger = LONG;
+    rig.commit(1);
+    assert!(rig.batch(true).is_some(), "after a small one it goes at once");
+}
+
+#[test]
+fn bytes_on_their_way_are_counted_until_their_batch_has_ended() {
+    let mut rig = Rig::new(limits(true));
+    rig.committed(2, 100);
+    let waiting = rig.lane.bytes();
+    assert!(waiting >= 200, "{waiting}");
+    let job = rig.batch(true).expect("nothing else is there");
+    assert_eq!(rig.lane.bytes(), waiting);
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert_eq!(rig.lane.bytes(), 0);
+}
