@@ -184,7 +184,8 @@ impl Lane {
     /// Under load a Kafka transaction for each few messages would cost the broker more than the
     /// messages; when there is little to do, nobody waits.
     fn is_loaded(&self, now: Instant) -> bool {
-        self.loaded.is_some_and(|since| now.duration_since(since) < 2 * self.limits.linger)
+        self.limits.exactly_once
+            && self.loaded.is_some_and(|since| now.duration_since(since) < 2 * self.limits.linger)
     }
 
     /// Progress alone is no hurry.
