@@ -7,7 +7,8 @@
 //! # Layout
 //! - `assignment`: the consumer's context; partitions come and go
 //! - `ownership`: taking over, giving up, losing, stopping
-//! - `takeover`: fences the former owner, finds where a partition is taken up
+//! - `takeover`: fences the former owner, finds where a partition is taken up; `claim`: whether it
+//!   still counts
 //! - `reading`: polls the store
 //! - `carry`: feeds the cores and carries out what they command
 //! - `lane`: a partition's outcomes on their way, in batches
@@ -35,6 +36,7 @@ use crate::targets::Targets;
 
 pub(crate) mod assignment;
 mod carry;
+mod claim;
 pub(crate) mod delivery;
 mod emitter;
 mod lane;

@@ -14,10 +14,14 @@ use rdkafka::consumer::BaseConsumer;
 
 use super::Input;
 use super::assignment::StoreContext;
+use super::claim::Claim;
 use super::worker::Worker;
 use crate::config::ProducerConfig;
 use crate::parked::ParkedRecord;
 use crate::targets::Targets;
+
+#[cfg(test)]
+mod tests;
 
 /// One outcome to be carried out.
 pub(crate) struct Item {
@@ -107,6 +111,8 @@ pub(crate) struct EmitterParts {
     pub(crate) targets: Arc<Targets>,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) generation: u64,
+    /// Withdrawn when the partitions are given up before they are taken over.
+    pub(crate) claim: Arc<Claim>,
 }
 
 /// Whether an emitter has made the partition its own.

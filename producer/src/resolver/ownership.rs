@@ -10,6 +10,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::assignment::{self, Change};
+use super::claim::Claim;
 use super::emitter::EmitterParts;
 use super::lane::Lane;
 use super::progress::ProgressWriter;
@@ -33,7 +34,9 @@ const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) struct Wanted {
     not_before: BTreeMap<i32, Instant>,
     /// The takeover under way, by its generation.
-    taking: Option<u64>,
+    taking: Option<(u64, Arc<Claim>)>,
+    /// Takeovers that count no more, and may still be fencing somebody.
+    withdrawn: Vec<Arc<Claim>>,
     /// How often each was lost since it last carried something out.
     losses: BTreeMap<i32, u32>,
 }
@@ -49,7 +52,22 @@ impl Wanted {
 
     fn clear(&mut self) {
         self.not_before.clear();
-        self.taking = None;
+        self.withdraw();
+    }
+
+    /// The takeover under way counts no more.
+    fn withdraw(&mut self) {
+        if let Some((_, claim)) = self.taking.take() {
+            claim.withdraw();
+            self.withdrawn.push(claim);
+        }
+    }
+
+    /// Whether no takeover of before fences anybody any more: each ends its call within
+    /// `worker::STEP`.
+    fn is_quiet(&mut self) -> bool {
+        self.withdrawn.retain(|claim| !claim.is_quiet());
+        self.withdrawn.is_empty()
     }
 
     fn due(&self) -> Vec<i32> {
@@ -87,7 +105,8 @@ impl Resolver {
                 Change::Revoked => self.give_up_partitions(),
             }
         }
-        if self.wanted.taking.is_none() {
+        // One at a time: an older one would fence the lanes of a newer one.
+        if self.wanted.taking.is_none() && self.wanted.is_quiet() {
             let due = self.wanted.due();
             if !due.is_empty() {
                 self.take_over(due);
@@ -106,6 +125,8 @@ impl Resolver {
     }
 
     fn give_up_partitions(&mut self) {
+        // First: as soon as they are given up, whoever is fenced is their new owner.
+        self.wanted.withdraw();
         self.drain(assignment::REVOKE_DEADLINE);
         self.owned.clear();
         self.wanted.clear();
@@ -117,15 +138,17 @@ impl Resolver {
 
     fn take_over(&mut self, partitions: Vec<i32>) {
         self.generation += 1;
+        let claim = Arc::<Claim>::default();
         let parts = EmitterParts {
             config: Arc::clone(&self.config),
             consumer: Arc::clone(&self.consumer),
             targets: Arc::clone(&self.targets),
             inputs: self.to_self.clone(),
             generation: self.generation,
+            claim: Arc::clone(&claim),
         };
         match takeover::start(parts, partitions.clone()) {
-            Ok(()) => self.wanted.taking = Some(self.generation),
+            Ok(()) => self.wanted.taking = Some((self.generation, claim)),
             Err(error) => {
                 tracing::error!(%error, "no thread for taking partitions over");
                 self.wanted.add(partitions, Instant::now() + RETRY_DELAY);
@@ -135,10 +158,9 @@ impl Resolver {
 
     pub(super) fn taken_over(&mut self, end: TakeoverEnd) {
         // Given up meanwhile: what was taken is let go.
-        if self.wanted.taking != Some(end.generation) {
+        if self.wanted.taking.take_if(|(taking, _)| *taking == end.generation).is_none() {
             return;
         }
-        self.wanted.taking = None;
         self.shared.takeover_failed(end.why);
         self.wanted.add(end.failed, Instant::now() + RETRY_DELAY);
         if end.taken.is_empty() {
@@ -281,6 +303,7 @@ impl Resolver {
         {
             tracing::debug!(%error, "giving partitions up while closing");
         }
+        self.wanted.withdraw();
         self.drain(self.config.shutdown_deadline);
         self.trim_last();
         self.log.flush(Duration::from_secs(1));
@@ -309,7 +332,8 @@ impl Resolver {
             }
             self.store_progress();
             let stored = self.progress.as_ref().is_none_or(|of| of.is_current(&self.owned));
-            if stored && self.owned.values().all(Owned::is_settled) {
+            let settled = stored && self.owned.values().all(Owned::is_settled);
+            if settled && self.wanted.is_quiet() {
                 return;
             }
             // Paused or not, records read now would be read again by the next owner: only the
@@ -317,7 +341,9 @@ impl Resolver {
             self.pause_all();
             drop(self.consumer.poll(POLL));
         }
-        tracing::warn!("not all deliveries were acknowledged in time; the next owner repeats them");
+        tracing::warn!(
+            "not all that was under way came to its end in time; the next owner repeats it"
+        );
     }
 
     fn drain_inputs(&mut self) {
@@ -349,6 +375,19 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_takeover_that_counts_no_more_is_waited_for_while_it_fences() {
+        let (mut wanted, claim) = (Wanted::default(), Arc::<Claim>::default());
+        wanted.taking = Some((1, Arc::clone(&claim)));
+        let fencing = claim.fence().expect("nobody has withdrawn it");
+        wanted.clear();
+        assert!(wanted.taking.is_none() && claim.is_withdrawn());
+        assert!(!wanted.is_quiet(), "its call is under way");
+        assert!(claim.fence().is_none(), "no other begins");
+        drop(fencing);
+        assert!(wanted.is_quiet());
+    }
 
     #[test]
     fn a_lost_partition_waits_longer_from_loss_to_loss() {

@@ -18,6 +18,8 @@ use crate::config::ProducerConfig;
 use crate::parked::{self, ParkedPartition};
 use crate::stored::{self, Place};
 
+/// The group has changed its mind; what it says now is another takeover's business.
+pub(super) const WITHDRAWN: &str = "the partitions were given up, or assigned anew, meanwhile";
 /// One look-up of offsets or watermarks.
 const LOOKUP: Duration = Duration::from_secs(5);
 /// Reading the parked topic.
@@ -59,6 +61,9 @@ pub(crate) fn start(parts: EmitterParts, partitions: Vec<i32>) -> std::io::Resul
 
 fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String> {
     let mut emitters = fence(parts, partitions)?;
+    if parts.claim.is_withdrawn() {
+        return Err(WITHDRAWN.into());
+    }
     let why = without_parked(parts, &mut emitters)?;
     let ready: Vec<i32> = emitters.keys().copied().collect();
     let found = read(&parts.config, &parts.consumer, &ready).map_err(|error| error.to_string())?;

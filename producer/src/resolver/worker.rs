@@ -18,6 +18,7 @@ use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
+use super::takeover::WITHDRAWN;
 use crate::bodies::StoreReader;
 use crate::config::{CrashPoint, Emission};
 use crate::parked::ParkedRecord;
@@ -26,7 +27,7 @@ use crate::stored::offsets;
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
 /// Fencing the former owner, whose open transaction the broker ends first.
-const OPEN_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// Until a full queue of the client is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(1);
 /// Marks a report that belongs to no item.
@@ -66,6 +67,9 @@ impl<'a> Worker<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self, String> {
         let config = &parts.config;
+        let claim = Arc::clone(&parts.claim);
+        // Dropped after the worker: a client that failed here may go on trying until it is gone.
+        let _fencing = claim.fence().ok_or(WITHDRAWN)?;
         let client = delivery::client(config, partition).map_err(|error| error.to_string())?;
         let (store, parked_topic) = (config.store_topic(), config.parked_topic());
         let reader = StoreReader::new(config);
@@ -87,9 +91,11 @@ impl<'a> Worker<'a> {
     fn init(&self) -> Result<(), String> {
         let until = Instant::now() + OPEN_DEADLINE;
         loop {
+            if self.stop.load(Ordering::Relaxed) || self.parts.claim.is_withdrawn() {
+                return Err(WITHDRAWN.into());
+            }
             match self.client.init_transactions(STEP) {
                 Ok(()) => return Ok(()),
-                Err(error) if self.stop.load(Ordering::Relaxed) => return Err(error.to_string()),
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable() && Instant::now() < until =>
                 {

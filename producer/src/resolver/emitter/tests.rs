@@ -1,0 +1,65 @@
+//! Who may still fence, on a broker in this process (which fences nobody itself).
+
+use std::time::{Duration, Instant};
+
+use halfmsg_kafka::EmbeddedBroker;
+
+use super::*;
+use crate::config::Emission;
+use crate::log::StoreLog;
+use crate::resolver::takeover::WITHDRAWN;
+use crate::resolver::{assignment, worker};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn parts(broker: &EmbeddedBroker) -> EmitterParts {
+    let mut config = ProducerConfig::new(broker.config(), "tests", "group");
+    config.emission = Emission::ExactlyOnce;
+    let log = StoreLog::new(&config.kafka, config.store_topic(), DEADLINE, 1_000_000);
+    EmitterParts {
+        consumer: assignment::consumer(&config).expect("a client"),
+        targets: Arc::new(Targets::new(Arc::new(log.expect("a client")))),
+        inputs: mpsc::channel().0,
+        generation: 1,
+        claim: Arc::default(),
+        config: Arc::new(config),
+    }
+}
+
+/// Begins to take partition 0 over.
+fn begin(parts: &EmitterParts) -> (Emitter, mpsc::Receiver<Ready>) {
+    let (ready, answers) = mpsc::channel();
+    (Emitter::start(parts.clone(), 0, ready).expect("a thread"), answers)
+}
+
+fn answer(answers: &mpsc::Receiver<Ready>) -> Result<(), String> {
+    answers.recv_timeout(DEADLINE).expect("it answers").1
+}
+
+#[test]
+fn an_overtaken_takeover_fences_nobody() {
+    let broker = EmbeddedBroker::start().expect("a loopback port");
+    let parts = parts(&broker);
+    assert_eq!(answer(&begin(&parts).1), Ok(()), "it counts");
+    // Given up, or assigned anew, before the next one's turn came.
+    parts.claim.withdraw();
+    assert_eq!(answer(&begin(&parts).1), Err(WITHDRAWN.to_owned()));
+    assert!(parts.claim.is_quiet());
+}
+
+#[test]
+fn a_takeover_that_is_overtaken_under_way_does_not_try_on() {
+    let broker = EmbeddedBroker::start().expect("a loopback port");
+    let parts = parts(&broker);
+    broker.stop().expect("it runs");
+    let (_emitter, answers) = begin(&parts);
+    let until = Instant::now() + DEADLINE;
+    while parts.claim.is_quiet() {
+        assert!(Instant::now() < until, "it begins");
+        std::thread::yield_now();
+    }
+    let overtaken = Instant::now();
+    parts.claim.withdraw();
+    assert_eq!(answer(&answers), Err(WITHDRAWN.to_owned()));
+    assert!(overtaken.elapsed() < worker::OPEN_DEADLINE, "only its call came to its end");
+}
