@@ -1,7 +1,7 @@
 //! Knows which target topics exist: a message for one that does not is refused at prepare.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use halfmsg_kafka::TopicError;
@@ -13,10 +13,36 @@ const SEEN_FOR: Duration = Duration::from_secs(60);
 /// Topics remembered; beyond, all are forgotten and looked up anew.
 const TOPICS_KEPT: usize = 10_000;
 
-/// The target topics that were seen.
+/// A look at a missing topic that is older says nothing about now.
+const MISSING_REMEMBERED: Duration = Duration::from_secs(60);
+/// A committed message is refused for good only once its topic has been missing for so long: a broker
+/// that lags behind the others knows neither a topic nor a right that is new.
+pub(crate) const MISSING_FOR: Duration = Duration::from_secs(10);
+
+/// Topics that are missing, and since when.
+#[derive(Default)]
+struct Missing(HashMap<String, (Instant, Instant)>);
+
+impl Missing {
+    /// It is missing now: for how long it has been, as far as anybody looked.
+    fn note(&mut self, topic: &str, now: Instant) -> Duration {
+        if self.0.len() >= TOPICS_KEPT && !self.0.contains_key(topic) {
+            self.0.clear();
+        }
+        let (since, last) = self.0.entry(topic.to_owned()).or_insert((now, now));
+        if now.duration_since(*last) > MISSING_REMEMBERED {
+            *since = now;
+        }
+        *last = now;
+        now.duration_since(*since)
+    }
+}
+
+/// The target topics that were seen, and those that are missing.
 pub(crate) struct Targets {
     log: Arc<StoreLog>,
     seen: RwLock<HashMap<String, Instant>>,
+    missing: Mutex<Missing>,
     /// One look-up at a time: hundreds of callers that miss the same topic at once would each ask,
     /// on the connection that their messages wait behind.
     looking: tokio::sync::Mutex<()>,
@@ -24,7 +50,8 @@ pub(crate) struct Targets {
 
 impl Targets {
     pub(crate) fn new(log: Arc<StoreLog>) -> Self {
-        Self { log, seen: RwLock::default(), looking: tokio::sync::Mutex::default() }
+        let looking = tokio::sync::Mutex::default();
+        Self { log, seen: RwLock::default(), missing: Mutex::default(), looking }
     }
 
     /// Looks the topic up, unless it was seen lately.
@@ -63,6 +90,11 @@ impl Targets {
         Ok(())
     }
 
+    /// A delivery found it missing: for how long it has been, in all partitions' looks.
+    pub(crate) fn missing_for(&self, topic: &str) -> Duration {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).note(topic, Instant::now())
+    }
+
     /// It is to be looked up again: a delivery to it has failed.
     pub(crate) fn forget(&self, topic: &str) {
         self.seen.write().unwrap_or_else(PoisonError::into_inner).remove(topic);
@@ -79,5 +111,32 @@ impl Targets {
             seen.clear();
         }
         seen.insert(topic.to_owned(), Instant::now());
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).0.remove(topic);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_missing_for_as_long_as_looks_find_nothing() {
+        let (mut missing, start) = (Missing::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(missing.note("gone", at(0)), Duration::ZERO);
+        assert_eq!(missing.note("gone", at(1)), Duration::from_secs(1));
+        assert_eq!(missing.note("other", at(1)), Duration::ZERO);
+        assert!(missing.note("gone", at(10)) >= MISSING_FOR);
+        // Nobody has looked for so long that it may have been there meanwhile.
+        assert_eq!(missing.note("gone", at(71)), Duration::ZERO);
+    }
+
+    #[test]
+    fn no_more_topics_are_remembered_than_the_bound() {
+        let (mut missing, now) = (Missing::default(), Instant::now());
+        for number in 0..=TOPICS_KEPT {
+            missing.note(&number.to_string(), now);
+        }
+        assert_eq!(missing.0.len(), 1);
     }
 }

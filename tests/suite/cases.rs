@@ -153,6 +153,7 @@ macro_rules! cases {
             [targets] {
                 c29_missing_target_is_refused
                 c29_target_gone_parks_and_resumes
+                c29_target_gone_for_a_moment_is_delivered_to
                 c29_target_that_refuses_parks
                 c29_one_of_500_is_refused
                 c29_a_store_that_would_lose_messages_is_refused

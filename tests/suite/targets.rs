@@ -8,9 +8,11 @@ use halfmsg_producer::{
 
 use super::Env;
 use super::env::PARTITIONS;
+use super::metrics::metric;
 use super::reader::{Reader, counts, once_each};
 use super::setup::{Setup, operator, text};
 use super::told::{Do, PURPOSE, Told};
+use super::{PATIENCE, until};
 
 /// Refused before anything is stored or run.
 pub(crate) async fn c29_missing_target_is_refused(env: Env) {
@@ -60,6 +62,29 @@ pub(crate) async fn c29_target_gone_parks_and_resumes(env: Env) {
     let delivered = reader.everything_of(&setup.config).await;
     assert_eq!(counts(&delivered), once_each(["undeliverable".to_owned()]));
     setup.listed(HalfState::Parked, 0).await;
+    setup.producer.shutdown().await;
+}
+
+/// Missing when it is looked for, as on a broker that lags behind: nothing is refused for good before
+/// it has been missing for a while.
+pub(crate) async fn c29_target_gone_for_a_moment_is_delivered_to(env: Env) {
+    let setup = Setup::new(env, Do::Commit).await;
+    let gone = setup.env.topic("gone").await;
+    let message = Message::new(&gone, "it is there again");
+    let begun = setup.producer.begin(PURPOSE, message).await.expect("it is stored");
+    setup.env.broker.delete_topic(&gone).await;
+    begun.commit().await.expect("it is stored");
+    until(PATIENCE, "a delivery to fail", async || {
+        let failed = metric(&setup.producer, "halfmsg_batches_total{outcome=\"aborted\"}");
+        if failed > 0 { Ok(()) } else { Err("none has") }
+    })
+    .await;
+    setup.env.broker.create_topic(&gone, PARTITIONS, &[]).await;
+    let reader = Reader::start(&setup.config.kafka, &gone).await;
+    reader.sees("it is there again").await;
+    setup.listed(HalfState::Parked, 0).await;
+    let delivered = reader.everything_of(&setup.config).await;
+    assert_eq!(counts(&delivered), once_each(["it is there again".to_owned()]));
     setup.producer.shutdown().await;
 }
 

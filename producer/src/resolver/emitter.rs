@@ -53,6 +53,14 @@ impl Item {
         }
     }
 
+    /// The topic that it goes to; of what goes to the parked topic, no name.
+    pub(crate) fn target(&self) -> &str {
+        match &self.work {
+            Work::Deliver(half, _) => &half.meta.topic,
+            Work::Settle(_) | Work::Park(_) | Work::Foreign(_) => "",
+        }
+    }
+
     /// The message that it is about, if its body is to be written.
     pub(crate) fn half(&self) -> Option<&Arc<Half>> {
         match &self.work {

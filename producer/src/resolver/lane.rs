@@ -1,11 +1,13 @@
 //! One partition's outcomes on their way: which wait, which are in the batch under way, and what
 //! follows from its end.
 //!
-//! Outcomes wait in the order of their records, and a batch is always the first of them: so the
-//! progress that is stored with it covers everything that it delivers. A broker that is away holds
-//! everything up and loses nothing; a message that its target refuses holds nothing else up.
+//! Outcomes wait in the order of their records. In exactly-once mode a batch is always the first of
+//! them: so the progress that is stored with it covers everything that it delivers. A broker that is
+//! away holds everything up and loses nothing. A message that its target refuses holds nothing else
+//! up; one whose target is missing holds up those for the same target, and in exactly-once mode all
+//! behind it, until it is refused (`MISSING_FOR`).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{Progress, ResolverCore, TransactionId};
@@ -72,8 +74,12 @@ pub(crate) struct Lane {
     waiting_since: Option<Instant>,
     clears: Vec<TransactionId>,
     busy: bool,
-    /// So many of the first go out one by one, to tell who is to blame.
-    alone: usize,
+    /// Somebody up to this record is to blame: they go out by halves until it is known who.
+    suspected_up_to: Option<i64>,
+    /// The most deliveries of a batch after one was to blame; doubles as they succeed.
+    cautious: Option<usize>,
+    /// Targets that nothing is sent to before then.
+    held: HashMap<String, Instant>,
     not_before: Option<Instant>,
     /// When the last batch began, if it was a large one.
     loaded: Option<Instant>,
@@ -92,7 +98,9 @@ impl Lane {
             waiting_since: None,
             clears: Vec::new(),
             busy: false,
-            alone: 0,
+            suspected_up_to: None,
+            cautious: None,
+            held: HashMap::new(),
             not_before: None,
             loaded: None,
             stored: None,
@@ -122,9 +130,9 @@ impl Lane {
         !self.busy && self.queue.is_empty()
     }
 
-    /// Whether something waits for a batch.
+    /// Whether something waits for a batch, and not for a target.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() && self.held.is_empty()
     }
 
     /// Whether everything that may be stored is stored, as far as this lane stores it.
@@ -202,21 +210,47 @@ impl Lane {
     }
 
     fn take(&mut self, now: Instant) -> Vec<Item> {
-        let most = if self.alone > 0 { 1 } else { self.limits.batch_messages };
-        let (mut count, mut bytes) = (0, 0);
-        for item in self.queue.iter().take(most) {
-            if count > 0 && bytes + item.bytes() > self.limits.batch_bytes {
+        self.held.retain(|_, until| now < *until);
+        let most = self.most();
+        let mut batch = Vec::with_capacity(most.min(self.queue.len()));
+        let (mut held, mut bytes) = (Vec::new(), 0);
+        while batch.len() < most
+            && let Some(item) = self.queue.pop_front()
+        {
+            let is_held = self.held.contains_key(item.target());
+            let is_too_much = !batch.is_empty() && bytes + item.bytes() > self.limits.batch_bytes;
+            if !is_held && !is_too_much {
+                bytes += item.bytes();
+                batch.push(item);
+                continue;
+            }
+            held.push(item);
+            // Exactly once, what is behind it lies beyond the progress that can be stored.
+            if is_too_much || self.limits.exactly_once {
                 break;
             }
-            bytes += item.bytes();
-            count += 1;
         }
-        self.alone = self.alone.saturating_sub(count);
+        held.into_iter().rev().for_each(|item| self.queue.push_front(item));
         self.queued_bytes -= bytes;
-        self.busy_bytes = bytes;
-        self.waiting_since = (self.queue.len() > count).then_some(now);
-        self.loaded = (count >= LOAD_FROM).then_some(now);
-        self.queue.drain(..count).collect()
+        if !batch.is_empty() {
+            self.busy_bytes = bytes;
+            self.waiting_since = (!self.queue.is_empty()).then_some(now);
+            self.loaded = (batch.len() >= LOAD_FROM).then_some(now);
+        }
+        batch
+    }
+
+    /// The most items of the next batch.
+    fn most(&mut self) -> usize {
+        let all = self.limits.batch_messages;
+        if let Some(last) = self.suspected_up_to {
+            let suspects = self.queue.iter().take_while(|item| item.at <= last);
+            match suspects.filter(|item| !self.held.contains_key(item.target())).count() {
+                0 => self.suspected_up_to = None,
+                count => return count.div_ceil(2).min(all),
+            }
+        }
+        self.cautious.map_or(all, |most| most.min(all))
     }
 
     /// What is stored together with these; nothing in at-least-once mode, or if it is stored.
@@ -266,6 +300,8 @@ impl Lane {
             self.not_before = Some(Instant::now() + RETRY_DELAY);
         }
         let by_itself = items.len() == 1;
+        let suspected = troubles.iter().any(|(_, of)| matches!(of, Trouble::Suspect(_)));
+        let hold_until = Instant::now() + RETRY_DELAY;
         let mut troubles = troubles.into_iter().peekable();
         let mut again = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
@@ -273,19 +309,36 @@ impl Lane {
                 None if none_is_done => again.push(item),
                 None => ended.done.push((item.at, matches!(item.work, Work::Deliver(..)))),
                 Some(Trouble::Refused(why)) => ended.refused.push((item.at, why)),
-                Some(Trouble::Suspect(why)) if by_itself => ended.refused.push((item.at, why)),
+                Some(Trouble::Suspect(why)) if by_itself => {
+                    (self.suspected_up_to, self.cautious) = (None, Some(1));
+                    ended.refused.push((item.at, why));
+                }
                 Some(Trouble::Suspect(_)) => {
+                    self.suspected_up_to = Some(item.at);
                     again.push(item);
-                    self.alone = again.len();
                 }
                 Some(Trouble::Passing(why)) => {
                     tracing::warn!(offset = item.at, why, "an outcome is not carried out yet");
-                    self.not_before = Some(Instant::now() + RETRY_DELAY);
+                    // It may only have been in the suspects' batch.
+                    if !suspected {
+                        self.held.insert(item.target().to_owned(), hold_until);
+                    }
                     again.push(item);
                 }
             }
         }
+        if !suspected && ended.done.iter().any(|(_, delivered)| *delivered) {
+            self.trust_more();
+        }
         again.into_iter().for_each(|item| self.push(item));
         ended
+    }
+
+    /// A batch was delivered after one was to blame: larger ones may be as well.
+    fn trust_more(&mut self) {
+        if self.suspected_up_to.is_none() {
+            let doubled = self.cautious.map(|most| most.saturating_mul(2));
+            self.cautious = doubled.filter(|most| *most < self.limits.batch_messages);
+        }
     }
 }

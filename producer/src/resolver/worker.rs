@@ -23,6 +23,7 @@ use crate::bodies::StoreReader;
 use crate::config::{CrashPoint, Emission};
 use crate::parked::ParkedRecord;
 use crate::stored::offsets;
+use crate::targets::MISSING_FOR;
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
@@ -171,7 +172,7 @@ impl<'a> Worker<'a> {
         // Before the abort: it would add the records that it takes back.
         let failures = reports.failures();
         if !failures.is_empty() {
-            let troubles = match self.refused_as_a_whole(&failures) {
+            let troubles = match self.refused_as_a_whole(&failures, job.items.len() > 1) {
                 Some(why) => return self.begin_anew(suspects(job, &why)).ok_or(Stuck::Stopped),
                 None => self.judge(job, failures),
             };
@@ -189,7 +190,11 @@ impl<'a> Worker<'a> {
     /// Why the broker lets none of the batch's topics into the transaction, if that is so: it says it
     /// of the transaction, and the client then sends nothing and says of each record only that it
     /// was taken back (a topic without the right to write, say).
-    fn refused_as_a_whole(&self, failures: &[(usize, KafkaError)]) -> Option<String> {
+    fn refused_as_a_whole(
+        &self,
+        failures: &[(usize, KafkaError)],
+        several: bool,
+    ) -> Option<String> {
         use RDKafkaErrorCode::{PurgeInflight, PurgeQueue, State};
         let taken_back = |error: &KafkaError| {
             matches!(error, KafkaError::MessageProduction(PurgeInflight | PurgeQueue | State))
@@ -201,7 +206,11 @@ impl<'a> Worker<'a> {
         match self.client.commit_transaction(STEP) {
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
                 let blamed = blame(&KafkaError::MessageProduction(error.code()));
-                (blamed != Blame::Nobody).then(|| error.to_string())
+                // A record that is refused leaves a gap in the sequence, and those sent behind it
+                // are refused for the gap; that may be all that the client tells. Of one alone it
+                // says nothing.
+                let gap = error.code() == RDKafkaErrorCode::OutOfOrderSequenceNumber;
+                (blamed != Blame::Nobody || (gap && several)).then(|| error.to_string())
             }
             _ => None,
         }
@@ -348,16 +357,15 @@ impl<'a> Worker<'a> {
         troubles
     }
 
-    /// A cluster may not know for a moment what it has: only a second look makes a topic unknown.
+    /// One look proves nothing: the broker that is asked may lag behind the others.
     fn look_up(&self, topic: &str) -> Option<Trouble> {
-        let look = || self.parts.targets.look(topic, STEP);
-        match look().or_else(|_| look()) {
-            Ok(()) => None,
-            Err(error @ (TopicError::Unknown(_) | TopicError::Forbidden { .. })) => {
-                Some(Trouble::Refused(error.to_string()))
-            }
-            Err(error) => Some(Trouble::Passing(error.to_string())),
+        let targets = &self.parts.targets;
+        let error = targets.look(topic, STEP).err()?;
+        let is_missing = matches!(error, TopicError::Unknown(_) | TopicError::Forbidden { .. });
+        if is_missing && targets.missing_for(topic) >= MISSING_FOR {
+            return Some(Trouble::Refused(error.to_string()));
         }
+        Some(Trouble::Passing(error.to_string()))
     }
 
     /// What the failed records say about their items; one trouble for each.

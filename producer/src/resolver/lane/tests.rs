@@ -77,18 +77,22 @@ impl Rig {
     }
 
     /// So many committed messages; the offsets of their decisions.
-    fn committed(&mut self, count: u8, payload: usize) -> Vec<i64> {
+    fn committed(&mut self, count: usize, payload: usize) -> Vec<i64> {
         (0..count).map(|_| self.commit(payload)).collect()
     }
 
     fn commit(&mut self, payload: usize) -> i64 {
-        let id = TransactionId::from_bytes([u8::try_from(self.next).unwrap(); 16]);
+        self.commit_to("topic", payload)
+    }
+
+    fn commit_to(&mut self, topic: &str, payload: usize) -> i64 {
+        let id = TransactionId::from_bytes(i128::from(self.next).to_le_bytes());
         let half = self.read(
             Record::Half(HalfMeta {
                 id,
                 application: "app".into(),
                 purpose: "purpose".into(),
-                topic: "topic".into(),
+                topic: topic.into(),
                 timestamp_ms: 0,
                 check_after: None,
                 local_transaction: None,
@@ -126,6 +130,29 @@ impl Rig {
 
     fn again(&mut self) {
         self.lane.not_before = None;
+        self.lane.held.clear();
+    }
+
+    /// Carries everything out that is left, on a broker that refuses every batch in which one of
+    /// these is; how many batches it took.
+    fn carry_all_out(&mut self, bad: &[i64]) -> usize {
+        let mut batches = 0;
+        while let Some(job) = self.batch(true) {
+            batches += usize::from(!job.items.is_empty());
+            let delivers = |item: &&Item| matches!(item.work, Work::Deliver(..));
+            let refuses = |item: &Item| bad.contains(&item.at);
+            let end = if job.items.iter().filter(delivers).any(refuses) {
+                let suspects = job.items.iter().enumerate().filter(|(_, item)| delivers(item));
+                let suspects = suspects.map(|(at, _)| (at, Trouble::Suspect(why())));
+                JobEnd::Aborted(suspects.collect())
+            } else {
+                JobEnd::Done(Vec::new())
+            };
+            let refused = self.end(job, end).refused;
+            assert!(refused.iter().all(|(at, _)| bad.contains(at)), "{refused:?}");
+        }
+        assert!(self.lane.is_idle() && self.core.progress().unwrap().position == self.next);
+        batches
     }
 }
 
@@ -222,22 +249,86 @@ fn a_refused_message_is_parked_in_its_place_and_the_others_are_delivered() {
 }
 
 #[test]
-fn suspects_go_out_one_by_one_until_the_one_to_blame_is_found() {
+fn suspects_go_out_by_halves_until_the_one_to_blame_is_found() {
     let mut rig = Rig::new(limits(true));
-    rig.committed(4, 1);
+    rig.committed(6, 1);
     let job = rig.batch(true).unwrap();
     let suspect = |index| (index, Trouble::Suspect(why()));
-    assert!(rig.end(job, JobEnd::Aborted(vec![suspect(0), suspect(2)])).refused.is_empty());
-    for expected in [1, 3] {
+    assert!(rig.end(job, JobEnd::Aborted(vec![suspect(0), suspect(3)])).refused.is_empty());
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [1, 3], "half of those up to the last suspect");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [5], "half of the rest");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [7], "it must be this one");
+    let ended = rig.end(job, JobEnd::Aborted(vec![suspect(0)]));
+    assert_eq!(ended.refused, [(7, why())], "nobody else was in its batch");
+    for expected in [&[7][..], &[9], &[11]] {
         let job = rig.batch(true).unwrap();
-        assert_eq!(places(&job), [expected]);
+        assert_eq!(places(&job), expected, "with care at first");
         rig.end(job, JobEnd::Done(Vec::new()));
     }
+}
+
+#[test]
+fn one_to_blame_among_hundreds_is_found_in_a_few_batches() {
+    let linger = Duration::ZERO;
+    let wide = Limits { batch_messages: 500, batch_bytes: 1_000_000, linger, ..limits(true) };
+    for bad in [0, 237, 499] {
+        let mut rig = Rig::new(wide);
+        let bad = rig.committed(500, 1)[bad];
+        let batches = rig.carry_all_out(&[bad]);
+        // Nine halvings of 500, each with a half that is good at most, and as many doublings.
+        assert!(batches <= 3 * 9 + 2, "{batches}");
+    }
+    let mut rig = Rig::new(wide);
+    let all = rig.committed(100, 1);
+    let batches = rig.carry_all_out(&all);
+    assert!(
+        batches <= 2 * 100 + 7,
+        "all to blame: each and its entry in the parked topic: {batches}"
+    );
+}
+
+#[test]
+fn at_least_once_a_missing_target_holds_up_nobody_else() {
+    let mut rig = Rig::new(limits(false));
+    let first = rig.commit_to("missing", 1);
+    let other = rig.commit(1);
     let job = rig.batch(true).unwrap();
-    assert_eq!(places(&job), [5]);
-    let ended = rig.end(job, JobEnd::Aborted(vec![suspect(0)]));
-    assert_eq!(ended.refused, [(5, why())], "nobody else was in its batch");
-    assert_eq!(places(&rig.batch(true).unwrap()), [5, 7], "together again");
+    let ended = rig.end(job, JobEnd::Done(vec![(0, Trouble::Passing(why()))]));
+    assert_eq!(ended.done, [(other, true)]);
+    let second = rig.commit_to("missing", 1);
+    let behind = rig.commit(1);
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [behind], "nothing for the missing one, so that its order is kept");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert!(rig.batch(true).is_none() && !rig.lane.is_idle());
+    rig.again();
+    assert_eq!(places(&rig.batch(true).unwrap()), [first, second]);
+}
+
+#[test]
+fn exactly_once_a_missing_target_holds_up_what_is_behind_it_only() {
+    let mut rig = Rig::new(limits(true));
+    let before = rig.commit(1);
+    let first = rig.commit_to("missing", 1);
+    let behind = rig.commit(1);
+    let job = rig.batch(true).unwrap();
+    rig.end(job, JobEnd::Aborted(vec![(1, Trouble::Passing(why()))]));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [before], "at once");
+    assert_eq!(job.progress.unwrap().position, first);
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert!(rig.batch(true).is_none());
+    rig.again();
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [first, behind]);
+    rig.end(job, JobEnd::Aborted(vec![(0, Trouble::Refused(why()))]));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [first, behind], "parked, and the rest goes on");
 }
 
 #[test]
@@ -280,7 +371,7 @@ fn a_lane_whose_emitter_is_gone_says_so() {
 #[test]
 fn after_a_large_batch_the_next_one_waits_for_company() {
     let mut rig = Rig::new(Limits { queued_messages: 1_000, ..limits(true) });
-    rig.committed(u8::try_from(LOAD_FROM).unwrap(), 1);
+    rig.committed(LOAD_FROM, 1);
     let large = rig.batch(true).expect("nobody waits at first");
     rig.end(large, JobEnd::Done(Vec::new()));
     rig.commit(1);
