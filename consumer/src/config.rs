@@ -54,6 +54,7 @@ impl TopicSettings {
             settings: settings.map(|(name, value)| (name.to_owned(), value)).into(),
             required: vec!["cleanup.policy".into()],
             at_least: Vec::new(),
+            advised: Vec::new(),
         }
     }
 }

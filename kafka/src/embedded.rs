@@ -88,6 +88,15 @@ impl EmbeddedBroker {
         })
     }
 
+    /// Leaves a partition without a leader: it can be neither written to nor read.
+    ///
+    /// # Errors
+    /// What librdkafka says.
+    pub fn without_leader(&self, topic: &str, partition: i32) -> Result<(), KafkaError> {
+        let topic = topic.to_owned();
+        self.order(move |cluster| cluster.partition_leader(&topic, partition, None))
+    }
+
     /// Settings for clients of this broker.
     pub fn config(&self) -> KafkaConfig {
         KafkaConfig { embedded: true, ..KafkaConfig::new(&self.bootstrap_servers) }

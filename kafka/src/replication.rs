@@ -86,6 +86,7 @@ mod tests {
             settings: Default::default(),
             required: Vec::new(),
             at_least: Vec::new(),
+            advised: Vec::new(),
         }
     }
 

@@ -40,6 +40,9 @@ pub struct TopicSpec {
     pub required: Vec<String>,
     /// The names of settings that are numbers, and may be more than is given in `settings`.
     pub at_least: Vec<String>,
+    /// The names of settings without which something only takes longer, or more room: an existing topic
+    /// with other values is warned about.
+    pub advised: Vec<String>,
 }
 
 /// What [`ensure_topic`] found.
@@ -223,6 +226,9 @@ async fn verify(
     let entries = resource.entry_map();
     let value = |name: &str| entries.get(name).and_then(|entry| entry.value.as_deref());
     check_settings(spec, value)?;
+    if let Some(advice) = advice(spec, value) {
+        tracing::warn!("{advice}");
+    }
     let least = value(MIN_IN_SYNC).and_then(|least| least.parse().ok());
     // Every Kafka has it; one that hides it cannot be judged by it.
     Ok(least.unwrap_or(1))
@@ -270,6 +276,26 @@ fn check_settings<'a>(
     Ok(())
 }
 
+/// What an existing topic should have and has not, in words.
+fn advice<'a>(spec: &TopicSpec, found: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let differs = |name: &&String| found(name) != spec.settings.get(*name).map(String::as_str);
+    let differing: Vec<&String> = spec.advised.iter().filter(differs).collect();
+    if differing.is_empty() {
+        return None;
+    }
+    let shown = |name: &&String| format!("{name}={}", found(name).unwrap_or("(unset)"));
+    let wanted =
+        |name: &&String| format!("{name}={}", spec.settings.get(*name).map_or("", String::as_str));
+    let list = |of: &dyn Fn(&&String) -> String| differing.iter().map(of).collect::<Vec<_>>();
+    Some(format!(
+        "topic '{topic}' has {}: it works, but is read more slowly than it could be; better: \
+         kafka-configs.sh --alter --topic {topic} --add-config {}",
+        list(&shown).join(", "),
+        list(&wanted).join(","),
+        topic = spec.name,
+    ))
+}
+
 /// The number of partitions of a topic. Blocks up to `deadline`.
 ///
 /// # Errors
@@ -312,6 +338,7 @@ mod tests {
             settings: settings.map(|(name, value)| (name.into(), value.into())).into(),
             required: vec!["cleanup.policy".into()],
             at_least: vec!["max.message.bytes".into()],
+            advised: Vec::new(),
         }
     }
 
@@ -337,6 +364,21 @@ mod tests {
         }
         let refused = checked("compact", Some("1000")).unwrap_err().to_string();
         assert!(refused.contains("cleanup.policy=compact"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_only_better_is_told_and_not_refused() {
+        let mut spec = spec();
+        spec.settings.insert("segment.ms".into(), "1000".into());
+        spec.advised.push("segment.ms".into());
+        let found = |value: &'static str| {
+            move |name: &str| Some(if name == "segment.ms" { value } else { "delete" })
+        };
+        assert_eq!(advice(&spec, found("1000")), None);
+        let told = advice(&spec, found("7")).expect("it differs");
+        assert!(told.contains("segment.ms=7") && told.contains("--add-config segment.ms=1000"));
+        spec.at_least.clear();
+        assert!(check_settings(&spec, found("7")).is_ok());
     }
 
     #[test]

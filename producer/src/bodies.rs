@@ -14,6 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config::ProducerConfig;
 use crate::parked;
+use crate::scan::Patience;
 
 /// Reading the bodies of one batch, or one body of the parked topic.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -166,7 +167,8 @@ impl Bodies {
 
     /// The body of a parked message.
     pub(crate) fn parked(&self, partition: i32, id: TransactionId) -> Result<Body, BodyError> {
-        let found = parked::read_body(&self.kafka, &self.parked_topic, partition, id, DEADLINE)?;
+        let patience = Patience::Idle(DEADLINE);
+        let found = parked::read_body(&self.kafka, &self.parked_topic, partition, id, patience)?;
         let topic = || self.parked_topic.clone();
         found.ok_or_else(|| BodyError::Gone { topic: topic(), partition, offset: -1 })
     }

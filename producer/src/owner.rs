@@ -11,11 +11,11 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::config::{ProducerConfig, RETRY_DELAY};
 use crate::error::StartError;
-use crate::scan::{is_denied, scan};
+use crate::scan::{Patience, is_denied, scan_all};
 
 /// The reserved key, in partition 0.
 const KEY: &str = "halfmsg.application";
-/// Reading or writing it once.
+/// Writing it once; reading without progress.
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Claims the group for the application, or refuses.
@@ -73,7 +73,7 @@ async fn find(kafka: &KafkaConfig, topic: &str) -> Result<Option<String>, StartE
     let (kafka, topic) = (kafka.clone(), topic.to_owned());
     let found = tokio::task::spawn_blocking(move || {
         let mut owner = None;
-        scan(&kafka, &topic, &[0], STEP_DEADLINE, |message| {
+        scan_all(&kafka, &topic, &[0], Patience::Idle(STEP_DEADLINE), |message| {
             if message.key() == Some(KEY.as_bytes()) {
                 let name = message.payload().unwrap_or_default();
                 owner = Some(String::from_utf8_lossy(name).into_owned());

@@ -9,9 +9,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::scan::scan;
+use crate::scan::{Patience, Unread, scan, scan_all};
 use bytes::Bytes;
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::{
@@ -190,16 +189,17 @@ fn body(message: &BorrowedMessage<'_>, without_ours: bool) -> Body {
     }
 }
 
-/// Reads what the parked topic says about these store partitions. Blocks up to the deadline.
+/// Reads what the parked topic says about these store partitions, and which of them could not be read.
+/// Blocks, as long as patience lasts.
 pub(crate) fn read(
     kafka: &KafkaConfig,
     topic: &str,
     partitions: &[i32],
-    deadline: Duration,
-) -> Result<HashMap<i32, ParkedPartition>, KafkaError> {
+    patience: Patience,
+) -> Result<(HashMap<i32, ParkedPartition>, Unread), KafkaError> {
     let mut states: HashMap<i32, HashMap<Vec<u8>, ParkedState>> = HashMap::new();
     let mut skipped: HashMap<i32, BTreeSet<i64>> = HashMap::new();
-    scan(kafka, topic, partitions, deadline, |message| {
+    let unread = scan(kafka, topic, partitions, patience, |message| {
         let partition = message.partition();
         let key = message.key().unwrap_or_default().to_vec();
         if let Some(offset) = skipped_offset(&key, partition) {
@@ -223,7 +223,9 @@ pub(crate) fn read(
     for (partition, skipped) in skipped {
         found.entry(partition).or_default().skipped = skipped;
     }
-    Ok(found)
+    // What is known of them is not all.
+    found.retain(|partition, _| !unread.contains_key(partition));
+    Ok((found, unread))
 }
 
 /// The key under which an operator's word to skip a record is kept.
@@ -248,17 +250,17 @@ fn without_body(state: ParkedState) -> ParkedState {
     }
 }
 
-/// The body of one parked message, if it is parked. Blocks up to the deadline.
+/// The body of one parked message, if it is parked. Blocks, as long as patience lasts.
 pub(crate) fn read_body(
     kafka: &KafkaConfig,
     topic: &str,
     partition: i32,
     id: TransactionId,
-    deadline: Duration,
+    patience: Patience,
 ) -> Result<Option<Body>, KafkaError> {
     let key = id.to_string();
     let mut body = None;
-    scan(kafka, topic, &[partition], deadline, |message| {
+    scan_all(kafka, topic, &[partition], patience, |message| {
         if message.key() == Some(key.as_bytes()) {
             body = match state(message) {
                 Some(ParkedState::Parked(parked)) => Some(parked.half.body.clone()),

@@ -35,6 +35,7 @@ pub(crate) use walk::{Found, Look, Walk, read, walk};
 use crate::config::ProducerConfig;
 use crate::parked::{self, ParkedPartition};
 use crate::resolver::query::{Seen, What};
+use crate::scan::Patience;
 use crate::stored::{self, Place};
 
 /// How long one look may take and how much it may read.
@@ -144,8 +145,12 @@ pub(crate) fn take(
     let before = stored::places(&client, &store, &partitions, look.step());
     let before = before.map_err(|error| unreachable(&error))?;
     let topic = config.parked_topic();
-    let mut parked = parked::read(&config.kafka, &topic, &partitions, look.left())
+    let patience = Patience::Whole(look.left());
+    let (mut parked, unread) = parked::read(&config.kafka, &topic, &partitions, patience)
         .map_err(|error| unreachable(&error))?;
+    if let Some(error) = unread.values().next() {
+        return Err(unreachable(error));
+    }
     let mut parts = BTreeMap::new();
     for (partition, mut place) in before {
         let bounds = client.fetch_watermarks(&store, partition, look.step());

@@ -10,6 +10,13 @@ use crate::config::{ProducerConfig, RETRY_DELAY};
 const STORE_MARGIN_BYTES: usize = 64 * 1_024;
 /// What a parked record may have besides a store record.
 const PARKED_MARGIN_BYTES: usize = 64 * 1_024;
+/// A takeover reads the parked topic whole, and compaction never touches the segment that is being
+/// written: it is what may stay of messages that are long settled, so it is small. Kafka's default is
+/// 1 GiB.
+const PARKED_SEGMENT_BYTES: usize = 16 * 1_024 * 1_024;
+/// After so long (an hour) a segment is closed, however little is in it, and compacted, however little
+/// of it is settled; compacting small segments costs little. Kafka's defaults are a week and never.
+const PARKED_SEGMENT_MS: &str = "3600000";
 /// One look at a topic.
 const LOOKUP: Duration = Duration::from_secs(10);
 
@@ -26,6 +33,7 @@ fn spec(
     name: String,
     settings: &[(&str, &str)],
     required: &[&str],
+    advised: &[&str],
 ) -> TopicSpec {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     TopicSpec {
@@ -36,6 +44,7 @@ fn spec(
         settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         required: owned(required),
         at_least: owned(&["max.message.bytes"]),
+        advised: owned(advised),
     }
 }
 
@@ -58,18 +67,25 @@ fn store(config: &ProducerConfig) -> TopicSpec {
         "message.timestamp.type",
         "unclean.leader.election.enable",
     ];
-    spec(config, config.store_topic(), &settings, &required)
+    spec(config, config.store_topic(), &settings, &required, &[])
 }
 
 fn parked(config: &ProducerConfig) -> TopicSpec {
     let max_bytes = parked_record_bytes(config).to_string();
+    let segment_bytes = PARKED_SEGMENT_BYTES.max(4 * parked_record_bytes(config)).to_string();
     let settings = [
         ("cleanup.policy", "compact"),
         ("unclean.leader.election.enable", "false"),
         ("max.message.bytes", max_bytes.as_str()),
+        ("segment.bytes", &segment_bytes),
+        ("segment.ms", PARKED_SEGMENT_MS),
+        ("min.cleanable.dirty.ratio", "0.1"),
+        ("max.compaction.lag.ms", PARKED_SEGMENT_MS),
     ];
     let required = ["cleanup.policy", "unclean.leader.election.enable"];
-    spec(config, config.parked_topic(), &settings, &required)
+    let advised =
+        ["segment.bytes", "segment.ms", "min.cleanable.dirty.ratio", "max.compaction.lag.ms"];
+    spec(config, config.parked_topic(), &settings, &required, &advised)
 }
 
 /// Both, as they must be.

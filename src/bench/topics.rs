@@ -56,6 +56,7 @@ impl Topics {
             settings: Default::default(),
             required: Vec::new(),
             at_least: Vec::new(),
+            advised: Vec::new(),
         };
         ensure_topic(&self.kafka, &spec, KNOWN_DEADLINE).await.context("creating a topic")?;
         Ok(())

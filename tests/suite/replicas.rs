@@ -69,6 +69,7 @@ pub(crate) async fn topics_are_created_with_the_configured_replicas(env: Env) {
         settings: Default::default(),
         required: Vec::new(),
         at_least: Vec::new(),
+        advised: Vec::new(),
     };
     let ensure = async |spec: &TopicSpec| ensure_topic(&env.kafka(), spec, DEADLINE).await;
     let one = spec("one", 1, 1);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::takeover::PARKED_DEADLINE;
+use super::takeover::PARKED_PATIENCE;
 use super::{Input, Resolver};
 use crate::parked;
 
@@ -35,8 +35,8 @@ impl Resolver {
         self.runtime.spawn_blocking(move || {
             let _until_the_end = under_way;
             let partitions: Vec<i32> = stopped.iter().map(|(partition, _)| *partition).collect();
-            let mut found = match parked::read(&kafka, &topic, &partitions, PARKED_DEADLINE) {
-                Ok(found) => found,
+            let mut found = match parked::read(&kafka, &topic, &partitions, PARKED_PATIENCE) {
+                Ok((found, _)) => found,
                 Err(error) => return tracing::debug!(%error, "looking for skipped records"),
             };
             for (partition, generation) in stopped {

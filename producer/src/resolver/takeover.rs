@@ -16,14 +16,15 @@ use super::assignment::StoreContext;
 use super::emitter::{Emitter, EmitterParts, Ready};
 use crate::config::ProducerConfig;
 use crate::parked::{self, ParkedPartition};
+use crate::scan::Patience;
 use crate::stored::{self, Place};
 
 /// The group has changed its mind; what it says now is another takeover's business.
 pub(super) const WITHDRAWN: &str = "the partitions were given up, or assigned anew, meanwhile";
 /// One look-up of offsets or watermarks.
 const LOOKUP: Duration = Duration::from_secs(5);
-/// Reading the parked topic.
-pub(super) const PARKED_DEADLINE: Duration = Duration::from_secs(30);
+/// Reading the parked topic, without progress: what operators have left in it may be large.
+pub(super) const PARKED_PATIENCE: Patience = Patience::Idle(Duration::from_secs(15));
 /// Fencing all former owners, in parallel.
 const READY_DEADLINE: Duration = Duration::from_secs(25);
 
@@ -64,9 +65,11 @@ fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String>
     if parts.claim.is_withdrawn() {
         return Err(WITHDRAWN.into());
     }
-    let why = without_parked(parts, &mut emitters)?;
+    let too_few = without_parked(parts, &mut emitters)?;
     let ready: Vec<i32> = emitters.keys().copied().collect();
-    let found = read(&parts.config, &parts.consumer, &ready).map_err(|error| error.to_string())?;
+    let (found, unread) =
+        read(&parts.config, &parts.consumer, &ready).map_err(|error| error.to_string())?;
+    let why = too_few.or(unread);
     let own =
         |found: Found| emitters.remove(&found.partition).map(|emitter| Taken { found, emitter });
     let taken: Vec<Taken> = found.into_iter().filter_map(own).collect();
@@ -159,22 +162,35 @@ impl Found {
     }
 }
 
-/// Looks everything up. Blocks; fails as a whole, to be tried again.
+/// Looks everything up. Blocks; fails as a whole, to be tried again, but leaves a partition out whose
+/// part of the parked topic cannot be read, and says so.
 fn read(
     config: &ProducerConfig,
     consumer: &BaseConsumer<StoreContext>,
     partitions: &[i32],
-) -> Result<Vec<Found>, KafkaError> {
+) -> Result<(Vec<Found>, Option<String>), KafkaError> {
     let store = config.store_topic();
     // Without it the first record comes half a second late.
     consumer.fetch_metadata(Some(&store), LOOKUP)?;
     // Read-committed: it would wait for an open transaction of the former owner, were there one.
     let places = stored::places(consumer, &store, partitions, LOOKUP)?;
-    let mut parked =
-        parked::read(&config.kafka, &config.parked_topic(), partitions, PARKED_DEADLINE)?;
+    let topic = config.parked_topic();
+    let (mut parked, unread) = parked::read(&config.kafka, &topic, partitions, PARKED_PATIENCE)?;
+    let why = unread.iter().next().map(|(partition, error)| {
+        let why = format!(
+            "{topic}[{partition}] cannot be read ({error}), so nothing of the store's partitions {:?} \
+             is carried out: look at the leaders of that topic's partitions",
+            unread.keys()
+        );
+        tracing::warn!(why, "some of the store's partitions cannot be taken over yet");
+        why
+    });
     let mut found = Vec::with_capacity(partitions.len());
     let mut unknown = Vec::new();
     for (partition, place) in places {
+        if unread.contains_key(&partition) {
+            continue;
+        }
         let Place { start, end, stored } = place;
         if stored.is_none() && end > start {
             unknown.push(partition);
@@ -197,5 +213,5 @@ fn read(
              expired): what was committed in it may be delivered again"
         );
     }
-    Ok(found)
+    Ok((found, why))
 }
