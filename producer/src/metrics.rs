@@ -6,6 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DecisionLabels {
@@ -23,6 +25,14 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PartitionLabel {
+    partition: i32,
+}
+
+/// Seconds, with parts of them.
+type Seconds = Gauge<f64, AtomicU64>;
+
 /// Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Metrics {
@@ -35,7 +45,9 @@ pub(crate) struct Metrics {
     delivered: Counter,
     dropped: Counter,
     foreign: Counter,
-    open: Gauge,
+    open: Family<PartitionLabel, Gauge>,
+    oldest_open: Family<PartitionLabel, Seconds>,
+    oldest_outcome: Seconds,
     batches: Family<OutcomeLabel, Counter>,
     lost_lanes: Counter,
     replay_left: Gauge,
@@ -61,7 +73,11 @@ impl Metrics {
             "Store records that changed nothing, by reason",
             self.ignored.clone(),
         );
-        registry.register("parked", "Half messages parked, by cause", self.parked.clone());
+        registry.register(
+            "parked",
+            "Half messages parked for good, by cause; each once",
+            self.parked.clone(),
+        );
         registry.register("delivered", "Committed messages delivered", self.delivered.clone());
         registry.register("dropped", "Rolled-back messages dropped", self.dropped.clone());
         registry.register(
@@ -69,7 +85,21 @@ impl Metrics {
             "Store records that are none of ours",
             self.foreign.clone(),
         );
-        registry.register("open_halves", "Open half messages of this replica", self.open.clone());
+        registry.register(
+            "open_halves",
+            "Open half messages, by the partitions that this replica owns",
+            self.open.clone(),
+        );
+        registry.register(
+            "oldest_open_half_seconds",
+            "Since the oldest open half message was prepared, likewise; 0 if none is open",
+            self.oldest_open.clone(),
+        );
+        registry.register(
+            "oldest_outcome_seconds",
+            "Age of the oldest outcome (a delivery, say) that is not carried out; 0 if there is none",
+            self.oldest_outcome.clone(),
+        );
         registry.register(
             "batches",
             "Batches of deliveries by outcome; in exactly-once mode each is a Kafka transaction",
@@ -152,8 +182,23 @@ impl Metrics {
         self.replay_left.set(records);
     }
 
-    pub(crate) fn open(&self, count: usize) {
-        self.open.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// Open halves of a partition, and the age of the oldest.
+    pub(crate) fn open(&self, partition: i32, count: usize, oldest_ms: i64) {
+        let label = PartitionLabel { partition };
+        self.open.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let age = Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0));
+        self.oldest_open.get_or_create(&label).set(age.as_secs_f64());
+    }
+
+    /// The partition is not this replica's any more.
+    pub(crate) fn not_owned(&self, partition: i32) {
+        let label = PartitionLabel { partition };
+        self.open.remove(&label);
+        self.oldest_open.remove(&label);
+    }
+
+    pub(crate) fn oldest_outcome(&self, age: Duration) {
+        self.oldest_outcome.set(age.as_secs_f64());
     }
 
     /// Decisions that contradicted an earlier one.

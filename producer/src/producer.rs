@@ -146,7 +146,6 @@ impl TransactionProducer {
     /// # Errors
     /// Why not, in words.
     pub fn health(&self) -> Result<(), String> {
-        self.inner.metrics.open(self.inner.shared.open());
         match self.inner.log.problem() {
             Some(problem) => Err(problem),
             None => self.inner.shared.health(),

@@ -16,7 +16,7 @@
 //! - `progress`: storing (L, P) in at-least-once mode
 //! - `trim`: deletes what no owner will need
 //! - `skip`: goes on behind a record of a newer format
-//! - `query`: what the views and operators ask
+//! - `query`: what the views and operators ask; `watch`: what is told unasked
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -47,6 +47,7 @@ mod reading;
 mod skip;
 pub(crate) mod takeover;
 mod trim;
+mod watch;
 mod worker;
 
 use assignment::StoreContext;
@@ -56,6 +57,7 @@ use ownership::Wanted;
 use progress::ProgressWriter;
 use query::Query;
 use takeover::TakeoverEnd;
+use watch::{Renewal, Uncounted};
 
 /// Inputs taken in between two polls.
 const INPUTS_PER_TURN: usize = 4_096;
@@ -110,6 +112,7 @@ pub(crate) struct Owned {
     pub(crate) end_at_takeover: i64,
     /// The end of the log was reached since.
     pub(crate) caught_up: bool,
+    uncounted: Uncounted,
     /// What is stored as progress, if it is known.
     stored: Option<Progress>,
     /// The log was cut here.
@@ -182,12 +185,15 @@ pub(crate) struct Resolver {
     is_denied: bool,
     /// Since when a replay is under way, and when it was last reported.
     replay: Option<(Instant, Instant)>,
-    /// The consumer is beyond repair and is made anew then; how often that was in a row.
-    renewal: Option<Instant>,
+    /// The consumer is beyond repair and is made anew, or was; how often that was in a row.
+    renewal: Option<Renewal>,
+    is_renewed: bool,
     renewals: u32,
     /// The foreign record in hand.
     foreign: Body,
     commands: Vec<Command>,
+    /// Partitions that the metrics show.
+    shown: BTreeSet<i32>,
 }
 
 impl Resolver {
@@ -231,9 +237,11 @@ impl Resolver {
             is_denied: false,
             replay: None,
             renewal: None,
+            is_renewed: true,
             renewals: 0,
             foreign: Body::default(),
             commands: Vec::new(),
+            shown: BTreeSet::new(),
         })
     }
 
@@ -313,7 +321,7 @@ impl Resolver {
         self.report_replay();
         self.trim();
         self.look_for_skips();
-        self.shared.publish(&self.owned, !self.wanted.is_empty());
+        self.publish();
     }
 
     /// A line when a replay takes long, and one when all that the log held at the takeover is
@@ -378,6 +386,9 @@ impl Resolver {
             owned.stored = Some(progress);
             let settled = owned.core.progress_stored(progress);
             owned.lane.clear(settled);
+            for cause in owned.uncounted.stored(progress) {
+                self.metrics.parked(cause);
+            }
         }
     }
 }

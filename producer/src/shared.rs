@@ -19,15 +19,25 @@ pub(crate) struct Shared {
 }
 
 /// A replica that got no partitions by then is ready all the same: there may be none left for it.
-const JOIN_GRACE: Duration = Duration::from_secs(15);
+pub(crate) const JOIN_GRACE: Duration = Duration::from_secs(15);
+
+/// What the resolver says of itself.
+#[derive(Default)]
+pub(crate) struct Standing {
+    /// Partitions are ours to take, and not taken yet.
+    pub(crate) taking_over: bool,
+    /// Why nothing is read at all, if its consumer is being replaced.
+    pub(crate) renewing: Option<String>,
+    /// What has waited for too long to be carried out, and for what.
+    pub(crate) overdue: Option<String>,
+}
 
 #[derive(Default)]
 struct State {
-    taking_over: bool,
+    standing: Standing,
     /// The group has said which partitions are ours, if any.
     joined: bool,
     stopped: BTreeMap<i32, String>,
-    open: usize,
     broker: Option<String>,
     /// What this client has no right to, if the broker said so.
     denied: Option<String>,
@@ -47,21 +57,19 @@ impl Shared {
         }
     }
 
-    /// Called by the resolver after every turn.
-    pub(crate) fn publish(&self, owned: &BTreeMap<i32, Owned>, taking_over: bool) {
-        let mut open = 0;
+    /// Called by the resolver from time to time.
+    pub(crate) fn publish(&self, owned: &BTreeMap<i32, Owned>, mut standing: Standing) {
         for (partition, owned) in owned {
             let ledger = owned.core.ledger();
-            open += ledger.open_count();
             let slot = usize::try_from(*partition).ok().and_then(|at| self.retained.get(at));
             if let Some(slot) = slot {
                 slot.store(ledger.retained_bytes(), Ordering::Relaxed);
             }
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.open = open;
-        state.taking_over = taking_over || owned.values().any(Owned::is_behind);
-        state.joined |= taking_over || !owned.is_empty();
+        state.joined |= standing.taking_over || !owned.is_empty();
+        standing.taking_over |= owned.values().any(Owned::is_behind);
+        state.standing = standing;
         let stopped = |(partition, owned): (&i32, &Owned)| {
             owned.stopped.as_ref().map(|reason| (*partition, reason.clone()))
         };
@@ -102,11 +110,6 @@ impl Shared {
         slot.map_or(0, |slot| slot.load(Ordering::Relaxed))
     }
 
-    /// Open halves of the partitions that are owned here.
-    pub(crate) fn open(&self) -> usize {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).open
-    }
-
     /// Why nothing that is stored in this partition would be carried out, if so.
     pub(crate) fn stuck(&self, partition: i32) -> Option<String> {
         if !self.resolver_runs.load(Ordering::Relaxed) {
@@ -134,15 +137,40 @@ impl Shared {
         if let Some(reason) = state.stopped.values().next() {
             return Err(format!("a partition is stopped: {reason}"));
         }
+        let Standing { taking_over, renewing, overdue } = &state.standing;
+        if let Some(why) = renewing.as_ref() {
+            return Err(why.clone());
+        }
         if !state.joined && self.started.elapsed() < JOIN_GRACE {
             return Err("joining the producer group".into());
         }
-        if state.taking_over {
+        if *taking_over {
             return Err(match &state.takeover {
                 Some(why) => format!("the store's partitions cannot be taken over: {why}"),
                 None => "the store's partitions are being taken over".into(),
             });
         }
-        Ok(())
+        overdue.clone().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_that_stands_still_is_told() {
+        let shared = Shared::new(1);
+        let taking_over = Standing { taking_over: true, ..Standing::default() };
+        shared.publish(&BTreeMap::new(), taking_over);
+        assert!(shared.health().is_err_and(|why| why.contains("taken over")));
+        shared.publish(&BTreeMap::new(), Standing::default());
+        assert_eq!(shared.health(), Ok(()));
+        let renewing = Standing { renewing: Some("made anew".into()), ..Standing::default() };
+        shared.publish(&BTreeMap::new(), renewing);
+        assert_eq!(shared.health(), Err("made anew".into()));
+        let overdue = Standing { overdue: Some("for 31 s".into()), ..Standing::default() };
+        shared.publish(&BTreeMap::new(), overdue);
+        assert_eq!(shared.health(), Err("for 31 s".into()));
     }
 }

@@ -126,6 +126,14 @@ pub(crate) async fn c23_long_two_replicas_with_one_instance_id(env: Env) {
     let load = Load::on(&setup);
     load.goes_on(BETWEEN).await;
     let other = Env::start(&setup.config, &setup.told).await;
+    until(PATIENCE, "one that is thrown out not to be ready", async || {
+        let told = [&setup.producer, &other].map(TransactionProducer::health);
+        let is_told = |health: &Result<(), String>| {
+            health.as_ref().is_err_and(|why| why.contains("has the instance id the-same"))
+        };
+        if told.iter().any(is_told) { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
     load.goes_on(5 * BETWEEN).await;
     other.shutdown().await;
     load.goes_on(BETWEEN).await;

@@ -74,9 +74,10 @@ impl Resolver {
     }
 
     fn carry_out(&mut self, partition: i32, generation: u64, command: Command) {
+        let since = self.now;
         let mut send = |at, work| {
             if let Some(owned) = self.owned.get_mut(&partition) {
-                owned.lane.push(Item { at, work });
+                owned.lane.push(Item { at, since, work });
             }
         };
         match command {
@@ -86,9 +87,12 @@ impl Resolver {
             }
             Command::Settle { at, settled } => send(at, Work::Settle(settled)),
             Command::WriteParked { at, parked } => {
-                self.metrics.parked(parked.cause);
                 life::parked(&parked);
+                let cause = parked.cause;
                 send(at, Work::Park(parked));
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    owned.uncounted.parked(at, cause);
+                }
             }
             Command::CopyForeign { at } => {
                 let body = std::mem::take(&mut self.foreign);

@@ -27,6 +27,8 @@ mod tests;
 pub(crate) struct Item {
     /// The record that led to it.
     pub(crate) at: i64,
+    /// When it came up, on the resolver's clock.
+    pub(crate) since: Duration,
     pub(crate) work: Work,
 }
 

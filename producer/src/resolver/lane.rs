@@ -74,6 +74,10 @@ pub(crate) struct Lane {
     waiting_since: Option<Instant>,
     clears: Vec<TransactionId>,
     busy: bool,
+    /// Since when the oldest outcome of the batch under way waits.
+    under_way_since: Option<Duration>,
+    /// Why the outcome of this record is not carried out yet.
+    trouble: Option<(i64, String)>,
     /// Somebody up to this record is to blame: they go out by halves until it is known who.
     suspected_up_to: Option<i64>,
     /// The most deliveries of a batch after one was to blame; doubles as they succeed.
@@ -98,6 +102,8 @@ impl Lane {
             waiting_since: None,
             clears: Vec::new(),
             busy: false,
+            under_way_since: None,
+            trouble: None,
             suspected_up_to: None,
             cautious: None,
             held: HashMap::new(),
@@ -128,6 +134,16 @@ impl Lane {
     /// Whether nothing waits and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         !self.busy && self.queue.is_empty()
+    }
+
+    /// Since when, on the resolver's clock, the oldest outcome is not carried out.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        self.under_way_since.into_iter().chain(self.queue.front().map(|item| item.since)).min()
+    }
+
+    /// Why an outcome is not carried out yet, if something was said of one.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|(_, why)| why.as_str())
     }
 
     /// Whether something waits for a batch, and not for a target.
@@ -175,6 +191,7 @@ impl Lane {
             return true;
         }
         self.busy = true;
+        self.under_way_since = items.first().map(|item| item.since);
         self.not_before = None;
         self.emitter
             .begin(Job { items, clears: std::mem::take(&mut self.clears), progress })
@@ -285,6 +302,7 @@ impl Lane {
     ) -> Ended {
         self.busy = false;
         self.busy_bytes = 0;
+        self.under_way_since = None;
         let mut ended = Ended::default();
         let (troubles, none_is_done) = match end {
             JobEnd::Done(troubles) => (troubles, false),
@@ -319,6 +337,7 @@ impl Lane {
                 }
                 Some(Trouble::Passing(why)) => {
                     tracing::warn!(offset = item.at, why, "an outcome is not carried out yet");
+                    self.trouble = Some((item.at, why));
                     // It may only have been in the suspects' batch.
                     if !suspected {
                         self.held.insert(item.target().to_owned(), hold_until);
@@ -327,6 +346,12 @@ impl Lane {
                 }
             }
         }
+        let done = ended.done.iter().map(|(at, _)| at);
+        let over: BTreeSet<&i64> = match self.trouble {
+            Some(_) => done.chain(ended.refused.iter().map(|(at, _)| at)).collect(),
+            None => BTreeSet::new(),
+        };
+        self.trouble.take_if(|(at, _)| over.contains(at));
         if !suspected && ended.done.iter().any(|(_, delivered)| *delivered) {
             self.trust_more();
         }

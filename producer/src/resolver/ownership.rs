@@ -16,6 +16,7 @@ use super::lane::Lane;
 use super::progress::ProgressWriter;
 use super::reading::POLL;
 use super::takeover::{self, Taken, TakeoverEnd};
+use super::watch::{Renewal, Uncounted};
 use super::{Input, Owned, Resolver};
 use crate::clock;
 use crate::config::{Assignment, Emission, RETRY_DELAY};
@@ -96,7 +97,8 @@ fn pause_after(losses: u32) -> Duration {
 
 impl Resolver {
     pub(super) fn follow_assignment(&mut self) {
-        if self.renewal.is_some_and(|at| Instant::now() >= at) {
+        let is_due = |renewal: &Renewal| Instant::now() >= renewal.due;
+        if !self.is_renewed && self.renewal.as_ref().is_none_or(is_due) {
             self.renew_consumer();
         }
         for change in self.consumer.context().take_changes() {
@@ -120,6 +122,7 @@ impl Resolver {
         tracing::info!(topic = self.store, ?partitions, "the group has assigned partitions");
         self.owned.clear();
         self.wanted.clear();
+        self.shared.takeover_failed(None);
         self.wanted.add(partitions, Instant::now());
         self.reassign();
     }
@@ -196,6 +199,7 @@ impl Resolver {
             is_lost,
             end_at_takeover,
             caught_up: false,
+            uncounted: Uncounted::default(),
             stored: None,
             trimmed_below,
         };
@@ -232,6 +236,10 @@ impl Resolver {
         self.owned.remove(&partition);
         let pause = self.wanted.lost(partition);
         self.metrics.lane_lost();
+        self.shared.takeover_failed(Some(format!(
+            "{}[{partition}] was lost ({why}); it is taken over anew in {pause:?}, if it is still ours",
+            self.store
+        )));
         tracing::warn!(
             topic = self.store,
             partition,
@@ -262,7 +270,16 @@ impl Resolver {
         );
         self.owned.clear();
         self.wanted.clear();
-        self.renewal = Some(Instant::now() + pause);
+        let why = format!(
+            "the store cannot be read ({code}): its consumer is made anew; if this repeats, another \
+             replica has the instance id {instance}: give each its own, or none"
+        );
+        self.renew_in(pause, why);
+        self.is_renewed = false;
+    }
+
+    fn renew_in(&mut self, pause: Duration, why: String) {
+        self.renewal = Some(Renewal { due: Instant::now() + pause, why });
     }
 
     fn renew_consumer(&mut self) {
@@ -271,8 +288,8 @@ impl Resolver {
             Ok(consumer) => consumer,
             Err(error) => {
                 tracing::error!(%error, "the consumer cannot be made anew");
-                self.renewal = Some(Instant::now() + LONGEST_PAUSE);
-                return;
+                let why = format!("the store's consumer cannot be made anew: {error}");
+                return self.renew_in(LONGEST_PAUSE, why);
             }
         };
         if self.config.emission == Emission::AtLeastOnce {
@@ -280,7 +297,7 @@ impl Resolver {
             self.progress = Some(progress);
         }
         self.consumer = consumer;
-        self.renewal = None;
+        self.is_renewed = true;
         let subscribed = match self.config.assignment {
             Assignment::All => {
                 self.wanted.add(0..self.shared.partitions(), Instant::now());
@@ -290,7 +307,9 @@ impl Resolver {
         };
         if let Err(error) = subscribed {
             tracing::error!(%error, "subscribing to the store");
-            self.renewal = Some(Instant::now() + LONGEST_PAUSE);
+            let why = format!("the store cannot be subscribed to: {error}");
+            self.renew_in(LONGEST_PAUSE, why);
+            self.is_renewed = false;
         }
     }
 

@@ -38,7 +38,7 @@ enum Read {
 impl Resolver {
     /// Reads what is there, up to a bound; true if there is nothing more now.
     pub(super) fn read_store(&mut self) -> bool {
-        if self.renewal.is_some() {
+        if !self.is_renewed {
             std::thread::sleep(POLL);
             return true;
         }

@@ -64,7 +64,7 @@ impl Rig {
                 Command::WriteParked { at, parked } => (at, Work::Park(parked)),
                 other => panic!("{other:?}"),
             };
-            self.lane.push(Item { at, work });
+            self.lane.push(Item { at, since: Duration::from_secs(at.unsigned_abs()), work });
         }
     }
 
@@ -343,6 +343,27 @@ fn at_least_once_the_others_of_a_batch_are_done() {
     assert!(rig.batch(true).is_none(), "not at once");
     rig.again();
     assert_eq!(places(&rig.batch(true).unwrap()), [1]);
+}
+
+#[test]
+fn a_lane_tells_how_long_its_oldest_outcome_waits_and_why() {
+    let mut rig = Rig::new(limits(false));
+    assert_eq!((rig.lane.oldest(), rig.lane.trouble()), (None, None));
+    rig.committed(2, 1);
+    let (first, second) = (Duration::from_secs(1), Duration::from_secs(3));
+    assert_eq!(rig.lane.oldest(), Some(first));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(rig.lane.oldest(), Some(first), "it is under way");
+    rig.commit_to("other", 1);
+    rig.end(job, JobEnd::Done(vec![(1, Trouble::Passing(why()))]));
+    assert_eq!((rig.lane.oldest(), rig.lane.trouble()), (Some(second), Some("why")));
+    let job = rig.batch(true).unwrap();
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert_eq!(rig.lane.trouble(), Some("why"), "another one's end does not end it");
+    rig.again();
+    let job = rig.batch(true).unwrap();
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert_eq!((rig.lane.oldest(), rig.lane.trouble()), (None, None));
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! What the resolver tells about itself: whether it stands still, and how old what it holds is.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use halfmsg_protocol::{HalfOffset, ParkCause, Progress};
+
+use super::{Owned, Resolver};
+use crate::clock;
+use crate::shared::{JOIN_GRACE, Standing};
+
+/// An outcome that is not carried out for longer is told as a problem: a broker that moves takes
+/// less, and a target that is missing is refused before.
+pub(crate) const OUTCOME_OVERDUE: Duration = Duration::from_secs(30);
+
+/// Messages that are parked and not yet counted: only progress that is stored tells that no owner
+/// parks them again.
+#[derive(Default)]
+pub(crate) struct Uncounted(Vec<(i64, ParkCause)>);
+
+impl Uncounted {
+    /// The record at this offset, or the refusal of its delivery, parks a message.
+    pub(super) fn parked(&mut self, at: i64, cause: ParkCause) {
+        self.0.push((at, cause));
+    }
+
+    /// Those that count now.
+    pub(super) fn stored(&mut self, progress: Progress) -> Vec<ParkCause> {
+        let counts = self.0.extract_if(.., |(at, _)| *at < progress.position);
+        counts.map(|(_, cause)| cause).collect()
+    }
+}
+
+/// A consumer that could not go on, until its successor has partitions.
+pub(crate) struct Renewal {
+    /// When the successor is made.
+    pub(super) due: Instant,
+    pub(super) why: String,
+}
+
+impl Resolver {
+    /// Brings up to date what others see.
+    pub(super) fn publish(&mut self) {
+        let standing = Standing {
+            taking_over: !self.wanted.is_empty(),
+            renewing: self.renewing(),
+            overdue: self.overdue(),
+        };
+        self.shared.publish(&self.owned, standing);
+        let wall_ms = clock::wall_ms();
+        for (partition, owned) in &self.owned {
+            let ledger = owned.core.ledger();
+            let oldest = ledger.open_from(HalfOffset(0)).next();
+            let age = oldest.map_or(0, |open| wall_ms.saturating_sub(open.half.meta.timestamp_ms));
+            self.metrics.open(*partition, ledger.open_count(), age);
+        }
+        let owned: BTreeSet<i32> = self.owned.keys().copied().collect();
+        for gone in self.shown.difference(&owned) {
+            self.metrics.not_owned(*gone);
+        }
+        self.shown = owned;
+    }
+
+    /// Why the store is not read at all, if its consumer is being replaced, or was and the group has
+    /// not given the new one anything yet.
+    fn renewing(&mut self) -> Option<String> {
+        let has_any = !self.owned.is_empty() || !self.wanted.is_empty();
+        self.renewal.take_if(|renewal| has_any || renewal.due.elapsed() > JOIN_GRACE);
+        self.renewal.as_ref().map(|renewal| renewal.why.clone())
+    }
+
+    /// What has waited for too long to be carried out, and for what.
+    fn overdue(&self) -> Option<String> {
+        let oldest = |(partition, owned): (&i32, &Owned)| {
+            Some((self.now.saturating_sub(owned.lane.oldest()?), *partition))
+        };
+        let oldest = self.owned.iter().filter_map(oldest).max();
+        self.metrics.oldest_outcome(oldest.map_or(Duration::ZERO, |(age, _)| age));
+        let (age, partition) = oldest.filter(|(age, _)| *age > OUTCOME_OVERDUE)?;
+        let lane = &self.owned.get(&partition)?.lane;
+        let why = lane.trouble().unwrap_or("the brokers have not answered yet");
+        Some(format!(
+            "{}[{partition}]: an outcome has not been carried out for {} s: {why}",
+            self.store,
+            age.as_secs()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parked_message_counts_once_and_only_when_nobody_parks_it_again() {
+        let mut uncounted = Uncounted::default();
+        uncounted.parked(5, ParkCause::MaxChecks);
+        uncounted.parked(9, ParkCause::Undeliverable);
+        let at = |position| Progress { low_water: 0, position };
+        assert_eq!(uncounted.stored(at(5)), []);
+        assert_eq!(uncounted.stored(at(6)), [ParkCause::MaxChecks]);
+        assert_eq!(uncounted.stored(at(9)), []);
+        assert_eq!(uncounted.stored(at(20)), [ParkCause::Undeliverable]);
+        assert_eq!(uncounted.stored(at(20)), []);
+    }
+}
