@@ -31,6 +31,13 @@ const NULL_HEADER: &str = "halfmsg-null-payload";
 /// The offset of the decision that settled the message.
 const SETTLED_HEADER: &str = "halfmsg-settled-at";
 
+/// Of a foreign record of which only this is kept: where it is, how long its payload, and why.
+const FOREIGN_AT_HEADER: &str = "halfmsg-foreign-at";
+const FOREIGN_BYTES_HEADER: &str = "halfmsg-foreign-bytes";
+const FOREIGN_REASON_HEADER: &str = "halfmsg-foreign-reason";
+/// The key of a foreign record, before partition and offset.
+const FOREIGN_KEY: &str = "foreign-";
+
 /// The key, before partition and offset, of a record of the store that an operator skips.
 const SKIP_KEY: &str = "halfmsg.skip-";
 
@@ -98,8 +105,32 @@ impl ParkedRecord {
 
     /// A copy of a store record that is none of ours.
     pub(crate) fn foreign(partition: i32, offset: i64, body: Body) -> Self {
-        let key = format!("foreign-{partition}-{offset}");
+        let key = format!("{FOREIGN_KEY}{partition}-{offset}");
         Self { key, headers: body.headers, payload: Some(body.payload.unwrap_or_default()) }
+    }
+}
+
+impl ParkedRecord {
+    /// The copy of a foreign record without what is somebody else's, because this topic does not
+    /// take it whole: where the record is, until the store is trimmed, and why. `None` if there is
+    /// nothing left to leave out.
+    pub(crate) fn without_payload(&self, why: &str) -> Option<Self> {
+        if self.headers.iter().any(|(name, _)| name == FOREIGN_AT_HEADER) {
+            return None;
+        }
+        let (partition, offset) = self.key.strip_prefix(FOREIGN_KEY)?.split_once('-')?;
+        let at = format!("partition {partition}, offset {offset}");
+        let bytes = self.payload.as_ref().map_or(0, Bytes::len).to_string();
+        let reason = format!(
+            "{why}; the record itself is in the store at this place until the store is trimmed"
+        );
+        let header = |name: &str, value: String| (name.to_owned(), Some(Bytes::from(value)));
+        let headers = vec![
+            header(FOREIGN_AT_HEADER, at),
+            header(FOREIGN_BYTES_HEADER, bytes),
+            header(FOREIGN_REASON_HEADER, reason),
+        ];
+        Some(Self { key: self.key.clone(), headers, payload: Some(Bytes::new()) })
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use halfmsg_kafka::{EmbeddedBroker, KafkaConfig, partition_count};
 use halfmsg_producer::ProducerConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
 
@@ -88,6 +91,15 @@ impl Broker {
         let deleted = deleted.expect("Kafka answers");
         assert!(deleted.iter().all(Result::is_ok), "deleting {name}: {deleted:?}");
         self.known(name, false).await;
+    }
+
+    /// Gives a topic these settings, and no others.
+    pub(crate) async fn alter_topic(&self, name: &str, settings: &[(&str, &str)]) {
+        let topic = AlterConfig::new(ResourceSpecifier::Topic(name));
+        let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+        let altered = admin(&self.config()).alter_configs(&[topic], &options()).await;
+        let altered = altered.expect("Kafka answers");
+        assert!(altered.iter().all(Result::is_ok), "altering {name}: {altered:?}");
     }
 
     /// Gives a topic more partitions.

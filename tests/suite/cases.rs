@@ -158,6 +158,10 @@ macro_rules! cases {
                 c29_one_of_500_is_refused
                 c29_a_store_that_would_lose_messages_is_refused
             }
+            [too_large] {
+                c30_large_garbage_is_passed_and_told
+                c30_a_large_half_waits_for_a_parked_topic_that_takes_it
+            }
             [replicas] {
                 topics_that_cannot_keep_the_promise_are_refused
                 topics_are_created_with_the_configured_replicas

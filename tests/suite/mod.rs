@@ -21,6 +21,7 @@
 //! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
 //!   with the fence table; [`barrier`]: with stock-svc's tables
 //! - [`several`]: messages that share one local transaction; [`bounds`]: long logs, trimming, memory
+//! - [`too_large`]: records that the parked topic does not take
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
 //! - [`secure`]: logins, TLS, access control lists
 //! - [`services`]: the whole thing, with real processes
@@ -63,6 +64,7 @@ pub(crate) mod several;
 pub(crate) mod store;
 pub(crate) mod targets;
 pub(crate) mod told;
+pub(crate) mod too_large;
 pub(crate) mod topic;
 pub(crate) mod until;
 

@@ -18,8 +18,13 @@ use crate::parked::ParkedRecord;
 
 /// Between two looks whether the batch is to be given up.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// What a client's queue may hold besides the records of one batch.
-const QUEUE_MARGIN_KB: usize = 4 * 1_024;
+/// The client's own bounds are its largest: a record that was stored under other settings, or is none
+/// of ours, is the topic's to take or to refuse. The client holds one batch at a time.
+const RECORD_BYTES: &str = "1000000000";
+const QUEUE_KB: &str = "2147483647";
+/// The client's default for records of one request to one partition; topics for small messages take
+/// less.
+const REQUEST_BYTES: usize = 1_000_000;
 
 /// The delivery reports of one batch. Those of a batch that was given up reach nobody.
 pub(crate) struct Reports {
@@ -97,16 +102,16 @@ pub(crate) type Outgoing<'a> = BaseRecord<'a, [u8], [u8], Box<Report>>;
 /// The client of one store partition.
 pub(crate) fn client(config: &ProducerConfig, partition: i32) -> Result<Client, KafkaError> {
     let max_record_bytes = crate::topics::parked_record_bytes(config);
-    let queue_kb = (config.batch_bytes + 2 * max_record_bytes) / 1_024 + QUEUE_MARGIN_KB;
     let mut client = config.kafka.producer();
     client
         // The agreement with Java clients on which partition a key goes to.
         .set("partitioner", "murmur2_random")
         .set("topic.metadata.propagation.max.ms", "5000")
-        .set("message.max.bytes", max_record_bytes.to_string())
+        .set("message.max.bytes", RECORD_BYTES)
+        .set("batch.size", max_record_bytes.min(REQUEST_BYTES).to_string())
         // Each item is two records at most, and marks are cleared along with them.
         .set("queue.buffering.max.messages", (4 * config.batch_messages + 1_000).to_string())
-        .set("queue.buffering.max.kbytes", queue_kb.to_string());
+        .set("queue.buffering.max.kbytes", QUEUE_KB);
     match config.emission {
         // A broker that is away holds deliveries up for as long as it takes.
         Emission::AtLeastOnce => client.set("message.timeout.ms", "0"),
@@ -180,6 +185,13 @@ pub(crate) enum Blame {
     Batch,
     /// Nobody that sending again would not help.
     Nobody,
+}
+
+/// Whether the record is too large, or the request that it was in.
+pub(crate) fn is_too_large(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(InvalidMessageSize | MessageBatchTooLarge | MessageSizeTooLarge))
 }
 
 /// Reads an error.

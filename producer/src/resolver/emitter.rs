@@ -88,7 +88,8 @@ pub(crate) struct Job {
 pub(crate) enum Trouble {
     /// Its target refuses it for good.
     Refused(String),
-    /// It was in a batch that the broker refuses as a whole: it may be to blame, or a neighbour.
+    /// It was in a batch that the broker refuses as a whole: it may be to blame, or a neighbour. Of
+    /// what goes to the parked topic: it is too large for it, or a neighbour is.
     Suspect(String),
     /// A passing reason.
     Passing(String),

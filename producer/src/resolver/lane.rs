@@ -329,7 +329,10 @@ impl Lane {
                 Some(Trouble::Refused(why)) => ended.refused.push((item.at, why)),
                 Some(Trouble::Suspect(why)) if by_itself => {
                     (self.suspected_up_to, self.cautious) = (None, Some(1));
-                    ended.refused.push((item.at, why));
+                    match item.work {
+                        Work::Deliver(..) => ended.refused.push((item.at, why)),
+                        _ => again.push(self.too_large(item, why)),
+                    }
                 }
                 Some(Trouble::Suspect(_)) => {
                     self.suspected_up_to = Some(item.at);
@@ -357,6 +360,23 @@ impl Lane {
         }
         again.into_iter().for_each(|item| self.push(item));
         ended
+    }
+
+    /// The parked topic does not take it. Of somebody else's record only what is known of it is kept
+    /// then. But of a half message the parked topic is to be the only place, once the store is
+    /// trimmed: that progress passes it without its payload would lose a message that may be
+    /// committed yet, or is. So the partition waits, and health says for what.
+    fn too_large(&mut self, item: Item, why: String) -> Item {
+        if let Work::Foreign(record) = &item.work
+            && let Some(less) = record.without_payload(&why)
+        {
+            tracing::error!(offset = item.at, why, "a foreign record is kept without its payload");
+            return Item { work: Work::Foreign(less), ..item };
+        }
+        tracing::error!(offset = item.at, why, "the partition waits for the parked topic");
+        self.held.insert(item.target().to_owned(), Instant::now() + RETRY_DELAY);
+        self.trouble = Some((item.at, why));
+        item
     }
 
     /// A batch was delivered after one was to blame: larger ones may be as well.

@@ -13,10 +13,10 @@ use halfmsg_kafka::TopicError;
 use halfmsg_protocol::{Half, Progress};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig};
 
-use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame};
+use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame, is_too_large};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
 use super::takeover::WITHDRAWN;
 use crate::bodies::StoreReader;
@@ -172,8 +172,8 @@ impl<'a> Worker<'a> {
         // Before the abort: it would add the records that it takes back.
         let failures = reports.failures();
         if !failures.is_empty() {
-            let troubles = match self.refused_as_a_whole(&failures, job.items.len() > 1) {
-                Some(why) => return self.begin_anew(suspects(job, &why)).ok_or(Stuck::Stopped),
+            let troubles = match self.refused_as_a_whole(job, &failures) {
+                Some(suspects) => return self.begin_anew(suspects).ok_or(Stuck::Stopped),
                 None => self.judge(job, failures),
             };
             return self.abort(troubles).ok_or(Stuck::Stopped);
@@ -187,14 +187,14 @@ impl<'a> Worker<'a> {
         Ok(JobEnd::Done(Vec::new()))
     }
 
-    /// Why the broker lets none of the batch's topics into the transaction, if that is so: it says it
-    /// of the transaction, and the client then sends nothing and says of each record only that it
+    /// Who may be to blame if the broker lets none of the batch's topics into the transaction: it says
+    /// it of the transaction, and the client then sends nothing and says of each record only that it
     /// was taken back (a topic without the right to write, say).
     fn refused_as_a_whole(
         &self,
+        job: &Job,
         failures: &[(usize, KafkaError)],
-        several: bool,
-    ) -> Option<String> {
+    ) -> Option<Vec<(usize, Trouble)>> {
         use RDKafkaErrorCode::{PurgeInflight, PurgeQueue, State};
         let taken_back = |error: &KafkaError| {
             matches!(error, KafkaError::MessageProduction(PurgeInflight | PurgeQueue | State))
@@ -210,7 +210,11 @@ impl<'a> Worker<'a> {
                 // are refused for the gap; that may be all that the client tells. Of one alone it
                 // says nothing.
                 let gap = error.code() == RDKafkaErrorCode::OutOfOrderSequenceNumber;
-                (blamed != Blame::Nobody || (gap && several)).then(|| error.to_string())
+                match blamed {
+                    Blame::Nobody if gap && job.items.len() > 1 => Some(all_suspects(job, &error)),
+                    Blame::Nobody => None,
+                    _ => Some(suspects(job, &error.to_string())),
+                }
             }
             _ => None,
         }
@@ -382,11 +386,22 @@ impl<'a> Worker<'a> {
             }
             let trouble = match job.items.get(index).map(|item| &item.work) {
                 Some(Work::Deliver(half, _)) if !is_mark => self.blame(half, &error),
+                Some(Work::Park(_) | Work::Foreign(_)) if is_too_large(&error) => {
+                    Trouble::Suspect(self.too_large(&error))
+                }
                 _ => Trouble::Passing(error.to_string()),
             };
             troubles.push((index, trouble));
         }
         troubles
+    }
+
+    fn too_large(&self, error: &KafkaError) -> String {
+        let topic = &self.parked_topic;
+        format!(
+            "the parked topic refuses it: {error}; the topic must take as much as the store: \
+             kafka-configs.sh --alter --topic {topic} --add-config max.message.bytes=..."
+        )
     }
 
     fn blame(&self, half: &Half, error: &KafkaError) -> Trouble {
@@ -412,7 +427,13 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Every delivery of the batch may be to blame: they go out one by one.
+/// Every item of the batch may be to blame.
+fn all_suspects(job: &Job, error: &RDKafkaError) -> Vec<(usize, Trouble)> {
+    let suspect = |index| (index, Trouble::Suspect(format!("its batch is refused: {error}")));
+    (0..job.items.len()).map(suspect).collect()
+}
+
+/// Every delivery of the batch may be to blame.
 fn suspects(job: &Job, why: &str) -> Vec<(usize, Trouble)> {
     let deliveries = job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
         Work::Deliver(half, _) => Some((index, &half.meta.topic)),

@@ -8,6 +8,7 @@ use halfmsg_protocol::{
 };
 
 use super::*;
+use crate::parked::ParkedRecord;
 
 const LONG: Duration = Duration::from_secs(1 << 30);
 
@@ -62,6 +63,10 @@ impl Rig {
             let (at, work) = match command {
                 Command::Deliver { at, half, settled } => (at, Work::Deliver(half, settled)),
                 Command::WriteParked { at, parked } => (at, Work::Park(parked)),
+                Command::CopyForeign { at } => {
+                    let body = Body { payload: Some(vec![0; 9].into()), ..Body::default() };
+                    (at, Work::Foreign(ParkedRecord::foreign(0, at, body)))
+                }
                 other => panic!("{other:?}"),
             };
             self.lane.push(Item { at, since: Duration::from_secs(at.unsigned_abs()), work });
@@ -270,6 +275,50 @@ fn suspects_go_out_by_halves_until_the_one_to_blame_is_found() {
         assert_eq!(places(&job), expected, "with care at first");
         rig.end(job, JobEnd::Done(Vec::new()));
     }
+}
+
+#[test]
+fn a_foreign_record_that_is_too_large_is_kept_without_its_payload() {
+    let mut rig = Rig::new(limits(true));
+    rig.step(Event::Foreign { offset: 0 });
+    rig.next = 1;
+    rig.commit(1);
+    let suspect = || vec![(0, Trouble::Suspect(why()))];
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [0, 2]);
+    rig.end(job, JobEnd::Aborted(suspect()));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [0], "by itself");
+    rig.end(job, JobEnd::Aborted(suspect()));
+    let job = rig.batch(true).unwrap();
+    let Work::Foreign(kept) = &job.items[0].work else { panic!("it is still foreign") };
+    assert_eq!((kept.key.as_str(), kept.payload.as_deref()), ("foreign-0-0", Some(&b""[..])));
+    let names: Vec<&str> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["halfmsg-foreign-at", "halfmsg-foreign-bytes", "halfmsg-foreign-reason"]);
+    assert_eq!(rig.end(job, JobEnd::Done(Vec::new())).done, [(0, false)]);
+}
+
+#[test]
+fn a_half_that_the_parked_topic_does_not_take_holds_its_partition() {
+    let mut rig = Rig::new(limits(true));
+    let refused = rig.commit(1);
+    let job = rig.batch(true).unwrap();
+    rig.end(job, JobEnd::Aborted(vec![(0, Trouble::Refused(why()))]));
+    rig.commit(1);
+    rig.lane.cautious = Some(1);
+    for _ in 0..2 {
+        let job = rig.batch(true).unwrap();
+        assert!(places(&job) == [refused] && matches!(job.items[0].work, Work::Park(_)));
+        let ended = rig.end(job, JobEnd::Aborted(vec![(0, Trouble::Suspect("too large".into()))]));
+        assert!(ended.refused.is_empty() && ended.done.is_empty());
+        assert_eq!(rig.lane.trouble(), Some("too large"));
+        if let Some(job) = rig.batch(true) {
+            assert!(job.items.is_empty(), "nothing but progress before it, which may be stored");
+            rig.end(job, JobEnd::Done(Vec::new()));
+        }
+        rig.again();
+    }
+    assert_eq!(rig.core.progress().unwrap().position, refused);
 }
 
 #[test]
