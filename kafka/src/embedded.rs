@@ -5,6 +5,7 @@
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
@@ -86,6 +87,14 @@ impl EmbeddedBroker {
             cluster.request_errors(requests, &errors);
             Ok(())
         })
+    }
+
+    /// Lets every answer take so long at least.
+    ///
+    /// # Errors
+    /// What librdkafka says.
+    pub fn round_trip_time(&self, time: Duration) -> Result<(), KafkaError> {
+        self.order(move |cluster| cluster.broker_round_trip_time(BROKER, time))
     }
 
     /// Leaves a partition without a leader: it can be neither written to nor read.

@@ -42,7 +42,7 @@ impl Desk {
                     .parked(partition, half.meta.id)
                     .map(|body| Arc::new(half.with(body)));
             }
-            let mut whole = bodies.open(partition, &[&half])?;
+            let mut whole = bodies.open(partition, &[&half]).map_err(|unread| unread.error)?;
             Ok(whole.remove(&half.stored_at).unwrap_or(half))
         });
         match read.await {

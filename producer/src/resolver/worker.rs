@@ -4,7 +4,7 @@
 //! transaction, a retriable one repeats the very same call (INTRODUCTION.md, "Transactional
 //! producer API"; KIP-98).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use rdkafka::producer::{Producer, PurgeConfig};
 use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame, is_too_large};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
 use super::takeover::WITHDRAWN;
-use crate::bodies::StoreReader;
+use crate::bodies::{StoreReader, Unread, Whole};
 use crate::config::{CrashPoint, Emission};
 use crate::parked::ParkedRecord;
 use crate::stored::offsets;
@@ -55,9 +55,6 @@ pub(crate) struct Worker<'a> {
     reader: StoreReader,
     stop: &'a AtomicBool,
 }
-
-/// Messages whose bodies were read again, by the offset of their record.
-type Whole = BTreeMap<i64, Arc<Half>>;
 
 impl<'a> Worker<'a> {
     /// Makes the client, and in exactly-once mode the partition's own: the former owner is fenced,
@@ -112,12 +109,12 @@ impl<'a> Worker<'a> {
     pub(crate) fn carry_out(&mut self, job: &Job) -> Option<JobEnd> {
         let unknown = self.unknown_targets(job);
         let halves: Vec<&Arc<Half>> = job.items.iter().filter_map(Item::half).collect();
-        let whole = match self.reader.whole(self.partition, &halves) {
+        let stop = self.stop;
+        let given_up = || stop.load(Ordering::Relaxed);
+        let whole = match self.reader.whole(self.partition, &halves, given_up) {
             Ok(whole) => whole,
-            Err(error) => {
-                tracing::warn!(%error, "messages that memory has no room for cannot be read yet");
-                return Some(JobEnd::Aborted(Vec::new()));
-            }
+            Err(_) if given_up() => return None,
+            Err(unread) => return Some(JobEnd::Aborted(cannot_be_read(job, &unread))),
         };
         if self.is_transactional() {
             if !unknown.is_empty() {
@@ -425,6 +422,13 @@ impl<'a> Worker<'a> {
             std::process::abort();
         }
     }
+}
+
+/// The item whose body memory has no room for, and which cannot be read again yet.
+fn cannot_be_read(job: &Job, unread: &Unread) -> Vec<(usize, Trouble)> {
+    let is_it = |item: &Item| item.half().is_some_and(|half| half.stored_at == unread.stored_at);
+    let trouble = Trouble::Passing(format!("it cannot be read again: {unread}"));
+    job.items.iter().position(is_it).map(|index| (index, trouble)).into_iter().collect()
 }
 
 /// Every item of the batch may be to blame.
