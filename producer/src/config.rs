@@ -93,7 +93,7 @@ pub struct ProducerConfig {
     pub check_batch_bytes: usize,
     /// Calls of listeners' checks at once, per partition and in all. Default 4.
     pub check_concurrency: usize,
-    /// Transactions between prepare and decision at once; more wait up to the prepare deadline.
+    /// Messages between prepare and decision at once; more wait up to the prepare deadline.
     /// Default 4,096.
     pub max_transactions: usize,
     /// How committed messages reach their topics. Default: exactly once; the embedded broker has

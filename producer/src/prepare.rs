@@ -38,7 +38,7 @@ impl TransactionProducer {
         message: Message,
     ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
         let until = self.admit(&[&message])?;
-        let place = self.place(until).await?;
+        let place = self.places(1, until).await?;
         let half = self.store(purpose, message, None, until).await?;
         Ok((half, place))
     }
@@ -114,9 +114,13 @@ impl TransactionProducer {
         }
     }
 
-    /// A place among the transactions under way.
-    pub(crate) async fn place(&self, until: Instant) -> Result<OwnedSemaphorePermit, PrepareError> {
-        let acquired = Arc::clone(&self.inner.places).acquire_owned();
+    /// Places among the transactions under way, one for each message.
+    pub(crate) async fn places(
+        &self,
+        messages: u32,
+        until: Instant,
+    ) -> Result<OwnedSemaphorePermit, PrepareError> {
+        let acquired = Arc::clone(&self.inner.places).acquire_many_owned(messages);
         match tokio::time::timeout_at(until.into(), acquired).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) => Err(PrepareError::ShuttingDown),

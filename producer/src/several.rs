@@ -30,7 +30,8 @@ impl TransactionProducer {
     /// runs it, with [`TransactionOfSeveral::id`] as the key of its fence, and decides.
     ///
     /// They become visible at their topics independently of each other, as transactions of their
-    /// store partitions come to their ends.
+    /// store partitions come to their ends. Each takes a place among `max_transactions`, of which there
+    /// must be as many.
     ///
     /// # Errors
     /// [`PrepareError`]: do not run the local transaction then. What was stored until then is
@@ -41,11 +42,12 @@ impl TransactionProducer {
         messages: Vec<Message>,
     ) -> Result<TransactionOfSeveral, PrepareError> {
         self.listener(purpose)?;
-        if messages.is_empty() || messages.len() > MAX_MESSAGES {
-            return Err(Invalid::MessageCount { count: messages.len(), most: MAX_MESSAGES }.into());
-        }
+        // There are no more places than that, however long it waits.
+        let (count, most) = (messages.len(), MAX_MESSAGES.min(self.inner.config.max_transactions));
+        let places = u32::try_from(count).ok().filter(|_| (1..=most).contains(&count));
+        let places = places.ok_or(Invalid::MessageCount { count, most })?;
         let until = self.admit(&messages.iter().collect::<Vec<_>>())?;
-        let place = self.place(until).await?;
+        let places = self.places(places, until).await?;
         let local = self.new_transaction_id();
         let store = |message| self.store(purpose, message, Some(local), until);
         let stored = join_all(messages.into_iter().map(store)).await;
@@ -70,7 +72,7 @@ impl TransactionProducer {
             drop(join_all(halves.iter().map(undo)).await);
             return Err(error);
         }
-        let first = Transaction::new(self.clone(), halves.remove(0), place);
+        let first = Transaction::new(self.clone(), halves.remove(0), places);
         Ok(TransactionOfSeveral { first, others: halves })
     }
 }

@@ -81,6 +81,9 @@ pub(crate) fn detail(output: Output, detail: &HalfDetail) -> Result<(), Failure>
     let half = &detail.half;
     let line = |name: &str, value: &str| println!("{name:<14} {}", printable(value));
     line("transaction id", &half.transaction_id);
+    if let Some(local) = &half.local_transaction_id {
+        line("one of several", local);
+    }
     line("state", half.state);
     line("application", detail.application.as_deref().unwrap_or("-"));
     line("purpose", &half.purpose);
@@ -113,6 +116,9 @@ pub(crate) fn settled(output: Output, half: &HalfView) -> Result<(), Failure> {
     }
     let last = half.last_outcome.as_deref().unwrap_or("-");
     println!("{} is {} ({})", half.transaction_id, half.state, printable(last));
+    if let Some(warning) = &half.warning {
+        eprintln!("halfmsg: {}", printable(warning));
+    }
     Ok(())
 }
 

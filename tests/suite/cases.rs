@@ -48,6 +48,8 @@ macro_rules! cases {
             [several] {
                 several_messages_share_their_decision
                 several_messages_are_stored_all_or_dropped
+                several_messages_are_named_when_one_is_forced
+                several_messages_take_several_places
             }
             [restart] {
                 c22_dropped_without_shutdown

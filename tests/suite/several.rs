@@ -1,10 +1,12 @@
 //! Several messages of one local transaction share its fate, also when their decisions are lost.
 
-use halfmsg_producer::{HalfState, Message, PrepareError, TransactionId};
+use std::time::Duration;
+
+use halfmsg_producer::{HalfState, Invalid, Message, PrepareError, TransactionId};
 
 use super::Env;
 use super::reader::{counts, once_each};
-use super::setup::{Setup, text};
+use super::setup::{Setup, operator, text};
 use super::told::{Do, PURPOSE};
 
 /// Messages of one transaction.
@@ -64,5 +66,62 @@ pub(crate) async fn several_messages_are_stored_all_or_dropped(env: Env) {
         assert!(matches!(refused, Err(PrepareError::Invalid(_))));
     }
     setup.listed(HalfState::Open, 0).await;
+    setup.ends_with(0..0).await;
+}
+
+/// A person decides about one of several by force: the answer names the others. The views say that it
+/// is one of several.
+pub(crate) async fn several_messages_are_named_when_one_is_forced(env: Env) {
+    let setup = Setup::new(env, Do::Unknown).await;
+    let begun = setup.producer.begin_several(PURPOSE, messages(&setup, 0)).await;
+    let begun = begun.expect("they are stored");
+    let local = begun.id().to_string();
+    let ids: Vec<TransactionId> =
+        begun.leave_open().iter().map(|receipt| receipt.transaction_id).collect();
+    let (first, others) = (ids[0], &ids[1..]);
+    let alone = setup.producer.begin(PURPOSE, setup.message(50)).await.expect("it is stored");
+    let admin = setup.producer.admin();
+    for half in setup.listed(HalfState::Open, SEVERAL + 1).await {
+        let is_alone = half.transaction_id == alone.receipt().transaction_id.to_string();
+        assert_eq!(half.local_transaction_id, (!is_alone).then(|| local.clone()));
+    }
+    let settled = admin.commit(first, operator(true)).await.expect("it is forced");
+    assert_eq!(settled.local_transaction_id.as_ref(), Some(&local));
+    let warning = settled.warning.expect("others are not decided with it");
+    assert!(others.iter().all(|other| warning.contains(&other.to_string())), "{warning}");
+    assert!(!warning.contains(&first.to_string()), "{warning}");
+    for other in &others[1..] {
+        admin.commit(*other, operator(true)).await.expect("it is forced");
+    }
+    let last = admin.commit(others[0], operator(true)).await.expect("it is forced");
+    assert_eq!(last.warning, None);
+    let by_itself = alone.receipt().transaction_id;
+    let by_itself = admin.rollback(by_itself, operator(true)).await.expect("it is forced");
+    assert_eq!((by_itself.local_transaction_id, by_itself.warning), (None, None));
+    setup.ends_with(0..SEVERAL).await;
+}
+
+/// Each of several messages takes a place among those under way.
+pub(crate) async fn several_messages_take_several_places(env: Env) {
+    let mut config = env.group().await;
+    config.max_transactions = SEVERAL + 1;
+    config.prepare_deadline = Duration::from_millis(500);
+    let setup = Setup::with(env, config, Do::Rollback).await;
+    setup.ready().await;
+    let begun = setup.producer.begin_several(PURPOSE, messages(&setup, 0)).await;
+    let begun = begun.expect("they are stored");
+    let alone = setup.producer.begin(PURPOSE, setup.message(10)).await.expect("the last place");
+    let refused = setup.producer.begin(PURPOSE, setup.message(11)).await.map(|_| ());
+    assert!(matches!(refused, Err(PrepareError::Backpressure(_))), "{refused:?}");
+    begun.rollback().await.expect("stored");
+    alone.rollback().await.expect("stored");
+    drop((begun, alone));
+    let too_many = (0..SEVERAL + 2).map(|number| setup.message(number)).collect();
+    let refused = setup.producer.begin_several(PURPOSE, too_many).await.map(|_| ());
+    let most = SEVERAL + 1;
+    let Err(PrepareError::Invalid(Invalid::MessageCount { count, most: bound })) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((count, bound), (most + 1, most));
     setup.ends_with(0..0).await;
 }

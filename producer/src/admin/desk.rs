@@ -19,7 +19,7 @@ use crate::config::ProducerConfig;
 use crate::log::StoreLog;
 use crate::producer::TransactionProducer;
 use crate::resolver::Input;
-use crate::resolver::query::{Known, Query, Seen, select};
+use crate::resolver::query::{Known, Query, Seen, select, sharing};
 use crate::snapshot::{self, Look, Part, Report, SnapshotError, SnapshotLimits, Wanted, Where};
 
 /// Waiting for the resolver to answer from memory.
@@ -128,6 +128,21 @@ impl Desk {
         let parts = self.snapshot(wanted).await?;
         let found = parts.into_iter().find_map(|part| Some((part.find(id)?, part)));
         Ok(found.map(|(seen, part)| Looked { seen, part: Some(part) }).ok_or(known))
+    }
+
+    /// The messages, wherever they are, that share this local transaction and are not decided.
+    pub(super) async fn sharing(
+        &self,
+        local: TransactionId,
+    ) -> Result<Vec<TransactionId>, AdminError> {
+        let known = self.memory(|reply| Query::Sharing { local, reply }).await;
+        let (known, mut found) =
+            known.map_or_else(Default::default, |known| (known.partitions, known.what));
+        if !self.is_all(&known) {
+            let parts = self.snapshot(Wanted { except: known, ..Wanted::default() }).await?;
+            found.extend(parts.iter().flat_map(|part| sharing(&part.ledger, local)));
+        }
+        Ok(found)
     }
 
     /// Whether these are all partitions, as far as this replica knows.

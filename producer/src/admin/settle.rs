@@ -36,7 +36,9 @@ impl Desk {
             What::Parked(parked, _) => (&parked.half, parked.epoch, parked.attempts, Some(parked)),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
-        self.ask_first(seen.partition, half, epoch, attempts, verdict, &request).await?;
+        let forced =
+            self.ask_first(seen.partition, half, epoch, attempts, verdict, &request).await?;
+        let local = half.meta.local_transaction;
         let epoch = match parked {
             Some(parked) => {
                 self.reopen(seen.partition, parked, &request).await?;
@@ -61,7 +63,14 @@ impl Desk {
             What::Closed(closed) if closed.verdict != verdict => {
                 Err(closed_error(id, closed.verdict))
             }
-            What::Closed(_) => Ok(HalfView::of(&now)),
+            What::Closed(_) => {
+                let mut view = HalfView::of(&now);
+                view.local_transaction_id = local.map(|local| local.to_string());
+                if let Some(local) = local.filter(|_| forced) {
+                    view.warning = self.left_undecided(id, local).await;
+                }
+                Ok(view)
+            }
             What::Open(..) | What::Parked(..) => {
                 Err(AdminError::Unavailable("it was parked or reopened meanwhile".into()))
             }
@@ -116,7 +125,31 @@ impl Desk {
         Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
     }
 
-    /// The listener's word comes before the operator's.
+    /// What a forced decision about one of several messages leaves undecided: where the listener can
+    /// tell, its check-back decides all of them alike, but here a person decided about one.
+    async fn left_undecided(&self, id: TransactionId, local: TransactionId) -> Option<String> {
+        let mut others = match self.sharing(local).await {
+            Ok(others) => others,
+            Err(error) => {
+                return Some(format!(
+                    "it is one of several of the local transaction {local}; which others are not \
+                     decided with it could not be looked up: {error}"
+                ));
+            }
+        };
+        others.retain(|other| *other != id);
+        if others.is_empty() {
+            return None;
+        }
+        let named: Vec<String> = others.iter().map(ToString::to_string).collect();
+        Some(format!(
+            "{} more of the local transaction {local} are not decided with it; decide them alike: {}",
+            others.len(),
+            named.join(", ")
+        ))
+    }
+
+    /// The listener's word comes before the operator's; whether the operator's had to be taken.
     async fn ask_first(
         &self,
         partition: i32,
@@ -125,11 +158,11 @@ impl Desk {
         attempts: u32,
         verdict: Verdict,
         request: &OperatorRequest,
-    ) -> Result<(), AdminError> {
+    ) -> Result<bool, AdminError> {
         let answer = self.answer(partition, half, epoch, attempts).await;
         let why = match (answer, verdict) {
             (Answer::Commit, Verdict::Commit) | (Answer::Rollback, Verdict::Rollback) => {
-                return Ok(());
+                return Ok(false);
             }
             (Answer::Commit | Answer::Rollback, asked) => {
                 let check = match asked {
@@ -146,7 +179,7 @@ impl Desk {
             }
             (Answer::NotAsked(_), _) => "it could not be asked here".to_owned(),
         };
-        if request.force { Ok(()) } else { Err(AdminError::NeedsForce { why }) }
+        if request.force { Ok(true) } else { Err(AdminError::NeedsForce { why }) }
     }
 
     async fn answer(&self, partition: i32, half: &Half, epoch: Epoch, attempts: u32) -> Answer {

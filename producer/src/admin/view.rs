@@ -34,6 +34,9 @@ pub struct Listed {
 pub struct HalfView {
     /// Its identity.
     pub transaction_id: String,
+    /// The identity of its local transaction, if it shares it with other messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_transaction_id: Option<String>,
     /// The kind of local transaction.
     pub purpose: String,
     /// The target topic.
@@ -59,6 +62,9 @@ pub struct HalfView {
     pub next_check_at: Option<String>,
     /// What the last attempt gave, why it is parked, or who decided.
     pub last_outcome: Option<String>,
+    /// In the answer to a decision that was forced: what it leaves to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A half message with its payload and what is known of its life.
@@ -125,6 +131,7 @@ impl HalfView {
         let stored_ms = half.meta.timestamp_ms;
         Self {
             transaction_id: half.meta.id.to_string(),
+            local_transaction_id: half.meta.local_transaction.map(|id| id.to_string()),
             purpose: half.meta.purpose.clone(),
             topic: half.meta.topic.clone(),
             key: half.body.key.as_ref().map(text),
@@ -137,12 +144,14 @@ impl HalfView {
             attempts: 0,
             next_check_at: None,
             last_outcome: None,
+            warning: None,
         }
     }
 
     fn closed(partition: i32, closed: &Closed) -> Self {
         Self {
             transaction_id: closed.id.to_string(),
+            local_transaction_id: None,
             purpose: closed.purpose.clone(),
             topic: closed.topic.clone(),
             key: None,
@@ -155,6 +164,7 @@ impl HalfView {
             attempts: closed.attempts,
             next_check_at: None,
             last_outcome: Some(decided(closed)),
+            warning: None,
         }
     }
 }
@@ -162,7 +172,7 @@ impl HalfView {
 impl HalfDetail {
     /// With its history as the log tells it; without a trace, with what its state says.
     pub(crate) fn of(seen: &Seen, traced: Option<&Traced>) -> Self {
-        let half = HalfView::of(seen);
+        let mut half = HalfView::of(seen);
         let body = match &seen.what {
             What::Open(open, _) => Some(&open.half),
             What::Parked(parked, _) => Some(&parked.half),
@@ -170,6 +180,8 @@ impl HalfDetail {
         };
         let payload = body.and_then(|half| half.body.payload.as_ref());
         let traced_half = traced.and_then(|traced| traced.half.as_ref());
+        let local = traced_half.and_then(|half| half.meta.local_transaction);
+        half.local_transaction_id = half.local_transaction_id.or(local.map(|id| id.to_string()));
         Self {
             application: body.or(traced_half).map(|half| half.meta.application.clone()),
             history: match traced {

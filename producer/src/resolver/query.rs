@@ -1,8 +1,9 @@
 //! What the views and operators ask a resolver; answered between two polls, from memory.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use halfmsg_protocol::{Closed, HalfOffset, Ledger, Open, ParkedHalf, TransactionId};
+use halfmsg_protocol::{Closed, Half, HalfOffset, Ledger, Open, ParkedHalf, TransactionId};
 use tokio::sync::oneshot;
 
 use super::{Event, Owned, Resolver};
@@ -27,6 +28,8 @@ pub(crate) enum Query {
     },
     /// One half.
     Find { id: TransactionId, reply: oneshot::Sender<Known<Option<Seen>>> },
+    /// Open and parked halves that share this local transaction.
+    Sharing { local: TransactionId, reply: oneshot::Sender<Known<Vec<TransactionId>>> },
     /// Ask about this half now; answers whether it is open here.
     CheckNow { id: TransactionId, reply: oneshot::Sender<bool> },
     /// The offset of the next record of a partition, if it is owned here.
@@ -81,6 +84,17 @@ pub(crate) fn select(
     (open.collect(), parked.collect())
 }
 
+/// The halves that share this local transaction and are not decided.
+pub(crate) fn sharing(
+    ledger: &Ledger,
+    local: TransactionId,
+) -> impl Iterator<Item = TransactionId> {
+    let open = ledger.open_from(HalfOffset(0)).map(|open| &open.half);
+    let parked = ledger.parked_from(HalfOffset(0)).map(|parked| &parked.half);
+    let shares = move |half: &&Arc<Half>| half.meta.local_transaction == Some(local);
+    open.chain(parked).filter(shares).map(|half| half.meta.id)
+}
+
 impl Resolver {
     // Whoever asked may have gone away: an answer that nobody takes is dropped.
     pub(super) fn query(&mut self, query: Query) {
@@ -93,6 +107,11 @@ impl Resolver {
             }
             Query::Find { id, reply } => {
                 let what = self.find(id);
+                let _ = reply.send(Known { partitions: self.known(), what });
+            }
+            Query::Sharing { local, reply } => {
+                let known = self.owned.values().filter(|owned| !owned.is_behind());
+                let what = known.flat_map(|owned| sharing(owned.core.ledger(), local)).collect();
                 let _ = reply.send(Known { partitions: self.known(), what });
             }
             Query::CheckNow { id, reply } => {
