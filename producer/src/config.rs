@@ -1,9 +1,14 @@
-//! Every setting of the producer and its resolver, with its bound and its check.
+//! Every setting of the producer and its resolver; their bounds are in `validate`.
 
 use std::time::Duration;
 
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::{Backoff, CoreConfig};
+
+mod validate;
+
+pub use validate::ConfigError;
+pub(crate) use validate::validate_name;
 
 /// The longest name of an application, a group or a purpose, in bytes.
 pub const MAX_NAME_BYTES: usize = 120;
@@ -126,48 +131,6 @@ pub struct ProducerConfig {
     pub crash_at: Option<CrashPoint>,
 }
 
-/// A setting that cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// A Kafka setting.
-    #[error(transparent)]
-    Kafka(#[from] halfmsg_kafka::ConfigError),
-    /// A name that is empty, too long or not fit for a topic.
-    #[error(
-        "{setting} is '{value}': 1 to {MAX_NAME_BYTES} characters of a-z, A-Z, 0-9, '.', '_' and \
-         '-' are allowed"
-    )]
-    Name {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        value: String,
-    },
-    /// A number or duration out of its range.
-    #[error("{setting} is {value}: it must be {needed}")]
-    Range {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        value: String,
-        /// The range.
-        needed: &'static str,
-    },
-    /// The check could ask before the local transaction had its time.
-    #[error(
-        "prepare_deadline ({prepare:?}) + local_deadline ({local:?}) must be less than \
-         check_after ({check_after:?}): a check would race every slow local transaction"
-    )]
-    CheckTooEarly {
-        /// The prepare deadline.
-        prepare: Duration,
-        /// The local deadline.
-        local: Duration,
-        /// The time to the first check.
-        check_after: Duration,
-    },
-}
-
 impl std::str::FromStr for Emission {
     type Err = String;
 
@@ -248,119 +211,6 @@ impl ProducerConfig {
         format!("{}.{}.parked", self.topic_prefix, self.group)
     }
 
-    /// Checks every setting.
-    ///
-    /// # Errors
-    /// The first mistake, naming setting, value and range.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        self.kafka.validate()?;
-        for (setting, value) in [
-            ("application", &self.application),
-            ("group", &self.group),
-            ("topic_prefix", &self.topic_prefix),
-        ] {
-            validate_name(setting, value)?;
-        }
-        if let Some(id) = &self.instance_id {
-            validate_name("instance_id", id)?;
-        }
-        self.validate_durations()?;
-        self.validate_counts()?;
-        self.validate_emission()?;
-        self.validate_replication()?;
-        let first_check = self.check_after;
-        if self.prepare_deadline + self.local_deadline >= first_check {
-            return Err(ConfigError::CheckTooEarly {
-                prepare: self.prepare_deadline,
-                local: self.local_deadline,
-                check_after: first_check,
-            });
-        }
-        Ok(())
-    }
-
-    fn validate_durations(&self) -> Result<(), ConfigError> {
-        let day = Duration::from_secs(86_400);
-        for (setting, value) in [
-            ("start_deadline", self.start_deadline),
-            ("prepare_deadline", self.prepare_deadline),
-            ("local_deadline", self.local_deadline),
-            ("decision_deadline", self.decision_deadline),
-            ("check_after", self.check_after),
-            ("check_backoff.initial", self.check_backoff.initial),
-            ("check_backoff.max", self.check_backoff.max),
-            ("check_deadline", self.check_deadline),
-            ("shutdown_deadline", self.shutdown_deadline),
-            ("trim_interval", self.trim_interval.unwrap_or(day)),
-            ("batch_linger", self.batch_linger.max(Duration::from_millis(10))),
-        ] {
-            let needed = "between 10 ms and one day";
-            if value < Duration::from_millis(10) || value > day {
-                return Err(ConfigError::Range { setting, value: format!("{value:?}"), needed });
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_emission(&self) -> Result<(), ConfigError> {
-        if self.kafka.embedded && self.emission == Emission::ExactlyOnce {
-            return Err(ConfigError::Range {
-                setting: "emission",
-                value: "exactly-once".into(),
-                needed: "at-least-once on the embedded broker, which has no transactions",
-            });
-        }
-        // The broker's own bounds: transaction.max.timeout.ms is 15 minutes by default.
-        let (least, most) = (Duration::from_secs(1), Duration::from_secs(900));
-        if self.transaction_timeout < least || self.transaction_timeout > most {
-            return Err(ConfigError::Range {
-                setting: "transaction_timeout",
-                value: format!("{:?}", self.transaction_timeout),
-                needed: "between 1 s and 15 min",
-            });
-        }
-        Ok(())
-    }
-
-    fn validate_replication(&self) -> Result<(), ConfigError> {
-        let (factor, in_sync) = (self.replication_factor, self.min_insync_replicas);
-        for (setting, value) in [("replication_factor", factor), ("min_insync_replicas", in_sync)] {
-            let needed = "-1 (the broker's default) or 1 to 100";
-            if value == 0 || !(-1..=100).contains(&value) {
-                return Err(ConfigError::Range { setting, value: value.to_string(), needed });
-            }
-        }
-        if factor > 0 && in_sync > factor {
-            let (setting, value) = ("min_insync_replicas", in_sync.to_string());
-            let needed = "at most replication_factor: nothing could be written";
-            return Err(ConfigError::Range { setting, value, needed });
-        }
-        Ok(())
-    }
-
-    fn validate_counts(&self) -> Result<(), ConfigError> {
-        let count = |value: i32| usize::try_from(value).unwrap_or(0);
-        for (setting, value, max, needed) in [
-            ("store_partitions", count(self.store_partitions), 10_000, "1 to 10,000"),
-            ("max_checks", self.max_checks as usize, 1_000_000, "1 to 1,000,000"),
-            ("check_batch", self.check_batch, 10_000, "1 to 10,000"),
-            ("check_concurrency", self.check_concurrency, 1_000, "1 to 1,000"),
-            ("max_transactions", self.max_transactions, 1_000_000, "1 to 1,000,000"),
-            ("batch_messages", self.batch_messages, 100_000, "1 to 100,000"),
-            ("batch_bytes", self.batch_bytes, 1 << 30, "1 to 1 GiB"),
-            ("check_batch_bytes", self.check_batch_bytes, 1 << 30, "1 to 1 GiB"),
-            ("body_budget_bytes", self.body_budget_bytes, 1 << 40, "1 to 1 TiB"),
-            ("max_queued_messages", self.max_queued_messages, 1_000_000, "1 to 1,000,000"),
-            ("max_queued_bytes", self.max_queued_bytes, 1 << 30, "1 to 1 GiB"),
-            ("max_message_bytes", self.max_message_bytes, 100_000_000, "1 to 100,000,000"),
-        ] {
-            if value == 0 || value > max {
-                return Err(ConfigError::Range { setting, value: value.to_string(), needed });
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) fn core(&self) -> CoreConfig {
         CoreConfig {
             check_after: self.check_after,
@@ -380,15 +230,6 @@ impl ProducerConfig {
 /// asked, a record that could not be appended, a delivery, taking partitions over.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Checks a name that becomes part of a topic's name.
-pub(crate) fn validate_name(setting: &'static str, value: &str) -> Result<(), ConfigError> {
-    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if value.is_empty() || value.len() > MAX_NAME_BYTES || !value.chars().all(fit) {
-        return Err(ConfigError::Name { setting, value: value.to_owned() });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,39 +243,6 @@ mod tests {
         assert_eq!(config().validate(), Ok(()));
         assert_eq!(config().store_topic(), "halfmsg.orders.store");
         assert_eq!(config().parked_topic(), "halfmsg.orders.parked");
-    }
-
-    #[test]
-    fn refuses_a_check_that_races_every_local_transaction() {
-        let mut config = config();
-        config.check_after = Duration::from_secs(5);
-        assert!(matches!(config.validate(), Err(ConfigError::CheckTooEarly { .. })));
-    }
-
-    #[test]
-    fn names_the_setting_that_is_wrong() {
-        let mut wrong = config();
-        wrong.group = "or ders".into();
-        assert!(wrong.validate().unwrap_err().to_string().contains("group is 'or ders'"));
-        let mut wrong = config();
-        wrong.check_batch = 0;
-        assert!(wrong.validate().unwrap_err().to_string().contains("check_batch is 0"));
-        let mut wrong = config();
-        wrong.check_deadline = Duration::ZERO;
-        assert!(wrong.validate().unwrap_err().to_string().contains("check_deadline"));
-        let mut wrong = config();
-        wrong.replication_factor = 0;
-        assert!(wrong.validate().unwrap_err().to_string().contains("replication_factor is 0"));
-    }
-
-    #[test]
-    fn more_in_sync_than_replicas_is_refused() {
-        let mut config = config();
-        (config.replication_factor, config.min_insync_replicas) = (3, 3);
-        assert_eq!(config.validate(), Ok(()));
-        config.min_insync_replicas = 4;
-        let refused = config.validate().unwrap_err().to_string();
-        assert!(refused.contains("min_insync_replicas is 4"), "{refused}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! # Layout
 //! - `assignment`: the consumer's context; partitions come and go
-//! - `ownership`: taking over, giving up, losing, stopping
+//! - `ownership`: taking over, giving up, losing, stopping; `wanted`: which partitions, and when
 //! - `takeover`: fences the former owner, finds where a partition is taken up; `claim`: whether it
 //!   still counts
 //! - `reading`: polls the store
@@ -47,16 +47,17 @@ mod reading;
 mod skip;
 pub(crate) mod takeover;
 mod trim;
+mod wanted;
 mod watch;
 mod worker;
 
 use assignment::StoreContext;
 use emitter::{Item, JobEnd};
 use lane::{Lane, Limits};
-use ownership::Wanted;
 use progress::ProgressWriter;
 use query::Query;
 use takeover::TakeoverEnd;
+use wanted::Wanted;
 use watch::{Renewal, Uncounted};
 
 /// Inputs taken in between two polls.

@@ -1,6 +1,5 @@
 //! Partitions come and go: taking over, giving up, losing, stopping.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,84 +15,14 @@ use super::lane::Lane;
 use super::progress::ProgressWriter;
 use super::reading::POLL;
 use super::takeover::{self, Taken, TakeoverEnd};
+use super::wanted::{LONGEST_PAUSE, pause_after};
 use super::watch::{Renewal, Uncounted};
 use super::{Input, Owned, Resolver};
 use crate::clock;
 use crate::config::{Assignment, Emission, RETRY_DELAY};
 
-/// A partition that another owner has fenced is taken again no sooner: by then the group has had
-/// two heartbeats to say that it is not ours any more, so that two replicas never fence each other
-/// in turn.
-const CONFIRMED_AFTER: Duration = Duration::from_secs(5);
-/// The longest pause; it doubles from one loss to the next.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Threads that still hold the consumer, when stopping.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Partitions that are ours to take.
-#[derive(Default)]
-pub(crate) struct Wanted {
-    not_before: BTreeMap<i32, Instant>,
-    /// The takeover under way, by its generation.
-    taking: Option<(u64, Arc<Claim>)>,
-    /// Takeovers that count no more, and may still be fencing somebody.
-    withdrawn: Vec<Arc<Claim>>,
-    /// How often each was lost since it last carried something out.
-    losses: BTreeMap<i32, u32>,
-}
-
-impl Wanted {
-    pub(super) fn add(&mut self, partitions: impl IntoIterator<Item = i32>, at: Instant) {
-        self.not_before.extend(partitions.into_iter().map(|partition| (partition, at)));
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.not_before.is_empty()
-    }
-
-    fn clear(&mut self) {
-        self.not_before.clear();
-        self.withdraw();
-    }
-
-    /// The takeover under way counts no more.
-    fn withdraw(&mut self) {
-        if let Some((_, claim)) = self.taking.take() {
-            claim.withdraw();
-            self.withdrawn.push(claim);
-        }
-    }
-
-    /// Whether no takeover of before fences anybody any more: each ends its call within
-    /// `worker::STEP`.
-    fn is_quiet(&mut self) -> bool {
-        self.withdrawn.retain(|claim| !claim.is_quiet());
-        self.withdrawn.is_empty()
-    }
-
-    fn due(&self) -> Vec<i32> {
-        let now = Instant::now();
-        let due = self.not_before.iter().filter(|(_, at)| **at <= now);
-        due.map(|(partition, _)| *partition).collect()
-    }
-
-    fn lost(&mut self, partition: i32) -> Duration {
-        let losses = self.losses.entry(partition).or_default();
-        let pause = pause_after(*losses);
-        *losses += 1;
-        self.not_before.insert(partition, Instant::now() + pause);
-        pause
-    }
-
-    /// It carries outcomes out: its next loss is the first again.
-    pub(super) fn works(&mut self, partition: i32) {
-        self.losses.remove(&partition);
-    }
-}
-
-fn pause_after(losses: u32) -> Duration {
-    CONFIRMED_AFTER.saturating_mul(1 << losses.min(8)).min(LONGEST_PAUSE)
-}
 
 impl Resolver {
     pub(super) fn follow_assignment(&mut self) {
@@ -107,12 +36,9 @@ impl Resolver {
                 Change::Revoked => self.give_up_partitions(),
             }
         }
-        // One at a time: an older one would fence the lanes of a newer one.
-        if self.wanted.taking.is_none() && self.wanted.is_quiet() {
-            let due = self.wanted.due();
-            if !due.is_empty() {
-                self.take_over(due);
-            }
+        let due = self.wanted.due();
+        if !due.is_empty() {
+            self.take_over(due);
         }
     }
 
@@ -151,7 +77,7 @@ impl Resolver {
             claim: Arc::clone(&claim),
         };
         match takeover::start(parts, partitions.clone()) {
-            Ok(()) => self.wanted.taking = Some((self.generation, claim)),
+            Ok(()) => self.wanted.takes(self.generation, claim),
             Err(error) => {
                 tracing::error!(%error, "no thread for taking partitions over");
                 self.wanted.add(partitions, Instant::now() + RETRY_DELAY);
@@ -161,7 +87,7 @@ impl Resolver {
 
     pub(super) fn taken_over(&mut self, end: TakeoverEnd) {
         // Given up meanwhile: what was taken is let go.
-        if self.wanted.taking.take_if(|(taking, _)| *taking == end.generation).is_none() {
+        if !self.wanted.taken(end.generation) {
             return;
         }
         self.shared.takeover_failed(end.why);
@@ -181,7 +107,7 @@ impl Resolver {
         let Taken { found, emitter } = taken;
         let (partition, end_at_takeover) = (found.partition, found.end);
         let trimmed_below = found.start;
-        self.wanted.not_before.remove(&partition);
+        self.wanted.owned(partition);
         if let Some(progress) = &mut self.progress {
             progress.forget(partition);
         }
@@ -388,35 +314,5 @@ impl Resolver {
         {
             tracing::debug!(%error, "pausing the store");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_takeover_that_counts_no_more_is_waited_for_while_it_fences() {
-        let (mut wanted, claim) = (Wanted::default(), Arc::<Claim>::default());
-        wanted.taking = Some((1, Arc::clone(&claim)));
-        let fencing = claim.fence().expect("nobody has withdrawn it");
-        wanted.clear();
-        assert!(wanted.taking.is_none() && claim.is_withdrawn());
-        assert!(!wanted.is_quiet(), "its call is under way");
-        assert!(claim.fence().is_none(), "no other begins");
-        drop(fencing);
-        assert!(wanted.is_quiet());
-    }
-
-    #[test]
-    fn a_lost_partition_waits_longer_from_loss_to_loss() {
-        let mut wanted = Wanted::default();
-        assert_eq!(wanted.lost(3), CONFIRMED_AFTER);
-        assert_eq!(wanted.lost(3), CONFIRMED_AFTER * 2);
-        (0..40).for_each(|_| assert!(wanted.lost(3) <= LONGEST_PAUSE));
-        assert_eq!(wanted.lost(3), LONGEST_PAUSE);
-        wanted.works(3);
-        assert_eq!(wanted.lost(3), CONFIRMED_AFTER);
-        assert!(wanted.due().is_empty(), "not before its time");
     }
 }

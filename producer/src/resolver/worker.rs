@@ -1,38 +1,36 @@
-//! The emitter's work: the calls to the client, and how their errors are climbed down from.
+//! The emitter's work: the calls to the client, and how their errors are climbed down from. What a
+//! batch becomes as records is in `sending`, who is to blame for a failure in `judging`.
 //!
 //! The ladder is librdkafka's: a fatal error ends the client, one that requires an abort ends the
 //! transaction, a retriable one repeats the very same call (INTRODUCTION.md, "Transactional
 //! producer API"; KIP-98).
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use halfmsg_kafka::TopicError;
 use halfmsg_protocol::{Half, Progress};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig};
 
-use super::delivery::{self, Blame, Client, Outgoing, Report, Reports, blame, is_too_large};
+use super::delivery::{self, Blame, Client, blame};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
 use super::takeover::WITHDRAWN;
-use crate::bodies::{StoreReader, Unread, Whole};
+use crate::bodies::{StoreReader, Whole};
 use crate::config::{CrashPoint, Emission};
-use crate::parked::ParkedRecord;
 use crate::stored::offsets;
-use crate::targets::MISSING_FOR;
+
+mod judging;
+mod sending;
+
+use judging::{all_suspects, cannot_be_read, suspects};
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
 /// Fencing the former owner, whose open transaction the broker ends first.
 pub(super) const OPEN_DEADLINE: Duration = Duration::from_secs(20);
-/// Until a full queue of the client is tried again.
-const QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// Marks a report that belongs to no item.
-const NO_ITEM: usize = usize::MAX;
 
 /// Why a transaction did not go on.
 enum Stuck {
@@ -286,134 +284,6 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Puts the records of all items but these on their way.
-    fn send(&self, job: &Job, whole: &Whole, without: &[(usize, Trouble)]) -> Arc<Reports> {
-        let left_out: HashSet<usize> = without.iter().map(|(index, _)| *index).collect();
-        let items = || job.items.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
-        let records = |work: &Work| if matches!(work, Work::Deliver(_, Some(_))) { 2 } else { 1 };
-        let count = items().map(|(_, item)| records(&item.work)).sum::<usize>() + job.clears.len();
-        // One more, given back at the end: it cannot come to its end while records are added.
-        let reports = Reports::of(count + 1);
-        for (index, item) in items() {
-            let report = || Report { batch: Arc::clone(&reports), index };
-            match &item.work {
-                Work::Deliver(half, settled) => {
-                    let half = whole.get(&half.stored_at).unwrap_or(half);
-                    debug_assert!(!half.is_stub, "a stub has nothing to deliver");
-                    self.push(delivery::delivery(half, report()));
-                    if let Some(of) = settled {
-                        self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
-                    }
-                }
-                Work::Settle(of) => {
-                    self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
-                }
-                Work::Park(parked) => {
-                    let half = whole.get(&parked.half.stored_at).unwrap_or(&parked.half);
-                    self.push_parked(&ParkedRecord::parked(parked, half), mark(report()));
-                }
-                Work::Foreign(record) => self.push_parked(record, mark(report())),
-            }
-        }
-        for id in &job.clears {
-            let report = Report { batch: Arc::clone(&reports), index: NO_ITEM };
-            self.push_parked(&ParkedRecord::cleared(*id), report);
-        }
-        reports.done(NO_ITEM, Ok(()));
-        reports
-    }
-
-    fn push_parked(&self, record: &ParkedRecord, report: Report) {
-        self.push(delivery::parked(&self.parked_topic, self.partition, record, report));
-    }
-
-    fn push(&self, record: Outgoing<'_>) {
-        let mut record = record;
-        loop {
-            match self.client.send(record) {
-                Ok(()) => return,
-                Err((error, refused)) if is_full(&error) && !self.stop.load(Ordering::Relaxed) => {
-                    record = refused;
-                    std::thread::sleep(QUEUE_PAUSE);
-                }
-                Err((error, refused)) => {
-                    let report = refused.delivery_opaque;
-                    return report.batch.done(report.index, Err(error));
-                }
-            }
-        }
-    }
-
-    /// Targets are looked at before anything is sent, so that one that is missing does not abort a
-    /// transaction, or hold up a partition until the client gives the topic up.
-    fn unknown_targets(&self, job: &Job) -> Vec<(usize, Trouble)> {
-        let mut found: HashMap<&str, Option<Trouble>> = HashMap::new();
-        let mut troubles = Vec::new();
-        for (index, item) in job.items.iter().enumerate() {
-            let Work::Deliver(half, _) = &item.work else { continue };
-            let topic = half.meta.topic.as_str();
-            let trouble = found.entry(topic).or_insert_with(|| self.look_up(topic));
-            troubles.extend(trouble.clone().map(|trouble| (index, trouble)));
-        }
-        troubles
-    }
-
-    /// One look proves nothing: the broker that is asked may lag behind the others.
-    fn look_up(&self, topic: &str) -> Option<Trouble> {
-        let targets = &self.parts.targets;
-        let error = targets.look(topic, STEP).err()?;
-        let is_missing = matches!(error, TopicError::Unknown(_) | TopicError::Forbidden { .. });
-        if is_missing && targets.missing_for(topic) >= MISSING_FOR {
-            return Some(Trouble::Refused(error.to_string()));
-        }
-        Some(Trouble::Passing(error.to_string()))
-    }
-
-    /// What the failed records say about their items; one trouble for each.
-    fn judge(&self, job: &Job, failures: Vec<(usize, KafkaError)>) -> Vec<(usize, Trouble)> {
-        let mut troubles: Vec<(usize, Trouble)> = Vec::new();
-        for (index, error) in failures {
-            if index == NO_ITEM {
-                tracing::warn!(%error, "a settled message stays in the parked topic for now");
-                continue;
-            }
-            let (index, is_mark) = (index & !MARK, index & MARK != 0);
-            if troubles.iter().any(|(known, _)| *known == index) {
-                continue;
-            }
-            let trouble = match job.items.get(index).map(|item| &item.work) {
-                Some(Work::Deliver(half, _)) if !is_mark => self.blame(half, &error),
-                Some(Work::Park(_) | Work::Foreign(_)) if is_too_large(&error) => {
-                    Trouble::Suspect(self.too_large(&error))
-                }
-                _ => Trouble::Passing(error.to_string()),
-            };
-            troubles.push((index, trouble));
-        }
-        troubles
-    }
-
-    fn too_large(&self, error: &KafkaError) -> String {
-        let topic = &self.parked_topic;
-        format!(
-            "the parked topic refuses it: {error}; the topic must take as much as the store: \
-             kafka-configs.sh --alter --topic {topic} --add-config max.message.bytes=..."
-        )
-    }
-
-    fn blame(&self, half: &Half, error: &KafkaError) -> Trouble {
-        let topic = &half.meta.topic;
-        match blame(error) {
-            Blame::Topic => {
-                self.parts.targets.forget(topic);
-                let trouble = self.look_up(topic);
-                trouble.unwrap_or_else(|| Trouble::Passing(error.to_string()))
-            }
-            Blame::Batch => Trouble::Suspect(format!("topic '{topic}' refuses it: {error}")),
-            Blame::Nobody => Trouble::Passing(error.to_string()),
-        }
-    }
-
     /// For the tests that kill the process around a delivery and its progress.
     fn crash_at(&self, point: CrashPoint, job: &Job) {
         let delivers = job.items.iter().any(|item| matches!(item.work, Work::Deliver(..)));
@@ -422,38 +292,4 @@ impl<'a> Worker<'a> {
             std::process::abort();
         }
     }
-}
-
-/// The item whose body memory has no room for, and which cannot be read again yet.
-fn cannot_be_read(job: &Job, unread: &Unread) -> Vec<(usize, Trouble)> {
-    let is_it = |item: &Item| item.half().is_some_and(|half| half.stored_at == unread.stored_at);
-    let trouble = Trouble::Passing(format!("it cannot be read again: {unread}"));
-    job.items.iter().position(is_it).map(|index| (index, trouble)).into_iter().collect()
-}
-
-/// Every item of the batch may be to blame.
-fn all_suspects(job: &Job, error: &RDKafkaError) -> Vec<(usize, Trouble)> {
-    let suspect = |index| (index, Trouble::Suspect(format!("its batch is refused: {error}")));
-    (0..job.items.len()).map(suspect).collect()
-}
-
-/// Every delivery of the batch may be to blame.
-fn suspects(job: &Job, why: &str) -> Vec<(usize, Trouble)> {
-    let deliveries = job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
-        Work::Deliver(half, _) => Some((index, &half.meta.topic)),
-        _ => None,
-    });
-    let suspect = |topic| Trouble::Suspect(format!("topic '{topic}' refuses it: {why}"));
-    deliveries.map(|(index, topic)| (index, suspect(topic))).collect()
-}
-
-/// Set in the index of a record of the parked topic: that one is no reason to blame the target.
-const MARK: usize = 1 << (usize::BITS - 2);
-
-fn mark(report: Report) -> Report {
-    Report { index: report.index | MARK, ..report }
-}
-
-fn is_full(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
 }

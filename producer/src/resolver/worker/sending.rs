@@ -1,0 +1,94 @@
+//! A batch as records, and whose their reports are. It must never judge a report.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::Worker;
+use crate::bodies::Whole;
+use crate::parked::ParkedRecord;
+use crate::resolver::delivery::{self, Outgoing, Report, Reports};
+use crate::resolver::emitter::{Job, Trouble, Work};
+
+/// Until a full queue of the client is tried again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(1);
+/// Marks a report that belongs to no item.
+pub(super) const NO_ITEM: usize = usize::MAX;
+/// Set in the index of a record of the parked topic: that one is no reason to blame the target.
+pub(super) const MARK: usize = 1 << (usize::BITS - 2);
+
+impl Worker<'_> {
+    /// Puts the records of all items but these on their way.
+    pub(super) fn send(
+        &self,
+        job: &Job,
+        whole: &Whole,
+        without: &[(usize, Trouble)],
+    ) -> Arc<Reports> {
+        let left_out: HashSet<usize> = without.iter().map(|(index, _)| *index).collect();
+        let items = || job.items.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
+        let records = |work: &Work| if matches!(work, Work::Deliver(_, Some(_))) { 2 } else { 1 };
+        let count = items().map(|(_, item)| records(&item.work)).sum::<usize>() + job.clears.len();
+        // One more, given back at the end: it cannot come to its end while records are added.
+        let reports = Reports::of(count + 1);
+        for (index, item) in items() {
+            let report = || Report { batch: Arc::clone(&reports), index };
+            match &item.work {
+                Work::Deliver(half, settled) => {
+                    let half = whole.get(&half.stored_at).unwrap_or(half);
+                    debug_assert!(!half.is_stub, "a stub has nothing to deliver");
+                    self.push(delivery::delivery(half, report()));
+                    if let Some(of) = settled {
+                        self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
+                    }
+                }
+                Work::Settle(of) => {
+                    self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
+                }
+                Work::Park(parked) => {
+                    let half = whole.get(&parked.half.stored_at).unwrap_or(&parked.half);
+                    self.push_parked(&ParkedRecord::parked(parked, half), mark(report()));
+                }
+                Work::Foreign(record) => self.push_parked(record, mark(report())),
+            }
+        }
+        for id in &job.clears {
+            let report = Report { batch: Arc::clone(&reports), index: NO_ITEM };
+            self.push_parked(&ParkedRecord::cleared(*id), report);
+        }
+        reports.done(NO_ITEM, Ok(()));
+        reports
+    }
+
+    fn push_parked(&self, record: &ParkedRecord, report: Report) {
+        self.push(delivery::parked(&self.parked_topic, self.partition, record, report));
+    }
+
+    fn push(&self, record: Outgoing<'_>) {
+        let mut record = record;
+        loop {
+            match self.client.send(record) {
+                Ok(()) => return,
+                Err((error, refused)) if is_full(&error) && !self.stop.load(Ordering::Relaxed) => {
+                    record = refused;
+                    std::thread::sleep(QUEUE_PAUSE);
+                }
+                Err((error, refused)) => {
+                    let report = refused.delivery_opaque;
+                    return report.batch.done(report.index, Err(error));
+                }
+            }
+        }
+    }
+}
+
+fn mark(report: Report) -> Report {
+    Report { index: report.index | MARK, ..report }
+}
+
+fn is_full(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
+}
