@@ -116,7 +116,7 @@ pub(crate) async fn c26_store_made_anew(env: Env) {
     let mut number = BEFORE;
     until(PATIENCE, "the new log to be written", async || {
         number += 1;
-        let message = Message::new(&setup.target, text(number));
+        let message = spread(&setup, number);
         let begun = setup.producer.begin(PURPOSE, message).await;
         let begun = begun.map_err(|error| error.to_string())?;
         begun.commit().await.map_err(|error| error.to_string())
@@ -124,6 +124,11 @@ pub(crate) async fn c26_store_made_anew(env: Env) {
     .await;
     setup.ready().await;
     setup.ends_with((0..BEFORE).step_by(2).chain([number])).await;
+}
+
+/// Each with a key of its own: those without one may all go to the same partition.
+fn spread(setup: &Setup, number: usize) -> Message {
+    Message::new(&setup.target, text(number)).key(text(number))
 }
 
 /// Partitions that the store gets while replicas run: the next replica uses them, and whoever owns
@@ -137,8 +142,7 @@ pub(crate) async fn c26_partitions_added(env: Env) {
     setup.env.broker.add_partitions(&setup.config.parked_topic(), MORE).await;
     setup.env.broker.add_partitions(&setup.config.store_topic(), MORE).await;
     let second = Env::start(&setup.config, &setup.told).await;
-    let begins = (EACH..3 * EACH)
-        .map(|number| second.begin(PURPOSE, Message::new(&setup.target, text(number))));
+    let begins = (EACH..3 * EACH).map(|number| second.begin(PURPOSE, spread(&setup, number)));
     let begun: Vec<_> =
         join_all(begins).await.into_iter().map(|begun| begun.expect("it is stored")).collect();
     for partition in 0..MORE {
@@ -169,7 +173,7 @@ pub(crate) async fn c26_partitions_added_to_the_store_only(env: Env) {
     let second = Env::start(&setup.config, &setup.told).await;
     members(&setup, 2).await;
     let begins = (0..ALL).map(async |number| {
-        let message = Message::new(&setup.target, text(number));
+        let message = spread(&setup, number);
         let begun = second.begin(PURPOSE, message).await.expect("it is stored");
         begun.commit().await.expect("it is stored");
         (number, begun.receipt().partition)
