@@ -1,8 +1,28 @@
-//! The tables of halfmsg-consumer: the inbox and the dead letters.
+//! The tables of halfmsg-consumer: the inbox, the dead letters, and in [`recovery`] the retries and
+//! replies.
+
+pub mod recovery;
 
 use sea_orm_migration::prelude::*;
 
 use crate::column::{moment, number, text, uuid};
+
+pub use recovery::Recovery;
+
+/// The tables alone, for a service that has no migrator of its own to add [`Delivery`] and
+/// [`Recovery`] to.
+pub struct ConsumerMigrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for ConsumerMigrator {
+    fn migration_table_name() -> DynIden {
+        "halfmsg_consumer_migrations".into_iden()
+    }
+
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(Delivery), Box::new(Recovery)]
+    }
+}
 
 /// The migration, for the migrator of a service that consumes.
 pub struct Delivery;

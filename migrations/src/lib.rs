@@ -27,6 +27,7 @@ use sea_orm_migration::sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement,
 };
 
+pub use consumer::ConsumerMigrator;
 pub use order::OrderMigrator;
 pub use producer::FenceMigrator;
 pub use stock::StockMigrator;
