@@ -3,6 +3,15 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use halfmsg_db::now;
+
+/// The moment that is so far away from now.
+pub(crate) fn after(delay: Duration) -> DateTime<Utc> {
+    let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
+    now().checked_add_signed(delay).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
 /// The pause before retry number `retry` (from 0): `first` doubled `retry` times, at most
 /// `longest`, a quarter less or more by chance.
 pub(crate) fn pause(first: Duration, longest: Duration, retry: u32) -> Duration {

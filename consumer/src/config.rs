@@ -59,6 +59,67 @@ impl TopicSettings {
     }
 }
 
+/// How often and when a message that failed is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryLevels {
+    /// The delay before each retry; further retries take the last one.
+    pub delays: Vec<Duration>,
+    /// After so many retries that failed, the message becomes a dead letter; 0 makes it one at once.
+    pub max_retries: u32,
+}
+
+impl Default for RetryLevels {
+    /// RocketMQ's: 10 s, 30 s, 1 to 10 min, 20 and 30 min, 1 and 2 h; 16 retries in 4 h 46 min.
+    fn default() -> Self {
+        let minutes = (1..=10).chain([20, 30, 60, 120]).map(|minutes| minutes * 60);
+        let delays: Vec<_> = [10, 30].into_iter().chain(minutes).map(Duration::from_secs).collect();
+        Self { delays, max_retries: 16 }
+    }
+}
+
+impl RetryLevels {
+    /// These delays, each once.
+    pub fn new(delays: impl IntoIterator<Item = Duration>) -> Self {
+        let delays: Vec<_> = delays.into_iter().collect();
+        let max_retries = u32::try_from(delays.len()).unwrap_or(u32::MAX);
+        Self { delays, max_retries }
+    }
+
+    /// The delay before the next retry after `done` of them; `None` if there is none.
+    pub(crate) fn delay(&self, done: u32) -> Option<Duration> {
+        if done >= self.max_retries {
+            return None;
+        }
+        let level = usize::try_from(done).unwrap_or(usize::MAX);
+        self.delays.get(level).or(self.delays.last()).copied()
+    }
+}
+
+/// What becomes of the later messages of a key, one of whose messages waits for a retry. A key is
+/// that of one partition; messages without a key have no order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyOrder {
+    /// They wait behind it, in the retry table, until it succeeded or is a dead letter: across
+    /// restarts and replicas. With RocketMQ's levels that may be hours. Each batch asks whether
+    /// the retry table is empty; while it is not, one more indexed question for the batch's keys,
+    /// and each message that waits is written, locked and deleted once more than one that does not.
+    #[default]
+    Keep,
+    /// They go on; the one that failed comes later. For handlers whose messages commute, and the
+    /// only choice that lets a hot key go on.
+    GiveUp,
+}
+
+/// What may run at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spread {
+    /// The messages of different keys; those without a key by their partition.
+    #[default]
+    ByKey,
+    /// The messages of different partitions.
+    ByPartition,
+}
+
 /// The settings of a consumer.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
@@ -78,13 +139,36 @@ pub struct ConsumerConfig {
     pub max_batch: usize,
     /// No further message is added to a batch that has this many bytes of payload.
     pub max_batch_bytes: usize,
-    /// After this many failures of its own a message becomes a dead letter. Until then it holds
-    /// up the batches behind it: with the defaults 20 s.
-    pub max_attempts: u32,
-    /// The first pause before a retry; it doubles, with a jitter of a quarter either way.
+    /// At most this many transactions at once. What was fetched together is divided by `spread`
+    /// and ends together: the slowest part decides when the next is taken, and a key is in one part
+    /// only, so its order is kept. On SQLite, which has one writer, always 1.
+    pub concurrency: usize,
+    /// What may run at the same time.
+    pub spread: Spread,
+    /// So many attempts follow closely upon each other, while the batch waits: enough for a
+    /// deadlock or a dropped connection elsewhere. Then the message goes into the retry table, and
+    /// the batch goes on.
+    pub quick_attempts: u32,
+    /// The first pause between quick attempts; it doubles, with a jitter of a quarter either way.
+    /// Also between attempts to reach a database or a broker that is away.
     pub first_backoff: Duration,
-    /// The longest pause before a retry.
+    /// The longest such pause.
     pub longest_backoff: Duration,
+    /// When a message that failed is tried again, and when it is given up on.
+    pub retry: RetryLevels,
+    /// What becomes of later messages of the same key meanwhile.
+    pub key_order: KeyOrder,
+    /// How often the retry table is asked what is due. A retry that this replica stored itself
+    /// fires on time; one of a replica that is gone so much later at most, and earlier or later by
+    /// the difference of the two clocks.
+    pub retry_poll: Duration,
+    /// How long the inbox remembers a message: the once-promise ends there. It must be longer than
+    /// the topic can deliver it again: `retention.ms` and, because Kafka deletes whole segments,
+    /// `segment.ms` of the topic (7 days each, if nothing else is set), hence 15 days. `None`: for
+    /// ever. What waits for a retry or is an open dead letter is never forgotten.
+    pub inbox_retention: Option<Duration>,
+    /// How often the inbox is cleaned, in batches of 1,000.
+    pub clean_interval: Duration,
     /// One attempt, from the beginning of its transaction to the end of its commit.
     pub attempt_deadline: Duration,
     /// How long a batch may take before its partitions are paused and polled, so that the group
@@ -111,9 +195,16 @@ impl ConsumerConfig {
             topic: TopicSettings::default(),
             max_batch: 500,
             max_batch_bytes: 8 * 1024 * 1024,
-            max_attempts: 10,
+            concurrency: 4,
+            spread: Spread::default(),
+            quick_attempts: 3,
             first_backoff: Duration::from_millis(100),
             longest_backoff: Duration::from_secs(5),
+            retry: RetryLevels::default(),
+            key_order: KeyOrder::default(),
+            retry_poll: Duration::from_secs(1),
+            inbox_retention: Some(Duration::from_secs(15 * 24 * 3600)),
+            clean_interval: Duration::from_secs(60),
             attempt_deadline: Duration::from_secs(30),
             patience: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(5),
@@ -124,12 +215,43 @@ impl ConsumerConfig {
     pub(crate) fn mistake(&self) -> Option<&'static str> {
         if self.subscriber.is_empty() {
             Some("the subscriber has no name")
-        } else if self.max_batch == 0 || self.max_attempts == 0 {
-            Some("max_batch and max_attempts must be at least 1")
+        } else if self.max_batch == 0 || self.quick_attempts == 0 || self.concurrency == 0 {
+            Some("max_batch, quick_attempts and concurrency must be at least 1")
         } else if self.first_backoff.is_zero() || self.longest_backoff < self.first_backoff {
             Some("the first backoff must be above zero and not above the longest")
+        } else if self.retry.max_retries > 0 && self.retry.delays.is_empty() {
+            Some("retries need at least one delay")
+        } else if self.retry_poll.is_zero() || self.clean_interval.is_zero() {
+            Some("retry_poll and clean_interval must be above zero")
+        } else if self.inbox_retention.is_some_and(|retention| retention.is_zero()) {
+            Some(
+                "an inbox that remembers nothing is no barrier: inbox_retention must be above zero",
+            )
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_levels_are_those_of_rocketmq() {
+        let levels = RetryLevels::default();
+        let delays: Vec<u64> = (0..16).map(|done| levels.delay(done).unwrap().as_secs()).collect();
+        let minutes = [60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200];
+        assert_eq!(delays[..2], [10, 30]);
+        assert_eq!(delays[2..], minutes);
+        assert_eq!(levels.delay(16), None);
+    }
+
+    #[test]
+    fn the_last_level_repeats() {
+        let levels = RetryLevels { max_retries: 3, ..RetryLevels::new([Duration::from_secs(1)]) };
+        assert_eq!(levels.delay(2), Some(Duration::from_secs(1)));
+        assert_eq!(levels.delay(3), None);
+        assert_eq!(RetryLevels::new([]).delay(0), None);
     }
 }

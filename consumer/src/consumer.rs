@@ -1,4 +1,5 @@
-//! Starts the poller and the worker, starts them anew when the client breaks, ends them.
+//! Starts the poller, the worker, the scheduler of retries and the background; starts the first two
+//! anew when the client breaks; ends them all.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,15 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use halfmsg_kafka::{TopicError, ensure_topic};
+use sea_orm::DbBackend;
 use tokio_util::sync::CancellationToken;
 
+use crate::background::Background;
 use crate::backoff;
 use crate::config::ConsumerConfig;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetterStore, DeadLetters};
 use crate::deliver::Deliverer;
 use crate::handler::MessageHandler;
+use crate::inbox::Inbox;
 use crate::metrics::ConsumerMetrics;
 use crate::poller::Poller;
+use crate::scheduler::{Scheduler, Wake};
+use crate::sender::Sender;
 use crate::worker::{Retries, Verdict, Worker};
 
 /// How long one attempt to make or verify a topic may take.
@@ -66,6 +72,28 @@ impl Health {
     }
 }
 
+/// Holds a running consumer still. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct ConsumerHandle(Arc<AtomicBool>);
+
+impl ConsumerHandle {
+    /// Takes no further messages and starts no retries; the batch in hand is finished. The
+    /// partitions and the group are kept, the lag grows. Nothing remembers it across a restart.
+    pub fn pause(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Goes on.
+    pub fn resume(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// Whether it is held still.
+    pub fn is_paused(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// A consumer that is being put together.
 pub struct ConsumerBuilder {
     config: ConsumerConfig,
@@ -92,14 +120,30 @@ impl ConsumerBuilder {
         if self.handlers.is_empty() {
             return Err(ConsumerError::NoTopic);
         }
+        let metrics = ConsumerMetrics::default();
         let deliverer = Arc::new(Deliverer {
             database: self.config.database.clone(),
             subscriber: self.config.subscriber.clone(),
             handlers: self.handlers,
             attempt_deadline: self.config.attempt_deadline,
+            key_order: self.config.key_order,
+            metrics: metrics.clone(),
         });
-        let (metrics, health) = (ConsumerMetrics::default(), Health::starting());
-        Ok(Consumer { config: self.config, deliverer, metrics, health })
+        let sender = Arc::new(Sender::new(
+            self.config.kafka.clone(),
+            self.config.database.clone(),
+            self.config.subscriber.clone(),
+            metrics.clone(),
+        ));
+        Ok(Consumer {
+            config: self.config,
+            deliverer,
+            sender,
+            metrics,
+            health: Health::starting(),
+            handle: ConsumerHandle::default(),
+            wake: Wake::default(),
+        })
     }
 
     /// Builds and runs.
@@ -115,8 +159,11 @@ impl ConsumerBuilder {
 pub struct Consumer {
     config: ConsumerConfig,
     deliverer: Arc<Deliverer>,
+    sender: Arc<Sender>,
     metrics: ConsumerMetrics,
     health: Health,
+    handle: ConsumerHandle,
+    wake: Wake,
 }
 
 impl Consumer {
@@ -127,7 +174,23 @@ impl Consumer {
 
     /// Its dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
-        DeadLetters { deliverer: self.deliverer.clone(), metrics: self.metrics.clone() }
+        let (database, subscriber) = (self.config.database.clone(), &self.config.subscriber);
+        DeadLetters {
+            store: DeadLetterStore::new(database, subscriber),
+            deliverer: self.deliverer.clone(),
+            sender: self.sender.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// What it remembers.
+    pub fn inbox(&self) -> Inbox {
+        Inbox::new(self.config.database.clone(), &self.config.subscriber)
+    }
+
+    /// Holds it still and lets it go on.
+    pub fn handle(&self) -> ConsumerHandle {
+        self.handle.clone()
     }
 
     /// Its metrics.
@@ -141,28 +204,48 @@ impl Consumer {
     }
 
     /// Consumes until `shutdown`; the batch in hand is finished, or released after
-    /// `drain_deadline`. Kafka or the database being away only makes it wait.
+    /// `drain_deadline`. Kafka or the database being away only makes it wait; retries go on while
+    /// Kafka is away.
     ///
     /// Cancelling ends it too, less gently: a transaction in progress is rolled back.
     ///
     /// # Errors
     /// A topic that cannot be used, or no thread.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), ConsumerError> {
+        let stop = shutdown.child_token();
+        let consuming = async {
+            let consumed = self.consume(&stop).await;
+            stop.cancel();
+            consumed
+        };
+        let (scheduler, background) = (self.scheduler(stop.clone()), self.background(stop.clone()));
+        let beside = async {
+            tokio::select! {
+                ((), ()) = async { tokio::join!(scheduler.run(), background.run()) } => {}
+                () = self.overdue(&stop) => {}
+            }
+        };
+        let (consumed, ()) = tokio::join!(consuming, beside);
+        consumed
+    }
+
+    /// The topics, then one Kafka client after the other.
+    async fn consume(&self, shutdown: &CancellationToken) -> Result<(), ConsumerError> {
         let mut topics: Vec<String> = self.deliverer.handlers.keys().cloned().collect();
         topics.sort();
         for topic in &topics {
-            self.topic_ready(topic, &shutdown).await?;
+            self.topic_ready(topic, shutdown).await?;
         }
         let mut retry = 0;
         while !shutdown.is_cancelled() {
             let began = tokio::time::Instant::now();
-            self.session(&topics, &shutdown).await?;
+            self.session(&topics, shutdown).await?;
             if shutdown.is_cancelled() {
                 break;
             }
             retry = if began.elapsed() > self.config.longest_backoff { 0 } else { retry + 1 };
             tracing::warn!(subscriber = self.config.subscriber, "starting a new Kafka client");
-            self.wait(retry, &shutdown).await;
+            self.wait(retry, shutdown).await;
         }
         Ok(())
     }
@@ -219,6 +302,7 @@ impl Consumer {
             stop: stop.0.clone(),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
+            handle: self.handle.clone(),
         };
         std::thread::Builder::new().name("halfmsg-consumer".into()).spawn(move || {
             if let Err(error) = poller.run() {
@@ -251,16 +335,53 @@ impl Consumer {
     }
 
     fn worker(&self, generation: Arc<AtomicU64>, shutdown: CancellationToken) -> Worker {
+        // SQLite has one writer: more would only wait for each other.
+        let one = self.config.database.get_database_backend() == DbBackend::Sqlite;
         Worker {
             deliverer: self.deliverer.clone(),
-            retries: Retries {
-                max_attempts: self.config.max_attempts,
-                first: self.config.first_backoff,
-                longest: self.config.longest_backoff,
-            },
+            sender: self.sender.clone(),
+            retries: self.retries(),
+            concurrency: if one { 1 } else { self.config.concurrency },
+            spread: self.config.spread,
+            wake: self.wake.clone(),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
             generation,
+            shutdown,
+        }
+    }
+
+    fn retries(&self) -> Retries {
+        Retries {
+            quick_attempts: self.config.quick_attempts,
+            first: self.config.first_backoff,
+            longest: self.config.longest_backoff,
+            levels: self.config.retry.clone(),
+        }
+    }
+
+    fn scheduler(&self, shutdown: CancellationToken) -> Scheduler {
+        Scheduler {
+            deliverer: self.deliverer.clone(),
+            sender: self.sender.clone(),
+            retries: self.retries(),
+            poll: self.config.retry_poll,
+            max_batch: self.config.max_batch,
+            handle: self.handle.clone(),
+            metrics: self.metrics.clone(),
+            wake: self.wake.clone(),
+            shutdown,
+        }
+    }
+
+    fn background(&self, shutdown: CancellationToken) -> Background {
+        Background {
+            deliverer: self.deliverer.clone(),
+            sender: self.sender.clone(),
+            metrics: self.metrics.clone(),
+            first_backoff: self.config.first_backoff,
+            inbox_retention: self.config.inbox_retention,
+            clean_interval: self.config.clean_interval,
             shutdown,
         }
     }

@@ -1,47 +1,68 @@
-//! Messages that were given up on: kept whole, listed, replayed.
+//! Messages that were given up on: kept whole, listed, queued for a replay, discarded.
+//!
+//! Everything here needs only the database, so it also works from outside the service. A row is
+//! never deleted: it says what was lost and what became of it.
 
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use halfmsg_db::{DbFault, begin_write, now};
-use sea_orm::sea_query::{Expr, ExprTrait, LockType, OnConflict, Order, Query};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
-use serde::Serialize;
-use std::sync::Arc;
+mod replay;
+mod row;
+
+use std::num::NonZeroU32;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use halfmsg_db::{begin_write, now};
+use sea_orm::sea_query::{
+    Expr, ExprTrait, LikeExpr, LockBehavior, LockType, Order, Query, SelectStatement,
+};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::deliver::{AttemptError, Deliverer};
-use crate::headers;
-use crate::inbox;
-use crate::message::ReceivedMessage;
-use crate::metrics::ConsumerMetrics;
+use crate::retry::{self, Failures, Place};
 
-/// A cause is cut at this many characters.
-const MAX_CAUSE: usize = 2_000;
+pub use replay::{DeadLetters, ReplayError, Replayed};
+pub(crate) use row::{failed_again_in_tx, replayed_in_tx, store_in_tx};
 
-/// Columns in the order in which they are written.
-const COLUMNS: [&str; 13] = [
-    "id",
-    "subscriber",
-    "message_key",
-    "topic",
-    "partition",
-    "offset",
-    "key",
-    "headers",
-    "payload",
-    "cause",
-    "attempts",
-    "first_failed_at",
-    "last_failed_at",
-];
+/// At most this many are queued in one transaction.
+const QUEUE_BATCH: u64 = 100;
+/// A reason is cut at this many characters.
+const MAX_REASON: usize = 500;
+
+/// What becomes of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterState {
+    /// Somebody has to look at it.
+    Open,
+    /// A replay waits in the retry table.
+    Queued,
+    /// A replay succeeded.
+    Replayed,
+    /// An operator gave it up for good.
+    Discarded,
+}
+
+impl std::fmt::Display for DeadLetterState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Queued => "queued",
+            Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
+        })
+    }
+}
 
 /// A message that was given up on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     /// Its identity (UUIDv7).
     pub id: Uuid,
+    /// What becomes of it.
+    pub state: DeadLetterState,
     /// The transaction id, or the coordinates of a foreign message.
     pub message_key: String,
+    /// The transaction whose message it is; `None` for a foreign one.
+    pub transaction_id: Option<Uuid>,
     /// Where it came from.
     pub topic: String,
     /// The partition there.
@@ -50,14 +71,20 @@ pub struct DeadLetter {
     pub offset: i64,
     /// The last failure.
     pub cause: String,
-    /// Failures so far, replays included.
+    /// Failures so far, quick attempts, retries and replays together.
     pub attempts: i64,
     /// The first failure.
     pub first_failed_at: DateTime<Utc>,
     /// The last failure.
     pub last_failed_at: DateTime<Utc>,
+    /// When a replay was queued that has not ended yet.
+    pub queued_at: Option<DateTime<Utc>>,
     /// When a replay succeeded.
     pub replayed_at: Option<DateTime<Utc>>,
+    /// When it was discarded.
+    pub discarded_at: Option<DateTime<Utc>>,
+    /// Why it was discarded.
+    pub discard_reason: Option<String>,
     /// The key, when it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -66,63 +93,69 @@ pub struct DeadLetter {
     pub payload: Option<String>,
 }
 
-/// What a replay did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replayed {
-    /// The message had its effect now.
-    Done(DeadLetter),
-    /// It had it before: an earlier replay succeeded.
-    Before(DeadLetter),
+/// Which dead letters are meant. The default is all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeadLetterFilter {
+    /// Of this topic.
+    pub topic: Option<String>,
+    /// With this text in the cause.
+    pub cause: Option<String>,
+    /// That failed last at this moment or later.
+    pub since: Option<DateTime<Utc>>,
+    /// In this state.
+    pub state: Option<DeadLetterState>,
 }
 
-/// Why a replay had no effect.
+/// Why a dead letter cannot be queued or discarded.
 #[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
+pub enum DeadLetterError {
     /// There is no such dead letter of this subscriber.
     #[error("there is no dead letter {0}")]
     NotFound(Uuid),
-    /// It failed again; cause and attempts are noted.
-    #[error("it failed again: {0}")]
-    Failed(String),
-    /// The database is away or busy: nothing happened; try again.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
-    /// A row that cannot be read, or a statement that is refused.
-    #[error("{0}")]
-    Database(DbErr),
+    /// It is not open any more.
+    #[error("dead letter {id} is {state} already")]
+    NotOpen {
+        /// The dead letter.
+        id: Uuid,
+        /// What became of it.
+        state: DeadLetterState,
+    },
+    /// What the database says.
+    #[error(transparent)]
+    Database(#[from] DbErr),
 }
 
-impl From<DbErr> for ReplayError {
-    fn from(error: DbErr) -> Self {
-        if DbFault::of(&error).is_transient() {
-            Self::Unavailable(error.to_string())
-        } else {
-            Self::Database(error)
-        }
+/// The dead letters of one subscriber, wherever its consumer runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DeadLetterStore {
+    database: DatabaseConnection,
+    subscriber: String,
+}
+
+impl DeadLetterStore {
+    /// Those of this subscriber in this database.
+    pub fn new(database: DatabaseConnection, subscriber: impl Into<String>) -> Self {
+        Self { database, subscriber: subscriber.into() }
     }
-}
 
-/// The dead letters of one consumer. Cheap to clone.
-#[derive(Clone)]
-pub struct DeadLetters {
-    pub(crate) deliverer: Arc<Deliverer>,
-    pub(crate) metrics: ConsumerMetrics,
-}
-
-impl DeadLetters {
     /// At most `limit` dead letters, newest first, those before `before` if given.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn list(&self, before: Option<Uuid>, limit: u64) -> Result<Vec<DeadLetter>, DbErr> {
-        let mut select = self.select();
+    pub async fn list(
+        &self,
+        filter: &DeadLetterFilter,
+        before: Option<Uuid>,
+        limit: u64,
+    ) -> Result<Vec<DeadLetter>, DbErr> {
+        let mut select = self.select(filter);
         if let Some(before) = before {
             select.and_where(Expr::col("id").lt(before));
         }
         // UUIDv7 sorts by time.
         select.order_by("id", Order::Desc).limit(limit);
-        let rows = self.deliverer.database.query_all(&select).await?;
-        rows.iter().map(|row| Ok(read(row)?.0)).collect()
+        let rows = self.database.query_all(&select).await?;
+        rows.iter().map(|row| Ok(row::read(row)?.0)).collect()
     }
 
     /// One dead letter.
@@ -130,179 +163,160 @@ impl DeadLetters {
     /// # Errors
     /// What the database says.
     pub async fn find(&self, id: Uuid) -> Result<Option<DeadLetter>, DbErr> {
-        let mut select = self.select();
+        let mut select = self.select(&DeadLetterFilter::default());
         select.and_where(Expr::col("id").eq(id));
-        let row = self.deliverer.database.query_one(&select).await?;
-        row.map(|row| Ok(read(&row)?.0)).transpose()
+        let row = self.database.query_one(&select).await?;
+        row.map(|row| Ok(row::read(&row)?.0)).transpose()
     }
 
-    /// Gives the message to its handler once more, through the inbox, in one transaction with the
-    /// note that it was replayed: however often it is called, the message has one effect.
-    ///
-    /// Cancelled, it happened or not; calling again finds out.
+    /// Gives up for good: the message will have no effect. Its row stays, with the reason.
     ///
     /// # Errors
-    /// [`ReplayError`].
-    pub async fn replay(&self, id: Uuid) -> Result<Replayed, ReplayError> {
-        match self.deliverer.bounded(self.attempt(id)).await {
-            Ok(Some((letter, true))) => {
-                self.metrics.messages.inc();
-                Ok(Replayed::Done(letter))
-            }
-            Ok(Some((letter, false))) => Ok(Replayed::Before(letter)),
-            Ok(None) => Err(ReplayError::NotFound(id)),
-            Err(AttemptError::Transient(cause)) => Err(ReplayError::Unavailable(cause)),
-            Err(error) => {
-                let cause = cause_text(&error.to_string());
-                self.note_failure(id, &cause).await?;
-                Err(ReplayError::Failed(cause))
-            }
+    /// [`DeadLetterError`].
+    pub async fn discard(&self, id: Uuid, reason: &str) -> Result<DeadLetter, DeadLetterError> {
+        let reason: String = reason.chars().filter(|c| *c != '\0').take(MAX_REASON).collect();
+        let mut update = Query::update();
+        update
+            .table("dead_letter")
+            .value("discarded_at", now())
+            .value("discard_reason", reason)
+            .and_where(Expr::col("subscriber").eq(self.subscriber.as_str()))
+            .and_where(Expr::col("id").eq(id))
+            .and_where(row::in_state(DeadLetterState::Open));
+        let discarded = self.database.execute(&update).await?.rows_affected() > 0;
+        match self.find(id).await? {
+            None => Err(DeadLetterError::NotFound(id)),
+            Some(letter) if discarded => Ok(letter),
+            Some(letter) => Err(DeadLetterError::NotOpen { id, state: letter.state }),
         }
     }
 
-    /// The letter, and whether it had its effect now.
-    async fn attempt(&self, id: Uuid) -> Result<Option<(DeadLetter, bool)>, AttemptError> {
-        let transaction = begin_write(&self.deliverer.database).await?;
-        let mut select = self.select();
+    /// Puts an open dead letter into the retry table, due now: a replica tries it, with all retries
+    /// before it. When that succeeds it is [`DeadLetterState::Replayed`], else open again. With
+    /// [`KeyOrder::Keep`](crate::KeyOrder), later messages of its key wait for that.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`].
+    pub async fn queue(&self, id: Uuid) -> Result<(), DeadLetterError> {
+        let transaction = begin_write(&self.database).await?;
+        let mut select = self.select(&DeadLetterFilter::default());
         select.and_where(Expr::col("id").eq(id)).lock(LockType::Update);
-        let Some(row) = transaction.query_one(&select).await? else {
-            return Ok(None);
-        };
-        let (mut letter, message) = read(&row)?;
-        if letter.replayed_at.is_some() {
-            return Ok(Some((letter, false)));
+        let row = transaction.query_one(&select).await?;
+        let (letter, message) = row::read(&row.ok_or(DeadLetterError::NotFound(id))?)?;
+        if letter.state != DeadLetterState::Open {
+            return Err(DeadLetterError::NotOpen { id, state: letter.state });
         }
-        // Its row in the inbox stands for the dead letter; from here on for the effect.
-        let subscriber = &self.deliverer.subscriber;
-        inbox::forget_in_tx(&transaction, subscriber, &letter.message_key).await?;
-        let (_, afterwards) = self.deliverer.deliver_in_tx(&transaction, &[message]).await?;
-        let replayed_at = now();
-        let mut update = Query::update();
-        update
-            .table("dead_letter")
-            .value("replayed_at", replayed_at)
-            .and_where(Expr::col("id").eq(id));
-        transaction.execute(&update).await?;
-        transaction.commit().await?;
-        afterwards.into_iter().for_each(|action| action());
-        letter.replayed_at = Some(replayed_at);
-        Ok(Some((letter, true)))
+        self.queue_in_tx(&transaction, &letter, &message, now()).await?;
+        Ok(transaction.commit().await?)
     }
 
-    async fn note_failure(&self, id: Uuid, cause: &str) -> Result<(), DbErr> {
-        let mut update = Query::update();
-        update
-            .table("dead_letter")
-            .value("attempts", Expr::col("attempts").add(1))
-            .value("cause", cause)
-            .value("last_failed_at", now())
-            .and_where(Expr::col("id").eq(id));
-        self.deliverer.database.execute(&update).await.map(|_| ())
-    }
-
-    fn select(&self) -> sea_orm::sea_query::SelectStatement {
-        Query::select()
-            .columns(COLUMNS)
-            .column("replayed_at")
-            .from("dead_letter")
-            .and_where(Expr::col("subscriber").eq(self.deliverer.subscriber.as_str()))
-            .to_owned()
-    }
-}
-
-/// Why a message is given up on.
-pub(crate) struct Failure<'a> {
-    pub(crate) cause: &'a str,
-    pub(crate) attempts: u32,
-    pub(crate) first_failed_at: DateTime<Utc>,
-}
-
-/// Stores a dead letter in one transaction with the message's row in the inbox. If the inbox has
-/// the message already, it had its effect or is a dead letter, and nothing is stored.
-pub(crate) async fn bury(
-    deliverer: &Deliverer,
-    message: &ReceivedMessage,
-    failure: Failure<'_>,
-) -> Result<(), AttemptError> {
-    deliverer
-        .bounded(async {
-            let transaction = begin_write(&deliverer.database).await?;
-            let one = std::slice::from_ref(message);
-            let fresh = inbox::remember_in_tx(&transaction, &deliverer.subscriber, one).await?;
-            if !fresh.is_empty() {
-                store_in_tx(&transaction, &deliverer.subscriber, message, failure).await?;
+    /// Queues all open dead letters of a filter, the oldest first, at most `rate` a second, and
+    /// returns how many. The pace is in the table: it survives restarts.
+    ///
+    /// In transactions of 100: cancelled or failed, those before stay queued.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn queue_all(
+        &self,
+        filter: &DeadLetterFilter,
+        rate: Option<NonZeroU32>,
+    ) -> Result<u64, DbErr> {
+        let began = now();
+        let filter = DeadLetterFilter { state: Some(DeadLetterState::Open), ..filter.clone() };
+        let (mut after, end, mut queued) = (Uuid::nil(), Uuid::now_v7(), 0);
+        loop {
+            let transaction = begin_write(&self.database).await?;
+            let mut select = self.select(&filter);
+            select
+                .and_where(Expr::col("id").gt(after))
+                // Not those that fail while this runs.
+                .and_where(Expr::col("id").lt(end))
+                .order_by("id", Order::Asc)
+                .limit(QUEUE_BATCH)
+                .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+            let rows = transaction.query_all(&select).await?;
+            if rows.is_empty() {
+                return Ok(queued);
+            }
+            for row in &rows {
+                let (letter, message) = row::read(row)?;
+                let at = began + paced(queued, rate);
+                self.queue_in_tx(&transaction, &letter, &message, at).await?;
+                (after, queued) = (letter.id, queued + 1);
             }
             transaction.commit().await?;
-            Ok(())
-        })
-        .await
+        }
+    }
+
+    async fn queue_in_tx(
+        &self,
+        transaction: &DatabaseTransaction,
+        letter: &DeadLetter,
+        message: &crate::ReceivedMessage,
+        next_at: DateTime<Utc>,
+    ) -> Result<(), DbErr> {
+        let failures = Failures {
+            cause: letter.cause.clone(),
+            attempts: u32::try_from(letter.attempts).unwrap_or(u32::MAX),
+            first_failed_at: Some(letter.first_failed_at),
+            last_failed_at: Some(letter.last_failed_at),
+        };
+        let place = Place { next_at, dead_letter_id: Some(letter.id) };
+        let subscriber = &self.subscriber;
+        if !retry::store_in_tx(transaction, subscriber, message, &failures, place).await? {
+            let why = format!("message {} waits for a retry already", letter.message_key);
+            return Err(DbErr::Custom(why));
+        }
+        row::queued_in_tx(transaction, letter.id).await
+    }
+
+    fn select(&self, filter: &DeadLetterFilter) -> SelectStatement {
+        let mut select = row::select();
+        select.and_where(Expr::col("subscriber").eq(self.subscriber.as_str()));
+        if let Some(topic) = &filter.topic {
+            select.and_where(Expr::col("topic").eq(topic.as_str()));
+        }
+        if let Some(cause) = &filter.cause {
+            select.and_where(Expr::col("cause").like(containing(cause)));
+        }
+        if let Some(since) = filter.since {
+            select.and_where(Expr::col("last_failed_at").gte(since));
+        }
+        if let Some(state) = filter.state {
+            select.and_where(row::in_state(state));
+        }
+        select
+    }
 }
 
-async fn store_in_tx(
-    transaction: &DatabaseTransaction,
-    subscriber: &str,
-    message: &ReceivedMessage,
-    failure: Failure<'_>,
-) -> Result<(), DbErr> {
-    let bytes = |value: &Option<Bytes>| value.as_ref().map(|value| value.to_vec());
-    let row: [Value; 13] = [
-        Uuid::now_v7().into(),
-        subscriber.into(),
-        message.inbox_key().into(),
-        message.topic.as_str().into(),
-        message.partition.into(),
-        message.offset.into(),
-        bytes(&message.key).into(),
-        headers::write(&message.headers).into(),
-        bytes(&message.payload).into(),
-        cause_text(failure.cause).into(),
-        i64::from(failure.attempts).into(),
-        failure.first_failed_at.into(),
-        now().into(),
-    ];
-    let mut insert = Query::insert();
-    insert
-        .into_table("dead_letter")
-        .columns(COLUMNS)
-        .values_panic(row.map(Into::into))
-        .on_conflict(
-            OnConflict::columns(["subscriber", "topic", "partition", "offset"])
-                .do_nothing()
-                .to_owned(),
-        );
-    transaction.execute(&insert).await.map(|_| ())
+/// When number `index` is due, after the first.
+fn paced(index: u64, rate: Option<NonZeroU32>) -> TimeDelta {
+    let Some(rate) = rate else { return TimeDelta::zero() };
+    let micros = index.saturating_mul(1_000_000) / u64::from(rate.get());
+    TimeDelta::microseconds(i64::try_from(micros).unwrap_or(i64::MAX / 2))
 }
 
-fn read(row: &QueryResult) -> Result<(DeadLetter, ReceivedMessage), DbErr> {
-    let key: Option<Vec<u8>> = row.try_get("", "key")?;
-    let payload: Option<Vec<u8>> = row.try_get("", "payload")?;
-    let headers: String = row.try_get("", "headers")?;
-    let letter = DeadLetter {
-        id: row.try_get("", "id")?,
-        message_key: row.try_get("", "message_key")?,
-        topic: row.try_get("", "topic")?,
-        partition: row.try_get("", "partition")?,
-        offset: row.try_get("", "offset")?,
-        cause: row.try_get("", "cause")?,
-        attempts: row.try_get("", "attempts")?,
-        first_failed_at: row.try_get("", "first_failed_at")?,
-        last_failed_at: row.try_get("", "last_failed_at")?,
-        replayed_at: row.try_get("", "replayed_at")?,
-        key: key.clone().and_then(|key| String::from_utf8(key).ok()),
-        payload: payload.as_deref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
-    };
-    let message = ReceivedMessage {
-        topic: letter.topic.clone(),
-        partition: letter.partition,
-        offset: letter.offset,
-        key: key.map(Bytes::from),
-        headers: headers::read(&headers).map_err(|error| DbErr::Type(error.to_string()))?,
-        payload: payload.map(Bytes::from),
-    };
-    Ok((letter, message))
+fn containing(text: &str) -> LikeExpr {
+    let mut pattern = String::with_capacity(text.len() + 2);
+    pattern.push('%');
+    for c in text.chars().filter(|c| *c != '\0') {
+        if matches!(c, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern.push('%');
+    LikeExpr::new(pattern).escape('\\')
 }
 
-/// Cut, and without NUL, which PostgreSQL's text cannot hold.
-fn cause_text(cause: &str) -> String {
-    cause.chars().filter(|c| *c != '\0').take(MAX_CAUSE).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_spreads_replays() {
+        assert_eq!(paced(50, NonZeroU32::new(10)), TimeDelta::seconds(5));
+        assert_eq!(paced(50, None), TimeDelta::zero());
+    }
 }

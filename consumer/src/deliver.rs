@@ -1,26 +1,34 @@
-//! One attempt: the inbox, the handler and the commit, in one transaction.
+//! One attempt: the inbox, the handler, its replies and the commit, in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use halfmsg_db::{DbFault, begin_write};
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr};
+use sea_orm::sea_query::{Expr, Query};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use tokio::time::timeout;
 
+use crate::config::KeyOrder;
 use crate::handler::{Afterwards, Context, HandlerError, MessageHandler};
-use crate::inbox;
-use crate::message::ReceivedMessage;
+use crate::message::{ReceivedMessage, key_hash};
+use crate::metrics::ConsumerMetrics;
+use crate::reply::Answers;
+use crate::{inbox, reply, retry};
 
 /// What an attempt that succeeded did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Delivered {
     /// Messages that had their effect now.
     pub(crate) fresh: usize,
     /// Messages that had it before.
     pub(crate) duplicates: usize,
+    /// Messages that were put behind an earlier one of their key.
+    pub(crate) held: usize,
+    /// What has to be sent before these offsets are committed.
+    pub(crate) answers: Answers,
 }
 
 /// Why an attempt had no effect.
@@ -29,6 +37,9 @@ pub(crate) enum AttemptError {
     /// The database is away or busy: no message is to blame.
     #[error("{0}")]
     Transient(String),
+    /// A handler's statement met a deadlock or a lock that was held for too long.
+    #[error("{0}")]
+    Contended(String),
     /// A message cannot be decoded.
     #[error("cannot be decoded: {0}")]
     Undecodable(String),
@@ -41,17 +52,24 @@ impl From<HandlerError> for AttemptError {
     fn from(error: HandlerError) -> Self {
         match error {
             HandlerError::Undecodable(cause) => Self::Undecodable(cause),
-            HandlerError::Database(error) if DbFault::of(&error).is_transient() => {
-                Self::Transient(error.to_string())
-            }
-            error => Self::Failed(error.to_string()),
+            HandlerError::Database(error) => match DbFault::of(&error) {
+                DbFault::Unavailable => Self::Transient(error.to_string()),
+                DbFault::Contended => Self::Contended(error.to_string()),
+                _ => Self::Failed(HandlerError::Database(error).to_string()),
+            },
+            error @ HandlerError::Failed(_) => Self::Failed(error.to_string()),
         }
     }
 }
 
+/// The runtime's own statements: no handler is to blame for a busy database.
 impl From<DbErr> for AttemptError {
     fn from(error: DbErr) -> Self {
-        HandlerError::from(error).into()
+        if DbFault::of(&error).is_transient() {
+            Self::Transient(error.to_string())
+        } else {
+            Self::Failed(HandlerError::Database(error).to_string())
+        }
     }
 }
 
@@ -64,6 +82,23 @@ pub(crate) struct Deliverer {
     pub(crate) subscriber: String,
     pub(crate) handlers: HashMap<String, Arc<dyn MessageHandler>>,
     pub(crate) attempt_deadline: Duration,
+    pub(crate) key_order: KeyOrder,
+    pub(crate) metrics: ConsumerMetrics,
+}
+
+/// What handlers left to be done after the commit.
+#[derive(Default)]
+pub(crate) struct Handled {
+    pub(crate) afterwards: Vec<Afterwards>,
+    pub(crate) answers: Answers,
+}
+
+impl Handled {
+    /// The transaction is committed.
+    pub(crate) fn committed(self) -> Answers {
+        self.afterwards.into_iter().for_each(|action| action());
+        self.answers
+    }
 }
 
 impl Deliverer {
@@ -75,32 +110,52 @@ impl Deliverer {
     ) -> Result<Delivered, AttemptError> {
         self.bounded(async {
             let transaction = begin_write(&self.database).await?;
-            let (delivered, afterwards) = self.deliver_in_tx(&transaction, batch).await?;
+            let fresh = inbox::remember_in_tx(&transaction, &self.subscriber, batch).await?;
+            let repeated = repeated(batch, &fresh);
+            let duplicates = batch.len() - fresh.len();
+            // After the inbox: where another replica has just put one of these messages into the
+            // retry table, this statement sees it.
+            let (fresh, held) =
+                retry::hold_back_in_tx(&transaction, &self.subscriber, self.key_order, fresh)
+                    .await?;
+            let handled = self.handle_in_tx(&transaction, &fresh).await?;
             transaction.commit().await?;
-            afterwards.into_iter().for_each(|action| action());
-            Ok(delivered)
+            let mut answers = handled.committed();
+            answers.message_keys.extend(repeated);
+            Ok(Delivered { fresh: fresh.len(), duplicates, held, answers })
         })
         .await
     }
 
-    /// The same inside a caller's transaction, with what is to be done after its commit.
-    pub(crate) async fn deliver_in_tx(
+    /// Gives messages to their handlers and stores the replies, inside a caller's transaction.
+    pub(crate) async fn handle_in_tx(
         &self,
         transaction: &DatabaseTransaction,
-        batch: &[ReceivedMessage],
-    ) -> Result<(Delivered, Vec<Afterwards>), AttemptError> {
-        let fresh = inbox::remember_in_tx(transaction, &self.subscriber, batch).await?;
-        let delivered = Delivered { fresh: fresh.len(), duplicates: batch.len() - fresh.len() };
+        messages: &[ReceivedMessage],
+    ) -> Result<Handled, AttemptError> {
         let context = Context::new(transaction);
-        for run in fresh.chunk_by(|a, b| a.topic == b.topic) {
+        for run in messages.chunk_by(|a, b| a.topic == b.topic) {
             let handler = run.first().and_then(|message| self.handlers.get(&message.topic));
             let Some(handler) = handler else {
                 let topic = run.first().map(|message| message.topic.as_str());
                 return Err(AttemptError::Failed(format!("no handler for topic {topic:?}")));
             };
+            let began = Instant::now();
             handler.handle(&context, run).await?;
+            self.metrics.handled_in(began.elapsed());
         }
-        Ok((delivered, context.into_afterwards()))
+        let (replies, afterwards) = context.into_parts();
+        let mut answers = Answers::default();
+        for (message_key, replies) in replies {
+            reply::store_in_tx(transaction, &self.subscriber, &message_key, &replies).await?;
+            let keys = replies.iter().filter_map(|reply| reply.key.as_deref());
+            answers.key_hashes.extend(keys.map(key_hash));
+            answers.message_keys.push(message_key);
+        }
+        if !messages.is_empty() {
+            still_sound_in_tx(transaction).await?;
+        }
+        Ok(Handled { afterwards, answers })
     }
 
     /// Within the deadline of an attempt, a panic being a failure like others.
@@ -126,5 +181,28 @@ impl Deliverer {
             Ok(Ok(())) => AttemptError::Failed(text),
             _ => AttemptError::Transient(format!("{text}, and the database does not answer")),
         }
+    }
+}
+
+/// The inbox keys of what was handled before: their replies may be unconfirmed.
+fn repeated(batch: &[ReceivedMessage], fresh: &[ReceivedMessage]) -> Vec<String> {
+    let fresh: HashSet<String> = fresh.iter().map(ReceivedMessage::inbox_key).collect();
+    let keys: HashSet<String> = batch.iter().map(ReceivedMessage::inbox_key).collect();
+    keys.into_iter().filter(|key| !fresh.contains(key)).collect()
+}
+
+/// A handler that passes over a failed statement leaves PostgreSQL with a transaction that ends by
+/// being rolled back, and a COMMIT that says nothing of it: any statement before it does.
+async fn still_sound_in_tx(transaction: &DatabaseTransaction) -> Result<(), AttemptError> {
+    if transaction.get_database_backend() != DbBackend::Postgres {
+        return Ok(());
+    }
+    let one = Query::select().expr(Expr::val(1)).to_owned();
+    match transaction.query_one(&one).await {
+        Ok(_) => Ok(()),
+        Err(error) if DbFault::of(&error).is_transient() => Err(error.into()),
+        Err(error) => Err(AttemptError::Failed(format!(
+            "the handler passed over a statement that failed: {error}"
+        ))),
     }
 }

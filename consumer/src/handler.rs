@@ -1,11 +1,13 @@
 //! What a user of this crate writes.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use sea_orm::{DatabaseTransaction, DbErr};
 
 use crate::message::ReceivedMessage;
+use crate::reply::{MAX_REPLIES, MAX_REPLY_BYTES, Reply};
 
 /// Something to be done once the transaction is committed.
 pub(crate) type Afterwards = Box<dyn FnOnce() + Send>;
@@ -15,11 +17,12 @@ pub(crate) type Afterwards = Box<dyn FnOnce() + Send>;
 pub struct Context<'a> {
     transaction: &'a DatabaseTransaction,
     afterwards: Mutex<Vec<Afterwards>>,
+    replies: Mutex<BTreeMap<String, Vec<Reply>>>,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(transaction: &'a DatabaseTransaction) -> Self {
-        Self { transaction, afterwards: Mutex::default() }
+        Self { transaction, afterwards: Mutex::default(), replies: Mutex::default() }
     }
 
     /// The transaction. Every effect belongs into it, else it may happen twice; no HTTP call and
@@ -34,8 +37,42 @@ impl<'a> Context<'a> {
         self.afterwards.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(action));
     }
 
-    pub(crate) fn into_afterwards(self) -> Vec<Afterwards> {
-        self.afterwards.into_inner().unwrap_or_else(PoisonError::into_inner)
+    /// Answers a message of this batch. The reply is stored in this transaction, sent after its
+    /// commit, in the order of the calls for one reply key, and only then is the offset committed;
+    /// what a crash leaves unsent is sent by whoever comes next. It may be sent more than once,
+    /// always with the same `halfmsg-transaction-id`: [`reply_id`](crate::reply_id) of the
+    /// subscriber, the message's [`inbox_key`](ReceivedMessage::inbox_key) and the number of this
+    /// reply to it, from 0.
+    ///
+    /// # Errors
+    /// [`HandlerError::Failed`] beyond [`MAX_REPLIES`] replies to a message, or a reply without a
+    /// topic or larger than [`MAX_REPLY_BYTES`].
+    pub fn publish(&self, to: &ReceivedMessage, reply: Reply) -> Result<(), HandlerError> {
+        if reply.topic.is_empty() {
+            return Err(HandlerError::Failed("a reply has no topic".into()));
+        }
+        if reply.size() > MAX_REPLY_BYTES {
+            let (size, topic) = (reply.size(), &reply.topic);
+            return Err(HandlerError::Failed(format!(
+                "a reply to topic {topic} has {size} bytes, the limit is {MAX_REPLY_BYTES}"
+            )));
+        }
+        let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        let replies = replies.entry(to.inbox_key()).or_default();
+        if replies.len() >= MAX_REPLIES {
+            let most = format!("more than {MAX_REPLIES} replies to one message");
+            return Err(HandlerError::Failed(most));
+        }
+        replies.push(reply);
+        Ok(())
+    }
+
+    /// What is to be stored, by inbox key, and what is to be done afterwards.
+    pub(crate) fn into_parts(self) -> (BTreeMap<String, Vec<Reply>>, Vec<Afterwards>) {
+        (
+            self.replies.into_inner().unwrap_or_else(PoisonError::into_inner),
+            self.afterwards.into_inner().unwrap_or_else(PoisonError::into_inner),
+        )
     }
 }
 
@@ -46,11 +83,12 @@ pub enum HandlerError {
     /// batch of several, the runtime finds out by itself which one is meant.
     #[error("cannot be decoded: {0}")]
     Undecodable(String),
-    /// The database refused. Away or busy: the batch is repeated and no attempt counts; else as
-    /// [`HandlerError::Failed`].
+    /// The database refused. Away: the batch is repeated until it is back, and no attempt counts.
+    /// A deadlock or a lock that was not to be had: a few quick attempts of the whole batch. Else,
+    /// and after those, as [`HandlerError::Failed`].
     #[error("database: {0}")]
     Database(#[from] DbErr),
-    /// Anything else: retried, and a dead letter after the last attempt.
+    /// Anything else: a few quick attempts, then the retry table, then a dead letter.
     #[error("{0}")]
     Failed(String),
 }

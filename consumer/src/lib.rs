@@ -53,19 +53,31 @@ pub mod config;
 pub mod consumer;
 pub mod dead_letter;
 pub mod handler;
+pub mod inbox;
 pub mod message;
 pub mod metrics;
+pub mod reply;
 
+mod background;
 mod backoff;
 mod deliver;
+mod give_up;
 mod headers;
-mod inbox;
 mod poller;
+mod record;
+mod retry;
+mod scheduler;
+mod sender;
 mod worker;
 
-pub use config::{Assignment, ConsumerConfig, TopicSettings};
-pub use consumer::{Consumer, ConsumerBuilder, ConsumerError, Health};
-pub use dead_letter::{DeadLetter, DeadLetters, ReplayError, Replayed};
+pub use config::{Assignment, ConsumerConfig, KeyOrder, RetryLevels, Spread, TopicSettings};
+pub use consumer::{Consumer, ConsumerBuilder, ConsumerError, ConsumerHandle, Health};
+pub use dead_letter::{
+    DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterState, DeadLetterStore, DeadLetters,
+    ReplayError, Replayed,
+};
 pub use handler::{Context, HandlerError, MessageHandler};
+pub use inbox::Inbox;
 pub use message::{ReceivedMessage, TRANSACTION_ID_HEADER};
 pub use metrics::ConsumerMetrics;
+pub use reply::{MAX_REPLIES, MAX_REPLY_BYTES, Reply, reply_id};

@@ -67,6 +67,11 @@ impl ReceivedMessage {
         }
     }
 
+    /// What stands for the key in an index: the same for the same key, in every version.
+    pub(crate) fn key_hash(&self) -> Option<i64> {
+        self.key.as_deref().map(key_hash)
+    }
+
     /// What `max_batch_bytes` counts.
     pub(crate) fn size(&self) -> usize {
         let headers: usize = self
@@ -78,6 +83,14 @@ impl ReceivedMessage {
             + self.key.as_ref().map_or(0, Bytes::len)
             + self.payload.as_ref().map_or(0, Bytes::len)
     }
+}
+
+/// FNV-1a with 64 bits. Two keys with the same hash wait for each other without need; nothing else.
+pub(crate) fn key_hash(key: &[u8]) -> i64 {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash.cast_signed()
 }
 
 #[cfg(test)]
@@ -103,6 +116,12 @@ mod tests {
         let id = "0198c0de-0000-7000-8000-000000000001";
         assert_eq!(example(7, Some(id)).inbox_key(), id);
         assert_eq!(example(7, Some(&id.to_uppercase())).inbox_key(), id);
+    }
+
+    #[test]
+    fn hashes_are_those_of_fnv() {
+        assert_eq!(key_hash(b"").cast_unsigned(), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(key_hash(b"foobar").cast_unsigned(), 0x8594_4171_f739_67e8);
     }
 
     #[test]

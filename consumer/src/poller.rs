@@ -19,9 +19,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use crate::config::{Assignment, ConsumerConfig};
-use crate::consumer::Health;
+use crate::consumer::{ConsumerHandle, Health};
 use crate::message::ReceivedMessage;
-use crate::metrics::ConsumerMetrics;
+use crate::metrics::{ConsumerMetrics, Partition};
 use crate::worker::{Batch, Verdict};
 
 /// How long one poll waits; also how fast a stop is noticed.
@@ -45,6 +45,7 @@ pub(crate) struct Poller {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) metrics: ConsumerMetrics,
     pub(crate) health: Health,
+    pub(crate) handle: ConsumerHandle,
 }
 
 /// What librdkafka tells from within a poll.
@@ -59,9 +60,17 @@ struct Events {
 
 impl ClientContext for Events {
     fn stats(&self, statistics: Statistics) {
-        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.metrics.lag_records.set(lag);
+        for topic in statistics.topics.values() {
+            for (partition, found) in &topic.partitions {
+                let label = Partition { topic: topic.topic.clone(), partition: *partition };
+                // -1 is the client's own, and what it does not know: not this replica's partition.
+                if *partition < 0 || found.consumer_lag < 0 || !found.desired {
+                    self.metrics.lag_records.remove(&label);
+                } else {
+                    self.metrics.lag_records.get_or_create(&label).set(found.consumer_lag);
+                }
+            }
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -73,6 +82,7 @@ impl ConsumerContext for Events {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         // From here on nothing that was fetched before may be committed.
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.metrics.lag_records.clear();
         tracing::debug!(?rebalance, "rebalance");
     }
 
@@ -127,6 +137,9 @@ impl Poller {
         }
         self.health.set(Ok(()));
         while !self.stop.load(Ordering::Acquire) {
+            if self.handle.is_paused() {
+                self.hold_still(&client)?;
+            }
             let batch = self.collect(&client)?;
             if batch.messages.is_empty() {
                 continue;
@@ -264,42 +277,64 @@ impl Poller {
             Err(RecvTimeoutError::Disconnected) => return Err(Ended),
             Err(RecvTimeoutError::Timeout) => {}
         }
+        self.begin_pause(client);
         let verdict = self.paused_until_verdict(client);
-        client.context().paused.store(false, Ordering::Release);
-        self.metrics.paused.set(0);
-        if let Err(error) = client.assignment().and_then(|all| client.resume(&all)) {
-            tracing::warn!(%error, "cannot resume");
-        }
+        self.end_pause(client);
         verdict
     }
 
     /// Polls with all partitions paused: `max.poll.interval.ms` is kept, rebalances are served.
     fn paused_until_verdict(&self, client: &Client) -> Result<Verdict, Ended> {
-        client.context().paused.store(true, Ordering::Release);
-        self.metrics.paused.set(1);
-        self.pause_all(client);
         loop {
             let began = Instant::now();
-            match client.poll(POLL) {
-                // Paused in vain: this message would be lost to the position, so go back to it.
-                Some(Ok(message)) => {
-                    let ReceivedMessage { topic, partition, offset, .. } =
-                        ReceivedMessage::own(&message);
-                    self.pause_all(client);
-                    let back = Offset::Offset(offset);
-                    if let Err(error) = client.seek(&topic, partition, back, ASK_DEADLINE) {
-                        tracing::error!(%error, topic, partition, "cannot go back: starting over");
-                        return Err(Ended);
-                    }
-                }
-                Some(Err(error)) => self.note(client, error).map_err(|_| Ended)?,
-                None => {}
-            }
+            self.poll_paused(client).map_err(|_| Ended)?;
             match self.verdicts.recv_timeout(POLL.saturating_sub(began.elapsed())) {
                 Ok(verdict) => return Ok(verdict),
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+        }
+    }
+
+    /// The same until somebody lets the consumer go on.
+    fn hold_still(&self, client: &Client) -> Result<(), KafkaError> {
+        self.begin_pause(client);
+        let mut held = Ok(());
+        while held.is_ok() && self.handle.is_paused() && !self.stop.load(Ordering::Acquire) {
+            held = self.poll_paused(client);
+        }
+        self.end_pause(client);
+        held
+    }
+
+    fn poll_paused(&self, client: &Client) -> Result<(), KafkaError> {
+        match client.poll(POLL) {
+            // Paused in vain: this message would be lost to the position, so go back to it.
+            Some(Ok(message)) => {
+                let ReceivedMessage { topic, partition, offset, .. } =
+                    ReceivedMessage::own(&message);
+                self.pause_all(client);
+                let back = Offset::Offset(offset);
+                client.seek(&topic, partition, back, ASK_DEADLINE).inspect_err(|error| {
+                    tracing::error!(%error, topic, partition, "cannot go back: starting over");
+                })
+            }
+            Some(Err(error)) => self.note(client, error),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_pause(&self, client: &Client) {
+        client.context().paused.store(true, Ordering::Release);
+        self.metrics.paused.set(1);
+        self.pause_all(client);
+    }
+
+    fn end_pause(&self, client: &Client) {
+        client.context().paused.store(false, Ordering::Release);
+        self.metrics.paused.set(0);
+        if let Err(error) = client.assignment().and_then(|all| client.resume(&all)) {
+            tracing::warn!(%error, "cannot resume");
         }
     }
 

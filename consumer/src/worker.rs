@@ -1,24 +1,28 @@
-//! Takes a batch to its end: every message has its effect, or is a dead letter.
+//! Takes a batch to its end: every message has its effect, or waits for a retry, or is a dead letter,
+//! and what it is owed in replies is sent.
 //!
-//! It must never let a batch end with a message that is neither, because its offset is committed
-//! then.
+//! It must never let a batch end with a message that is none of these, because its offset is
+//! committed then.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use halfmsg_db::now;
+use futures::future::try_join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
+use crate::config::{RetryLevels, Spread};
 use crate::consumer::Health;
-use crate::dead_letter::{self, Failure};
 use crate::deliver::{AttemptError, Deliverer};
+use crate::give_up::{self, Fate};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
+use crate::reply::Answers;
+use crate::retry::Failures;
+use crate::scheduler::Wake;
+use crate::sender::Sender;
 
 /// Messages in hand, and the generation of the assignment that they were fetched in.
 pub(crate) struct Batch {
@@ -38,23 +42,26 @@ pub(crate) enum Verdict {
 /// A message on its way, with what went wrong with it so far.
 struct Pending {
     message: ReceivedMessage,
-    attempts: u32,
-    first_failed_at: Option<DateTime<Utc>>,
-    cause: String,
+    failures: Failures,
 }
 
 /// The bounds of the retries.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Retries {
-    pub(crate) max_attempts: u32,
+    pub(crate) quick_attempts: u32,
     pub(crate) first: Duration,
     pub(crate) longest: Duration,
+    pub(crate) levels: RetryLevels,
 }
 
-/// Works on one batch at a time.
+/// Works on one batch at a time, several parts of it at once.
 pub(crate) struct Worker {
     pub(crate) deliverer: Arc<Deliverer>,
+    pub(crate) sender: Arc<Sender>,
     pub(crate) retries: Retries,
+    pub(crate) concurrency: usize,
+    pub(crate) spread: Spread,
+    pub(crate) wake: Wake,
     pub(crate) metrics: ConsumerMetrics,
     pub(crate) health: Health,
     /// The generation of the present assignment; a batch of an older one is let go.
@@ -68,23 +75,25 @@ struct LetGo;
 impl Worker {
     /// Works until the batch is done or must be let go. Cancelled, the batch counts as let go.
     pub(crate) async fn process(&self, batch: Batch) -> Verdict {
-        match self.to_its_end(batch).await {
-            Ok(()) => Verdict::Done,
+        let _in_flight = InFlight::of(&self.metrics, batch.messages.len());
+        let parts = parts(batch.messages, self.concurrency, self.spread);
+        let ends = parts.into_iter().map(|part| self.to_its_end(part, batch.generation));
+        match try_join_all(ends).await {
+            Ok(_) => Verdict::Done,
             Err(LetGo) => Verdict::Released,
         }
     }
 
-    async fn to_its_end(&self, batch: Batch) -> Result<(), LetGo> {
-        let mut size = batch.messages.len();
-        let pending =
-            |message| Pending { message, attempts: 0, first_failed_at: None, cause: String::new() };
-        let mut queue: VecDeque<Pending> = batch.messages.into_iter().map(pending).collect();
+    async fn to_its_end(&self, part: Vec<ReceivedMessage>, generation: u64) -> Result<(), LetGo> {
+        let mut size = part.len();
+        let pending = |message| Pending { message, failures: Failures::default() };
+        let mut queue: VecDeque<Pending> = part.into_iter().map(pending).collect();
         loop {
-            let waiting = self.pass(queue, size, batch.generation).await?;
-            let Some(retry) = waiting.iter().map(|pending| pending.attempts).max() else {
+            let waiting = self.pass(queue, size, generation).await?;
+            let Some(retry) = waiting.iter().map(|pending| pending.failures.attempts).max() else {
                 return Ok(());
             };
-            self.pause(retry.saturating_sub(1), batch.generation).await?;
+            self.pause(retry.saturating_sub(1), generation).await?;
             (queue, size) = (waiting, 1);
         }
     }
@@ -99,8 +108,8 @@ impl Worker {
     ) -> Result<VecDeque<Pending>, LetGo> {
         let most = queue.len();
         let mut waiting = VecDeque::new();
-        let mut blocked: HashSet<(String, Bytes)> = HashSet::new();
-        let mut transient = 0;
+        let mut blocked: HashSet<OrderingKey> = HashSet::new();
+        let (mut transient, mut contended) = (0, 0);
         while let Some(mut chunk) = next_chunk(&mut queue, size, &blocked, &mut waiting) {
             if self.must_let_go(generation) {
                 return Err(LetGo);
@@ -108,22 +117,31 @@ impl Worker {
             let messages: Vec<_> = chunk.iter().map(|one| one.message.clone()).collect();
             let error = match self.deliverer.deliver(&messages).await {
                 Ok(delivered) => {
-                    self.metrics.messages.inc_by(delivered.fresh as u64);
-                    self.metrics.duplicates.inc_by(delivered.duplicates as u64);
+                    self.metrics.applied(delivered.fresh);
+                    self.metrics.duplicate(delivered.duplicates);
+                    self.metrics.put_behind(delivered.held);
                     self.healthy();
-                    transient = 0;
+                    self.answer(&delivered.answers, generation).await?;
+                    (transient, contended) = (0, 0);
                     size = (size * 2).min(most);
                     continue;
                 }
                 Err(error) => error,
             };
-            self.metrics.retries.inc();
+            self.metrics.failures.inc();
             match (error, chunk.len()) {
                 (AttemptError::Transient(cause), _) => {
                     self.put_back(&mut queue, chunk);
                     self.unhealthy(&cause);
                     self.pause(transient, generation).await?;
                     transient = transient.saturating_add(1);
+                }
+                (AttemptError::Contended(_), 2..)
+                    if contended + 1 < self.retries.quick_attempts =>
+                {
+                    self.put_back(&mut queue, chunk);
+                    self.pause(contended, generation).await?;
+                    contended += 1;
                 }
                 (_, 2..) => {
                     size = chunk.len().div_ceil(2);
@@ -147,36 +165,69 @@ impl Worker {
         }
     }
 
-    /// Notes the failure of one message; `None` if it is a dead letter now.
+    /// Notes the failure of one message; `None` if a retry or a dead letter stands for it now.
     async fn failed(&self, mut one: Pending, error: AttemptError) -> Option<Pending> {
-        one.attempts = one.attempts.saturating_add(1);
-        one.cause = error.to_string();
-        let first_failed_at = *one.first_failed_at.get_or_insert_with(now);
+        one.failures.note(error.to_string());
+        let undecodable = matches!(error, AttemptError::Undecodable(_));
         let message = &one.message;
         let (topic, partition, offset) = (&message.topic, message.partition, message.offset);
-        let last = one.attempts >= self.retries.max_attempts;
-        if !last && !matches!(error, AttemptError::Undecodable(_)) {
-            tracing::warn!(
-                topic, partition, offset, attempt = one.attempts, cause = %one.cause,
-                "a message failed and will be tried again"
-            );
+        let (attempts, cause) = (one.failures.attempts, &one.failures.cause);
+        if !undecodable && attempts < self.retries.quick_attempts {
+            tracing::debug!(topic, partition, offset, attempts, cause, "a message failed");
             return Some(one);
         }
-        let failure = Failure { cause: &one.cause, attempts: one.attempts, first_failed_at };
-        match dead_letter::bury(&self.deliverer, message, failure).await {
-            Ok(()) => {
-                self.metrics.dead_letters.inc();
+        let fate = match self.retries.levels.delay(0) {
+            Some(delay) if !undecodable => Fate::Retry(delay),
+            _ => Fate::Dead,
+        };
+        match give_up::set_aside(&self.deliverer, message, &one.failures, fate).await {
+            Ok(true) if fate == Fate::Dead => {
+                self.metrics.dead();
                 tracing::error!(
-                    topic, partition, offset, attempts = one.attempts, cause = %one.cause,
-                    "a message was given up on: it is a dead letter now"
+                    topic,
+                    partition,
+                    offset,
+                    attempts,
+                    cause,
+                    "a message is a dead letter"
                 );
-                None
             }
+            Ok(true) => {
+                self.metrics.to_be_retried();
+                self.wake.notify();
+                tracing::warn!(
+                    topic,
+                    partition,
+                    offset,
+                    attempts,
+                    cause,
+                    "a message will be retried"
+                );
+            }
+            // Another replica has had it meanwhile.
+            Ok(false) => self.metrics.duplicate(1),
             Err(error) => {
-                tracing::warn!(topic, partition, offset, %error, "cannot store a dead letter");
-                Some(one)
+                tracing::warn!(topic, partition, offset, %error, "cannot set a message aside");
+                return Some(one);
             }
         }
+        None
+    }
+
+    /// Sends replies; until that is done, their messages' offsets are not committed.
+    async fn answer(&self, answers: &Answers, generation: u64) -> Result<(), LetGo> {
+        let mut retry = 0;
+        while let Err(error) = self.sender.send(answers).await {
+            if self.health.set(Err(format!("replies cannot be sent: {error}"))) {
+                tracing::warn!(%error, "replies wait to be sent; nothing is lost");
+            }
+            self.pause(retry, generation).await?;
+            retry = retry.saturating_add(1);
+        }
+        if retry > 0 {
+            self.healthy();
+        }
+        Ok(())
     }
 
     /// Waits before a retry.
@@ -207,11 +258,47 @@ impl Worker {
     }
 }
 
+/// Counts what is in hand, also if that is dropped half-way.
+struct InFlight<'a> {
+    metrics: &'a ConsumerMetrics,
+    messages: i64,
+}
+
+impl<'a> InFlight<'a> {
+    fn of(metrics: &'a ConsumerMetrics, messages: usize) -> Self {
+        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
+        metrics.in_flight.inc_by(messages);
+        Self { metrics, messages }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec_by(self.messages);
+    }
+}
+
+/// Divides a batch into at most `most` parts, each in the order of the batch. What must keep its
+/// order is in one part.
+fn parts(messages: Vec<ReceivedMessage>, most: usize, spread: Spread) -> Vec<Vec<ReceivedMessage>> {
+    let mut parts: BTreeMap<u64, Vec<ReceivedMessage>> = BTreeMap::new();
+    let most = u64::try_from(most.max(1)).unwrap_or(1);
+    for message in messages {
+        let of_key = match spread {
+            Spread::ByKey => message.key_hash(),
+            Spread::ByPartition => None,
+        };
+        let part = of_key.map_or(u64::from(message.partition.cast_unsigned()), i64::cast_unsigned);
+        parts.entry(part % most).or_default().push(message);
+    }
+    parts.into_values().collect()
+}
+
 /// Takes up to `size` messages from the front; those of a blocked key go to `waiting`.
 fn next_chunk(
     queue: &mut VecDeque<Pending>,
     size: usize,
-    blocked: &HashSet<(String, Bytes)>,
+    blocked: &HashSet<OrderingKey>,
     waiting: &mut VecDeque<Pending>,
 ) -> Option<Vec<Pending>> {
     let mut chunk = Vec::new();
@@ -226,9 +313,11 @@ fn next_chunk(
     (!chunk.is_empty()).then_some(chunk)
 }
 
-/// What keeps its order: the messages of one key in one topic.
-fn ordering_key(message: &ReceivedMessage) -> Option<(String, Bytes)> {
-    message.key.clone().map(|key| (message.topic.clone(), key))
+/// What keeps its order: the messages of one key in one partition.
+type OrderingKey = (String, i32, i64);
+
+fn ordering_key(message: &ReceivedMessage) -> Option<OrderingKey> {
+    Some((message.topic.clone(), message.partition, message.key_hash()?))
 }
 
 #[cfg(test)]

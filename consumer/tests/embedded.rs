@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use halfmsg_consumer::{
-    Assignment, Consumer, ConsumerConfig, ConsumerMetrics, Context, DeadLetters, HandlerError,
-    MessageHandler, ReceivedMessage, Replayed, TRANSACTION_ID_HEADER,
+    Assignment, Consumer, ConsumerConfig, ConsumerMetrics, Context, DeadLetterFilter, DeadLetters,
+    HandlerError, MessageHandler, ReceivedMessage, Replayed, RetryLevels, TRANSACTION_ID_HEADER,
 };
 use halfmsg_db::{DbOptions, begin_write, connect};
 use halfmsg_kafka::EmbeddedBroker;
@@ -48,7 +48,8 @@ impl World {
 
     fn config(&self) -> ConsumerConfig {
         ConsumerConfig {
-            max_attempts: 3,
+            quick_attempts: 3,
+            retry: RetryLevels::new([]),
             first_backoff: Duration::from_millis(5),
             longest_backoff: Duration::from_millis(50),
             patience: Duration::from_millis(50),
@@ -216,7 +217,7 @@ async fn a_poison_message_in_500_costs_nothing_else_and_can_be_replayed() {
     let effects = world.wait_for_effects(497).await;
     wait_until("three dead letters", || running.metrics.dead_letters() == 3).await;
     assert!(effects.iter().all(|payload| payload.starts_with('m')), "{effects:?}");
-    let letters = running.dead_letters.list(None, 10).await.unwrap();
+    let letters = running.dead_letters.list(&DeadLetterFilter::default(), None, 10).await.unwrap();
     assert_eq!(letters.len(), 3);
     for letter in &letters {
         let payload = letter.payload.as_deref().unwrap();
@@ -308,7 +309,7 @@ async fn a_database_that_is_busy_burns_no_attempts() {
     let blocking = begin_write(&world.database).await.unwrap();
     world.send("k", Some(Uuid::now_v7()), "patient").await;
     let running = world.start(Effects::harmless());
-    wait_until("more failures than attempts", || running.metrics.retries() > 5).await;
+    wait_until("more failures than attempts", || running.metrics.failures() > 5).await;
     blocking.rollback().await.unwrap();
     assert_eq!(world.wait_for_effects(1).await, ["patient"]);
     assert_eq!(running.metrics.dead_letters(), 0);
@@ -329,7 +330,7 @@ async fn a_stop_while_retrying_is_prompt_and_keeps_the_message() {
         .unwrap();
     let (shutdown, metrics) = (CancellationToken::new(), consumer.metrics());
     let task = tokio::spawn(consumer.run(shutdown.clone()));
-    wait_until("it failed", || metrics.retries() == 1).await;
+    wait_until("it failed", || metrics.failures() == 1).await;
     shutdown.cancel();
     tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap().unwrap();
     armed.store(false, Ordering::Release);
@@ -341,8 +342,7 @@ async fn a_stop_while_retrying_is_prompt_and_keeps_the_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn members_come_and_go_and_each_message_has_one_effect() {
     let world = Arc::new(World::new().await);
-    let config =
-        ConsumerConfig { assignment: Assignment::Shared, max_attempts: 1000, ..world.config() };
+    let config = ConsumerConfig { assignment: Assignment::Shared, ..world.config() };
     let member = || {
         let builder = Consumer::builder(config.clone()).subscribe(TOPIC, Effects::harmless());
         world.run(builder.build().unwrap())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use halfmsg_consumer::{Consumer, ConsumerConfig};
+use halfmsg_consumer::{Consumer, ConsumerConfig, KeyOrder};
 use halfmsg_migrations::{StockMigrator, migrate};
 use halfmsg_service_kit::{Frame, db, process, shutdown};
 use sea_orm::DatabaseConnection;
@@ -130,6 +130,12 @@ fn consumer_config(config: &Config, database: &DatabaseConnection) -> ConsumerCo
         instance_id: common.instance_id.clone(),
         topic: config.topic.clone(),
         max_batch: MAX_BATCH,
+        // Several transactions would wait for the same products.
+        concurrency: 1,
+        // A restore needs no order: the barrier decides.
+        key_order: KeyOrder::GiveUp,
+        retry: config.retry.clone(),
+        inbox_retention: config.inbox_retention,
         ..ConsumerConfig::new(common.kafka.clone(), database.clone(), &config.group)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use halfmsg_consumer::TopicSettings;
+use halfmsg_consumer::{RetryLevels, TopicSettings};
 use halfmsg_service_kit::settings::replication;
 use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
 
@@ -61,6 +61,17 @@ pub struct Settings {
     /// Hours for which the topic keeps messages, if it is created; 0 is for ever
     #[arg(long, env = "HALFMSG_TOPIC_RETENTION_HOURS", default_value = "168")]
     pub topic_retention_hours: String,
+
+    /// The delays before the retries of a message that failed, in milliseconds, separated by commas:
+    /// as many retries as delays, then it is a dead letter; none: at once. Without it RocketMQ's 16,
+    /// from 10 s to 2 h
+    #[arg(long, env = "HALFMSG_RETRY_LEVELS_MS")]
+    pub retry_levels_ms: Option<String>,
+
+    /// Hours for which messages are remembered, so that they have no second effect; not less than the
+    /// topic keeps them; 0 is for ever
+    #[arg(long, env = "HALFMSG_INBOX_RETENTION_HOURS", default_value = "360")]
+    pub inbox_retention_hours: String,
 }
 
 /// The settings after validation. It has no `Debug`: the database's address has a password.
@@ -76,7 +87,16 @@ pub struct Config {
     pub seed: Vec<SeedProduct>,
     /// How the topic is created if it is missing.
     pub topic: TopicSettings,
+    /// When a message that failed is tried again.
+    pub retry: RetryLevels,
+    /// How long the inbox remembers.
+    pub inbox_retention: Option<Duration>,
 }
+
+/// At most this many delays.
+const MAX_LEVELS: usize = 64;
+/// The longest delay in milliseconds: 30 days.
+const MAX_LEVEL_MILLIS: u64 = 30 * 24 * 3_600_000;
 
 impl Settings {
     /// Reads every value.
@@ -96,13 +116,59 @@ impl Settings {
         mistakes.name("HALFMSG_GROUP", &self.group);
         let seed = seed::read("HALFMSG_SEED", &self.seed, mistakes);
         let topic = self.topic(mistakes);
+        let retry = self.retry(mistakes);
+        let inbox_retention =
+            self.inbox_retention(topic.as_ref().and_then(|topic| topic.retention), mistakes);
         Some(Config {
             common: common?,
             rollback_topic: self.rollback_topic.clone(),
             group: self.group.clone(),
             seed,
             topic: topic?,
+            retry: retry?,
+            inbox_retention: inbox_retention?,
         })
+    }
+
+    fn retry(&self, mistakes: &mut Mistakes) -> Option<RetryLevels> {
+        const NAME: &str = "HALFMSG_RETRY_LEVELS_MS";
+        let parts: Vec<&str> = match self.retry_levels_ms.as_deref().map(str::trim) {
+            None | Some("") => return Some(RetryLevels::default()),
+            Some("none") => Vec::new(),
+            Some(levels) => levels.split(',').map(str::trim).collect(),
+        };
+        if parts.len() > MAX_LEVELS {
+            mistakes.add(format!(
+                "{NAME} has {} delays, at most {MAX_LEVELS} are allowed",
+                parts.len()
+            ));
+            return None;
+        }
+        let delays: Option<Vec<u64>> =
+            parts.iter().map(|part| mistakes.number(NAME, part, 1..=MAX_LEVEL_MILLIS)).collect();
+        Some(RetryLevels::new(delays?.into_iter().map(Duration::from_millis)))
+    }
+
+    /// `Some(None)` is for ever.
+    fn inbox_retention(
+        &self,
+        topic: Option<Duration>,
+        mistakes: &mut Mistakes,
+    ) -> Option<Option<Duration>> {
+        const NAME: &str = "HALFMSG_INBOX_RETENTION_HOURS";
+        let hours = mistakes.number(NAME, &self.inbox_retention_hours, 0..=1_000_000_u64)?;
+        let retention = Duration::from_secs(hours * 3600);
+        if hours == 0 {
+            return Some(None);
+        }
+        if topic.is_some_and(|topic| retention < topic) {
+            mistakes.add(format!(
+                "{NAME} is {hours}: less than HALFMSG_TOPIC_RETENTION_HOURS, so a message that is \
+                 delivered again could have a second effect"
+            ));
+            return None;
+        }
+        Some(Some(retention))
     }
 
     fn topic(&self, mistakes: &mut Mistakes) -> Option<TopicSettings> {
@@ -171,6 +237,25 @@ mod tests {
             let lines = mistakes.lines();
             assert_eq!(lines.iter().filter(|line| line.starts_with(name)).count(), 1, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn retries_as_rocketmq_or_as_told() {
+        let levels = |more: &[&str]| validate(more).ok().map(|config| config.retry);
+        assert_eq!(levels(&[]), Some(RetryLevels::default()));
+        let told = RetryLevels::new([100, 2_000].map(Duration::from_millis));
+        assert_eq!(levels(&["--retry-levels-ms=100, 2000"]), Some(told));
+        assert_eq!(levels(&["--retry-levels-ms=none"]), Some(RetryLevels::new([])));
+        for wrong in ["--retry-levels-ms=0", "--retry-levels-ms=1,x", "--retry-levels-ms=1,"] {
+            assert_eq!(levels(&[wrong]), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_inbox_remembers_as_long_as_the_topic() {
+        assert!(validate(&["--inbox-retention-hours=167"]).is_err());
+        let config = validate(&["--inbox-retention-hours=0"]);
+        assert!(config.is_ok_and(|config| config.inbox_retention.is_none()));
     }
 
     #[test]

@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
+use bytes::Bytes;
+
 use async_trait::async_trait;
 use halfmsg_db::{DbOptions, connect};
 use halfmsg_migrations::{StockMigrator, migrate};
 
 use super::*;
+use crate::config::KeyOrder;
 use crate::handler::{Context, HandlerError, MessageHandler};
 use crate::message::example;
 
@@ -17,12 +20,14 @@ use crate::message::example;
 #[derive(Default)]
 struct Scripted {
     failures_left: AtomicU32,
+    calls: AtomicU32,
     passed: Mutex<Vec<i64>>,
 }
 
 #[async_trait]
 impl MessageHandler for Arc<Scripted> {
     async fn handle(&self, _: &Context<'_>, batch: &[ReceivedMessage]) -> Result<(), HandlerError> {
+        self.calls.fetch_add(1, Ordering::AcqRel);
         if batch.iter().any(|message| message.payload.as_deref() == Some(b"poison")) {
             let taken = self.failures_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
                 n.checked_sub(u32::from(batch.len() == 1))
@@ -36,6 +41,9 @@ impl MessageHandler for Arc<Scripted> {
     }
 }
 
+/// Quick attempts before a message makes way.
+const QUICK: u32 = 5;
+
 struct World {
     worker: Worker,
     script: Arc<Scripted>,
@@ -43,7 +51,7 @@ struct World {
     _directory: tempfile::TempDir,
 }
 
-async fn world(failures: u32) -> World {
+async fn world(failures: u32, key_order: KeyOrder) -> World {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", directory.path().join("a.db").display());
     let database = connect(&url, &DbOptions::default()).await.unwrap();
@@ -51,19 +59,28 @@ async fn world(failures: u32) -> World {
     let script = Arc::new(Scripted { failures_left: failures.into(), ..Scripted::default() });
     let handler: Arc<dyn MessageHandler> = Arc::new(script.clone());
     let generation = Arc::new(AtomicU64::new(1));
+    let metrics = ConsumerMetrics::default();
+    let kafka = halfmsg_kafka::KafkaConfig::new("nobody:1");
     let worker = Worker {
+        sender: Arc::new(Sender::new(kafka, database.clone(), "s".into(), metrics.clone())),
         deliverer: Arc::new(Deliverer {
             database,
             subscriber: "s".into(),
             handlers: HashMap::from([("t".to_owned(), handler)]),
             attempt_deadline: Duration::from_secs(30),
+            key_order,
+            metrics: metrics.clone(),
         }),
         retries: Retries {
-            max_attempts: 5,
+            quick_attempts: QUICK,
             first: Duration::from_millis(1),
             longest: Duration::from_millis(5),
+            levels: RetryLevels::new([Duration::from_secs(60)]),
         },
-        metrics: ConsumerMetrics::default(),
+        concurrency: 1,
+        spread: Spread::ByKey,
+        wake: Wake::default(),
+        metrics,
         health: Health::starting(),
         generation: generation.clone(),
         shutdown: CancellationToken::new(),
@@ -91,7 +108,7 @@ impl World {
 
 #[tokio::test]
 async fn later_messages_of_a_failed_key_wait_and_others_go_on() {
-    let world = world(3).await;
+    let world = world(3, KeyOrder::GiveUp).await;
     let batch = vec![
         message(0, "a", "fine"),
         message(1, "b", "poison"),
@@ -101,27 +118,61 @@ async fn later_messages_of_a_failed_key_wait_and_others_go_on() {
     ];
     assert_eq!(world.process(batch).await, Verdict::Done);
     assert_eq!(world.passed(), [0, 3, 1, 2, 4]);
-    assert_eq!(world.worker.metrics.dead_letters(), 0);
+    assert_eq!(world.worker.metrics.retried(), 0);
     assert_eq!(world.worker.metrics.messages(), 5);
 }
 
 #[tokio::test]
 async fn a_message_that_keeps_failing_makes_way_for_its_key() {
-    let world = world(u32::MAX).await;
+    let world = world(u32::MAX, KeyOrder::GiveUp).await;
     let batch = vec![message(0, "b", "poison"), message(1, "b", "later")];
     assert_eq!(world.process(batch.clone()).await, Verdict::Done);
     assert_eq!(world.passed(), [1]);
-    assert_eq!(world.worker.metrics.dead_letters(), 1);
+    assert_eq!(world.worker.metrics.retried(), 1);
     // The same batch again, as after a crash before its offsets were committed.
     assert_eq!(world.process(batch).await, Verdict::Done);
     assert_eq!(world.passed(), [1]);
-    assert_eq!(world.worker.metrics.dead_letters(), 1);
+    assert_eq!(world.worker.metrics.retried(), 1);
     assert_eq!(world.worker.metrics.duplicates(), 2);
 }
 
 #[tokio::test]
+async fn a_key_that_keeps_its_order_waits_and_others_go_on() {
+    let world = world(u32::MAX, KeyOrder::Keep).await;
+    let first = vec![message(0, "b", "poison"), message(1, "b", "later"), message(2, "c", "fine")];
+    assert_eq!(world.process(first).await, Verdict::Done);
+    // A batch behind it, also as another replica would get it.
+    let second = vec![message(3, "b", "latest"), message(4, "c", "fine")];
+    assert_eq!(world.process(second.clone()).await, Verdict::Done);
+    assert_eq!(world.process(second).await, Verdict::Done);
+    assert_eq!(world.passed(), [2, 4]);
+    let metrics = &world.worker.metrics;
+    assert_eq!((metrics.retried(), metrics.held(), metrics.duplicates()), (1, 2, 2));
+}
+
+#[tokio::test]
+async fn a_poison_message_in_500_costs_a_logarithm_of_transactions() {
+    for place in [0, 1, 249, 250, 333, 499] {
+        let world = world(u32::MAX, KeyOrder::Keep).await;
+        let payload = |offset| if offset == place { "poison" } else { "fine" };
+        let batch = (0..500).map(|n| ReceivedMessage {
+            key: Some(Bytes::from(n.to_string())),
+            ..message(n, "", payload(n))
+        });
+        assert_eq!(world.process(batch.collect()).await, Verdict::Done);
+        assert_eq!(world.passed().len(), 499);
+        assert_eq!(world.worker.metrics.retried(), 1);
+        let calls = world.script.calls.load(Ordering::Acquire);
+        // Down to it with a step up after each success, up behind it, and the quick attempts;
+        // log2(500) is 9.
+        assert!(calls <= 4 * 9 + QUICK, "poison at {place}: {calls} transactions");
+        println!("poison at {place}: {calls} transactions");
+    }
+}
+
+#[tokio::test]
 async fn a_batch_of_an_older_assignment_is_let_go() {
-    let world = world(u32::MAX).await;
+    let world = world(u32::MAX, KeyOrder::Keep).await;
     world.generation.store(2, Ordering::Release);
     assert_eq!(world.process(vec![message(0, "b", "fine")]).await, Verdict::Released);
     assert_eq!(world.passed(), Vec::<i64>::new());
@@ -129,7 +180,31 @@ async fn a_batch_of_an_older_assignment_is_let_go() {
 
 #[tokio::test]
 async fn a_batch_in_hand_is_let_go_on_shutdown() {
-    let world = world(u32::MAX).await;
+    let world = world(u32::MAX, KeyOrder::Keep).await;
     world.worker.shutdown.cancel();
     assert_eq!(world.process(vec![message(0, "b", "poison")]).await, Verdict::Released);
+}
+
+#[test]
+fn what_keeps_its_order_is_in_one_part() {
+    let messages: Vec<_> = (0..100)
+        .map(|n| ReceivedMessage {
+            key: (n % 10 < 9).then(|| Bytes::from((n % 10).to_string())),
+            partition: i32::try_from(n % 2).unwrap(),
+            ..message(n, "", "")
+        })
+        .collect();
+    for (spread, most) in [(Spread::ByKey, 4), (Spread::ByPartition, 4), (Spread::ByKey, 1)] {
+        let parts = parts(messages.clone(), most, spread);
+        assert!(parts.len() <= most && (most == 1 || parts.len() > 1));
+        assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 100);
+        let mut home = HashMap::new();
+        for (index, part) in parts.iter().enumerate() {
+            assert!(part.is_sorted_by_key(|message| message.offset));
+            for message in part {
+                let order = message.key_hash().unwrap_or(i64::from(message.partition));
+                assert_eq!(*home.entry(order).or_insert(index), index);
+            }
+        }
+    }
 }

@@ -49,7 +49,11 @@ const INDEXES: [(&str, &str, &[&str]); 8] = [
     ("dead_letter_by_id", "dead_letter", &["subscriber", "id"]),
 ];
 
-fn index(name: &'static str, table: &'static str, columns: &[&'static str]) -> IndexCreateStatement {
+fn index(
+    name: &'static str,
+    table: &'static str,
+    columns: &[&'static str],
+) -> IndexCreateStatement {
     let mut index = Index::create().name(name).table(table).to_owned();
     for column in columns {
         index.col(*column);
@@ -158,9 +162,7 @@ async fn rebuild_dead_letters(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
     copy.select_from(all).map_err(|error| DbErr::Migration(error.to_string()))?;
     manager.execute(copy).await?;
     manager.drop_table(Table::drop().table("dead_letter").to_owned()).await?;
-    manager
-        .rename_table(Table::rename().table("dead_letter_new", "dead_letter").to_owned())
-        .await
+    manager.rename_table(Table::rename().table("dead_letter_new", "dead_letter").to_owned()).await
 }
 
 #[cfg(test)]

@@ -212,7 +212,34 @@ async fn keeps_dead_letters() {
     let (status, problem) = service.call("POST", &path, None).await;
     assert_eq!((status, &problem["code"]), (409, &json!("replay_failed")), "{problem}");
     assert_eq!(listed().await.unwrap()["attempts"], 2);
+    discards_and_queues(&service, letter["id"].as_str().unwrap()).await;
     service.stop().await;
+}
+
+/// All of a filter are queued; what fails again is open again; what is discarded stays so.
+async fn discards_and_queues(service: &Service, id: &str) {
+    let path = format!("/dead-letters/{id}");
+    let shown = async || service.call("GET", &path, None).await.1;
+    for (filter, queued) in [
+        (json!({"topic": "another"}), 0),
+        (json!({"topic": TOPIC, "cause": "invalid", "since": "2020-01-01T00:00:00Z"}), 1),
+    ] {
+        let (status, answer) = service.call("POST", "/dead-letters/replay", Some(filter)).await;
+        assert_eq!((status, &answer["queued"]), (202, &json!(queued)), "{answer}");
+    }
+    service.until("open again", async || shown().await["attempts"] == 3).await;
+    assert_eq!(shown().await["state"], "open");
+    let discard = format!("{path}/discard");
+    let reason = Some(json!({"reason": "nobody sends this"}));
+    let (status, letter) = service.call("POST", &discard, reason.clone()).await;
+    assert_eq!((status, &letter["state"]), (200, &json!("discarded")), "{letter}");
+    assert_eq!(letter["discard_reason"], "nobody sends this");
+    for path in [discard, format!("{path}/replay")] {
+        let (status, problem) = service.call("POST", &path, reason.clone()).await;
+        assert_eq!((status, &problem["code"]), (409, &json!("not_open")), "{problem}");
+    }
+    let (_, open) = service.call("GET", "/dead-letters?state=open", None).await;
+    assert_eq!(open["items"], json!([]));
 }
 
 /// The demonstration's stock is there at the first start and not added again at the next one.

@@ -1,0 +1,250 @@
+//! Replies: stored with the inbox row of the message that they answer, in one transaction.
+//!
+//! This module must never send: what was sent before the commit cannot be taken back.
+
+use bytes::Bytes;
+use halfmsg_db::now;
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use uuid::Uuid;
+
+use crate::backoff::after;
+use crate::headers;
+use crate::message::{TRANSACTION_ID_HEADER, key_hash};
+use crate::record::{bytes, cause_text};
+
+/// At most this many replies to one message.
+pub const MAX_REPLIES: usize = 100;
+/// Key, headers and payload of a reply together. Kafka's default takes 1,000,000 bytes; what lies
+/// between is for the record's own fields.
+pub const MAX_REPLY_BYTES: usize = 990_000;
+/// Who stored a reply sends it within this time, else the background does.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// When a reply that the broker refused is tried again.
+pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
+/// A message that answers another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// Where it goes. The topic must exist.
+    pub topic: String,
+    /// The ordering key; by Kafka's default partitioner it chooses the partition.
+    pub key: Option<Bytes>,
+    /// Headers. `halfmsg-transaction-id` is ours: one that is given here is dropped.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// The payload.
+    pub payload: Option<Bytes>,
+}
+
+impl Reply {
+    /// A reply with a payload, to this topic.
+    pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self { topic: topic.into(), payload: Some(payload.into()), ..Self::default() }
+    }
+
+    /// The same with a key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self.headers.iter().map(|(name, v)| name.len() + part(v)).sum();
+        headers + part(&self.key) + part(&self.payload)
+    }
+}
+
+/// The identity of reply number `index` to a message: a UUID of version 8 made of the first 16
+/// bytes of SHA-256 over subscriber, NUL, inbox key, NUL and the index in decimal. So it is the
+/// same however often the message is handled.
+pub fn reply_id(subscriber: &str, inbox_key: &str, index: usize) -> Uuid {
+    let named = format!("{subscriber}\0{inbox_key}\0{index}");
+    let digest: [u8; 32] = Sha256::digest(named.as_bytes()).into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(id).into_uuid()
+}
+
+/// A reply that is not yet acknowledged.
+#[derive(Debug, Clone)]
+pub(crate) struct Unsent {
+    pub(crate) seq: i64,
+    pub(crate) id: Uuid,
+    pub(crate) key_hash: Option<i64>,
+    pub(crate) reply: Reply,
+}
+
+/// Whose replies are to be sent now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Answers {
+    /// Messages that were just handled, or handled before without a confirmation.
+    pub(crate) message_keys: Vec<String>,
+    /// Keys of fresh replies: earlier replies of these go first.
+    pub(crate) key_hashes: Vec<i64>,
+}
+
+impl Answers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.message_keys.is_empty() && self.key_hashes.is_empty()
+    }
+}
+
+/// Stores the replies to one message.
+pub(crate) async fn store_in_tx(
+    transaction: &DatabaseTransaction,
+    subscriber: &str,
+    inbox_key: &str,
+    replies: &[Reply],
+) -> Result<(), DbErr> {
+    let next_at = after(GRACE);
+    for (index, reply) in replies.iter().enumerate() {
+        let row: [Value; 9] = [
+            reply_id(subscriber, inbox_key, index).into(),
+            subscriber.into(),
+            inbox_key.into(),
+            reply.topic.as_str().into(),
+            bytes(reply.key.as_ref()).into(),
+            reply.key.as_deref().map(key_hash).into(),
+            headers::write(&reply.headers).into(),
+            bytes(reply.payload.as_ref()).into(),
+            next_at.into(),
+        ];
+        let mut insert = Query::insert();
+        insert
+            .into_table("reply")
+            .columns([
+                "id",
+                "subscriber",
+                "message_key",
+                "topic",
+                "key",
+                "key_hash",
+                "headers",
+                "payload",
+                "next_at",
+            ])
+            .values_panic(row.map(Into::into))
+            // The inbox has forgotten the message since; its reply still waits.
+            .on_conflict(OnConflict::column("id").do_nothing().to_owned());
+        transaction.execute(&insert).await?;
+    }
+    Ok(())
+}
+
+/// The replies of these messages and keys, in the order in which they were stored.
+pub(crate) async fn of(
+    database: &impl ConnectionTrait,
+    subscriber: &str,
+    answers: &Answers,
+    limit: u64,
+) -> Result<Vec<Unsent>, DbErr> {
+    let by_message = Expr::col("message_key").is_in(answers.message_keys.iter().cloned());
+    let by_key = Expr::col("key_hash").is_in(answers.key_hashes.iter().copied());
+    let mut select = select(subscriber, limit);
+    select.and_where(match (answers.message_keys.is_empty(), answers.key_hashes.is_empty()) {
+        (true, _) => by_key,
+        (_, true) => by_message,
+        _ => by_message.or(by_key),
+    });
+    read_all(database, &select).await
+}
+
+/// What nobody has sent in time, in order; with `all`, also what somebody may be sending.
+pub(crate) async fn left_behind(
+    database: &impl ConnectionTrait,
+    subscriber: &str,
+    after: i64,
+    all: bool,
+    limit: u64,
+) -> Result<Vec<Unsent>, DbErr> {
+    let mut select = select(subscriber, limit);
+    select.and_where(Expr::col("seq").gt(after));
+    if !all {
+        select.and_where(Expr::col("next_at").lte(now()));
+    }
+    read_all(database, &select).await
+}
+
+/// Forgets replies that are acknowledged.
+pub(crate) async fn forget(database: &impl ConnectionTrait, seqs: &[i64]) -> Result<(), DbErr> {
+    let mut delete = Query::delete();
+    delete.from_table("reply").and_where(Expr::col("seq").is_in(seqs.iter().copied()));
+    database.execute(&delete).await.map(|_| ())
+}
+
+/// Notes that the broker refuses a reply.
+pub(crate) async fn refused(
+    database: &impl ConnectionTrait,
+    seq: i64,
+    cause: &str,
+) -> Result<(), DbErr> {
+    let mut update = Query::update();
+    update
+        .table("reply")
+        .value("cause", cause_text(cause))
+        .value("next_at", after(REFUSED_PAUSE))
+        .and_where(Expr::col("seq").eq(seq));
+    database.execute(&update).await.map(|_| ())
+}
+
+/// How many wait.
+pub(crate) async fn count(database: &impl ConnectionTrait, subscriber: &str) -> Result<i64, DbErr> {
+    crate::record::count(database, "reply", subscriber).await
+}
+
+fn select(subscriber: &str, limit: u64) -> SelectStatement {
+    Query::select()
+        .columns(["seq", "id", "topic", "key", "key_hash", "headers", "payload"])
+        .from("reply")
+        .and_where(Expr::col("subscriber").eq(subscriber))
+        .order_by("seq", Order::Asc)
+        .limit(limit)
+        .to_owned()
+}
+
+async fn read_all(
+    database: &impl ConnectionTrait,
+    select: &SelectStatement,
+) -> Result<Vec<Unsent>, DbErr> {
+    database.query_all(select).await?.iter().map(read).collect()
+}
+
+fn read(row: &QueryResult) -> Result<Unsent, DbErr> {
+    let id: Uuid = row.try_get("", "id")?;
+    let stored: String = row.try_get("", "headers")?;
+    let mut headers = headers::read(&stored).map_err(|error| DbErr::Type(error.to_string()))?;
+    headers.retain(|(name, _)| name != TRANSACTION_ID_HEADER);
+    headers.push((TRANSACTION_ID_HEADER.to_owned(), Some(Bytes::from(id.to_string()))));
+    Ok(Unsent {
+        seq: row.try_get("", "seq")?,
+        id,
+        key_hash: row.try_get("", "key_hash")?,
+        reply: Reply {
+            topic: row.try_get("", "topic")?,
+            key: row.try_get::<Option<Vec<u8>>>("", "key")?.map(Bytes::from),
+            headers,
+            payload: row.try_get::<Option<Vec<u8>>>("", "payload")?.map(Bytes::from),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_reply_has_the_same_id() {
+        let id = reply_id("s", "k", 0);
+        assert_eq!(id, reply_id("s", "k", 0));
+        assert_eq!(id.get_version_num(), 8);
+        for other in [reply_id("s", "k", 1), reply_id("t", "k", 0), reply_id("s", "l", 0)] {
+            assert_ne!(id, other);
+        }
+        // Receivers remember it: it must never change.
+        assert_eq!(id.to_string(), "f05e8079-3a99-8974-ad09-18dffe6bd004");
+    }
+}

@@ -1,0 +1,248 @@
+//! Sends replies that are committed, and forgets them once they are acknowledged.
+//!
+//! The replies of one key go one after the other, each behind the acknowledgement of the one before;
+//! those of different keys together. It must never forget a reply that was not acknowledged.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use futures::future::join_all;
+use halfmsg_kafka::KafkaConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use sea_orm::{DatabaseConnection, DbErr};
+use tokio::sync::Mutex;
+
+use crate::metrics::ConsumerMetrics;
+use crate::reply::{self, Answers, Unsent};
+
+/// At most this many replies are read and sent in one go.
+const BATCH: u64 = 1_000;
+/// A reply that is not acknowledged in this time, in milliseconds, is sent again.
+const TIMEOUT_MILLIS: &str = "10000";
+
+/// Why replies wait: Kafka or the database is away. Trying again can help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotSent(String);
+
+impl From<DbErr> for NotSent {
+    fn from(error: DbErr) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The producer of a consumer's replies. It is made with the first of them.
+pub(crate) struct Sender {
+    kafka: KafkaConfig,
+    database: DatabaseConnection,
+    subscriber: String,
+    metrics: ConsumerMetrics,
+    producer: Mutex<Option<FutureProducer>>,
+}
+
+/// What became of one reply.
+enum Sent {
+    Acknowledged,
+    /// This one only, and not by trying again at once.
+    Refused(String),
+    Away(String),
+}
+
+impl Sender {
+    pub(crate) fn new(
+        kafka: KafkaConfig,
+        database: DatabaseConnection,
+        subscriber: String,
+        metrics: ConsumerMetrics,
+    ) -> Self {
+        Self { kafka, database, subscriber, metrics, producer: Mutex::default() }
+    }
+
+    /// Sends what these messages are owed, behind earlier replies of the same keys. Behind more than
+    /// a thousand of those, or behind one that the broker refuses, it is left to the background.
+    ///
+    /// Cancelled, what was acknowledged may be sent again.
+    pub(crate) async fn send(&self, answers: &Answers) -> Result<(), NotSent> {
+        if answers.is_empty() {
+            return Ok(());
+        }
+        let unsent = reply::of(&self.database, &self.subscriber, answers, BATCH).await?;
+        self.in_order(unsent).await
+    }
+
+    /// Sends what nobody else has: with `all`, whatever there is, as at a start.
+    pub(crate) async fn send_left_behind(&self, all: bool) -> Result<(), NotSent> {
+        let (database, subscriber) = (&self.database, &self.subscriber);
+        let mut after = i64::MIN;
+        loop {
+            let found = reply::left_behind(database, subscriber, after, all, BATCH).await?;
+            let Some(last) = found.last() else { return Ok(()) };
+            after = last.seq;
+            // Earlier ones of the same keys, which are not due yet, go first.
+            let key_hashes: Vec<i64> = found.iter().filter_map(|one| one.key_hash).collect();
+            let mut unsent: BTreeMap<i64, Unsent> =
+                found.into_iter().map(|one| (one.seq, one)).collect();
+            if !key_hashes.is_empty() {
+                let answers = Answers { key_hashes, message_keys: Vec::new() };
+                let earlier = reply::of(database, subscriber, &answers, BATCH).await?;
+                unsent.extend(earlier.into_iter().map(|one| (one.seq, one)));
+            }
+            self.in_order(unsent.into_values().collect()).await?;
+        }
+    }
+
+    /// In rounds: the first of every key, then the second of those whose first was acknowledged.
+    async fn in_order(&self, unsent: Vec<Unsent>) -> Result<(), NotSent> {
+        let mut chains = chains(unsent);
+        while !chains.is_empty() {
+            let producer = self.producer().await?;
+            let heads = chains.iter().filter_map(VecDeque::front);
+            let sent = join_all(heads.map(|one| send_one(&producer, one))).await;
+            let (mut acknowledged, mut refused, mut away) = (Vec::new(), Vec::new(), None);
+            let mut going_on = Vec::with_capacity(chains.len());
+            for (mut chain, sent) in chains.into_iter().zip(sent) {
+                let Some(one) = chain.pop_front() else { continue };
+                match sent {
+                    Sent::Acknowledged => {
+                        acknowledged.push(one.seq);
+                        going_on.push(chain);
+                    }
+                    Sent::Refused(cause) => refused.push((one, cause)),
+                    Sent::Away(cause) => away = Some(cause),
+                }
+            }
+            if !acknowledged.is_empty() {
+                reply::forget(&self.database, &acknowledged).await?;
+                self.metrics.replies.inc_by(acknowledged.len() as u64);
+            }
+            for (one, cause) in refused {
+                self.note_refusal(&one, &cause).await?;
+            }
+            if let Some(cause) = away {
+                self.let_go_if_broken(&producer).await;
+                return Err(NotSent(cause));
+            }
+            chains = going_on;
+            chains.retain(|chain| !chain.is_empty());
+        }
+        Ok(())
+    }
+
+    async fn note_refusal(&self, one: &Unsent, cause: &str) -> Result<(), DbErr> {
+        let topic = &one.reply.topic;
+        tracing::error!(topic, id = %one.id, cause, "a reply was refused; it stays and is tried again");
+        self.metrics.replies_refused.inc();
+        reply::refused(&self.database, one.seq, cause).await
+    }
+
+    async fn producer(&self) -> Result<FutureProducer, NotSent> {
+        let mut present = self.producer.lock().await;
+        if let Some(producer) = &*present {
+            return Ok(producer.clone());
+        }
+        let mut client = self.kafka.producer();
+        client
+            // The agreement with Java clients on which partition a key goes to.
+            .set("partitioner", "murmur2_random")
+            .set("topic.metadata.propagation.max.ms", "5000")
+            .set("message.timeout.ms", TIMEOUT_MILLIS);
+        let producer: FutureProducer =
+            client.create().map_err(|error| NotSent(error.to_string()))?;
+        *present = Some(producer.clone());
+        Ok(producer)
+    }
+
+    /// A producer that met a fatal error sends nothing any more: the next reply makes a new one.
+    async fn let_go_if_broken(&self, producer: &FutureProducer) {
+        if let Some((code, text)) = producer.client().fatal_error() {
+            tracing::warn!(%code, text, "the producer of replies is broken; it is made anew");
+            *self.producer.lock().await = None;
+        }
+    }
+}
+
+/// By topic and key, each in the order of storing; a reply without a key is alone.
+fn chains(unsent: Vec<Unsent>) -> Vec<VecDeque<Unsent>> {
+    let mut keyed: BTreeMap<(String, i64), VecDeque<Unsent>> = BTreeMap::new();
+    let mut chains = Vec::new();
+    for one in unsent {
+        match one.key_hash {
+            Some(hash) => {
+                keyed.entry((one.reply.topic.clone(), hash)).or_default().push_back(one);
+            }
+            None => chains.push(VecDeque::from([one])),
+        }
+    }
+    chains.extend(keyed.into_values());
+    chains
+}
+
+async fn send_one(producer: &FutureProducer, one: &Unsent) -> Sent {
+    let reply = &one.reply;
+    let headers = OwnedHeaders::new_with_capacity(reply.headers.len());
+    let headers = reply.headers.iter().fold(headers, |headers, (name, value)| {
+        headers.insert(Header { key: name, value: value.as_deref() })
+    });
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&reply.topic).headers(headers);
+    if let Some(key) = &reply.key {
+        record = record.key(key.as_ref());
+    }
+    if let Some(payload) = &reply.payload {
+        record = record.payload(payload.as_ref());
+    }
+    match producer.send_result(record) {
+        Ok(delivery) => match delivery.await {
+            Ok(Ok(_)) => Sent::Acknowledged,
+            Ok(Err((error, _))) => judge(&error),
+            Err(_) => Sent::Away("the producer of replies has ended".into()),
+        },
+        Err((error, _)) => judge(&error),
+    }
+}
+
+fn judge(error: &KafkaError) -> Sent {
+    match error.rdkafka_error_code() {
+        Some(
+            Code::MessageSizeTooLarge
+            | Code::UnknownTopic
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownPartition
+            | Code::InvalidTopic
+            | Code::TopicAuthorizationFailed
+            | Code::InvalidMessage
+            | Code::InvalidMessageSize
+            | Code::InvalidRecord
+            | Code::InvalidTimestamp
+            | Code::PolicyViolation,
+        ) => Sent::Refused(error.to_string()),
+        _ => Sent::Away(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::Reply;
+
+    #[test]
+    fn the_replies_of_a_key_are_one_chain() {
+        let unsent = |seq, topic: &str, key_hash| Unsent {
+            seq,
+            id: uuid::Uuid::nil(),
+            key_hash,
+            reply: Reply::new(topic, ""),
+        };
+        let chains = chains(vec![
+            unsent(1, "a", Some(7)),
+            unsent(2, "a", None),
+            unsent(3, "b", Some(7)),
+            unsent(4, "a", Some(7)),
+            unsent(5, "a", None),
+        ]);
+        let seqs = |chain: &VecDeque<Unsent>| chain.iter().map(|one| one.seq).collect::<Vec<_>>();
+        let mut found: Vec<Vec<i64>> = chains.iter().map(seqs).collect();
+        found.sort();
+        assert_eq!(found, [vec![1, 4], vec![2], vec![3], vec![5]]);
+    }
+}
