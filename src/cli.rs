@@ -1,5 +1,5 @@
-//! The operator's command line. It talks to the brokers, not to the service, so it helps when the
-//! service is down; only `check` needs a running replica, because only the application knows what
+//! The operator's command line. It talks to the brokers and databases, not to the service, so it helps
+//! when the service is down; only `check` needs a running replica, because only the application knows what
 //! became of its local transaction.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused (needs force, contradicts
@@ -11,10 +11,12 @@
 //! - [`watch`]: the changes, live
 //! - [`store`]: the group's topics and progress
 //! - [`migrate`]: the schemas of the services
+//! - [`dead_letters`]: what a consumer has given up on, in its database
 //! - [`output`]: text and JSON; [`failure`]: exit codes
 
 mod check;
 mod cluster;
+mod dead_letters;
 mod failure;
 mod halves;
 mod migrate;
@@ -59,6 +61,9 @@ pub(crate) enum Operate {
     Skip(store::SkipArgs),
     /// Brings the schema of a service's database up to date
     Migrate(migrate::MigrateArgs),
+    /// Lists, replays and discards messages that a consumer has given up on
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
     /// Prints the completion script of a shell
     Completion {
         /// The shell
@@ -84,6 +89,7 @@ impl Operate {
             Self::ResetProgress(args) => args.run().await,
             Self::Skip(args) => args.run().await,
             Self::Migrate(args) => args.run().await,
+            Self::DeadLetters(command) => command.run().await,
             Self::Completion { shell } => {
                 clap_complete::generate(shell, program, "halfmsg", &mut std::io::stdout());
                 Ok(())
@@ -105,6 +111,7 @@ impl Operate {
             Self::Topics(args) => args.cluster.output,
             Self::ResetProgress(args) => args.cluster.output,
             Self::Skip(args) => args.cluster.output,
+            Self::DeadLetters(command) => command.output(),
             Self::Migrate(_) | Self::Completion { .. } => Output::Text,
         }
     }

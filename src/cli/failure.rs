@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use halfmsg_consumer::DeadLetterError;
 use halfmsg_kafka::TopicError;
 use halfmsg_producer::{AdminError, StartError};
 use serde_json::json;
@@ -77,6 +78,17 @@ impl From<TopicError> for Failure {
             TopicError::Refused { .. } | TopicError::Forbidden { .. } => (Exit::Refused, "refused"),
             error if error.is_passing() => (Exit::KafkaAway, "kafka_unavailable"),
             _ => (Exit::Failed, "wrong_setting"),
+        };
+        Self::new(exit, code, error.to_string())
+    }
+}
+
+impl From<DeadLetterError> for Failure {
+    fn from(error: DeadLetterError) -> Self {
+        let (exit, code) = match &error {
+            DeadLetterError::NotFound(_) => (Exit::NotFound, "not_found"),
+            DeadLetterError::NotOpen { .. } => (Exit::Refused, "not_open"),
+            DeadLetterError::Database(_) => (Exit::Failed, "failed"),
         };
         Self::new(exit, code, error.to_string())
     }
