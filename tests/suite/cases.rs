@@ -88,6 +88,23 @@ macro_rules! cases {
             [barrier] {
                 c35_deducts_and_restores_meet_at_the_barrier
             }
+            [consuming::delivering] {
+                c34_the_same_message_100_times_has_one_effect
+                c37_poison_in_500_costs_only_itself
+                consuming_holds_still_and_goes_on
+                consuming_forgets_by_age_and_by_key
+            }
+            [consuming::retrying] {
+                c36_the_levels_are_kept_then_a_dead_letter
+                c36_a_retry_scheduled_before_a_restart_fires_after_it
+                c36_a_key_keeps_its_order_through_retries
+                c36_replicas_share_retries_and_each_has_one_effect
+            }
+            [consuming::replying] {
+                c38_a_reply_not_confirmed_before_a_crash_is_sent
+                c38_a_reply_of_a_retry_is_sent_after_a_crash
+                c38_long_replies_keep_their_order_through_crashes
+            }
             [services::crashes] {
                 c22_killed_between_half_and_decision
                 c22_killed_during_the_local_transaction
@@ -205,6 +222,20 @@ macro_rules! cases {
                 c27_long_with_trimming_and_a_small_budget
                 c27_long_at_least_once_loses_nothing
                 c27_long_scaled_up_and_down
+            }
+            [consuming::delivering] {
+                c34_a_swallowed_failure_is_no_success
+                c36_a_database_that_is_away_burns_no_attempts
+                c38_long_members_come_and_go_in_the_middle_of_batches
+                consuming_keys_run_at_once_and_keep_their_order
+                consuming_long_a_long_handler_keeps_its_partitions
+            }
+            [consuming::replying] {
+                c38_a_reply_that_is_refused_holds_nothing_up
+            }
+            [consuming::killing] {
+                c34_long_killed_20_times_in_50000_messages
+                consuming_process
             }
             [services::crashes] {
                 c22_at_least_once_where_asked_for

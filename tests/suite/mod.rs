@@ -24,6 +24,7 @@
 //! - [`too_large`]: records that the parked topic does not take
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
 //! - [`secure`]: logins, TLS, access control lists
+//! - [`consuming`]: the consumer crate with handlers of the suite's own
 //! - [`services`]: the whole thing, with real processes
 //! - [`rebalance`], [`another_log`]: replicas that come and go; progress that is not the log's
 //! - [`load`]: transactions without a pause; [`metrics`]: what a producer counts
@@ -37,6 +38,7 @@ pub(crate) mod bounds;
 pub(crate) mod broker;
 pub(crate) mod cases;
 pub(crate) mod checking;
+pub(crate) mod consuming;
 pub(crate) mod database;
 pub(crate) mod deciding;
 pub(crate) mod env;

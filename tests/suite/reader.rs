@@ -113,7 +113,8 @@ impl Reader {
         self.seen()
     }
 
-    fn entries(&self) -> Vec<Entry> {
+    /// The records, in the order of each partition.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

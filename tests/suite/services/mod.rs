@@ -29,7 +29,7 @@ pub(crate) mod operators;
 pub(crate) mod outages;
 mod ports;
 mod process;
-mod proxy;
+pub(crate) mod proxy;
 pub(crate) mod repeats;
 pub(crate) mod replicas;
 mod shop;

@@ -1,0 +1,251 @@
+//! One effect for each message: repeated, beside poison, at once with others, held still, through
+//! members that come and go.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use halfmsg_consumer::{ConsumerConfig, DeadLetterFilter, RetryLevels};
+use halfmsg_service_kit::db::{DbOptions, connect};
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::ground::{Ground, Running};
+use super::handler::{Effects, Rule};
+use crate::suite::services::proxy::Proxy;
+use crate::suite::{Env, PATIENCE, until};
+
+/// The same message a hundred times.
+pub(crate) async fn c34_the_same_message_100_times_has_one_effect(env: Env) {
+    let ground = Ground::new(env).await;
+    let id = Uuid::now_v7();
+    for _ in 0..100 {
+        ground.send_as(id, "k", "once").await;
+    }
+    let running = ground.start(ground.config(), &Effects::all());
+    running.counts("99 duplicates", |metrics| metrics.duplicates() == 99).await;
+    running.stop().await;
+    ground.one_each(["once".to_owned()]).await;
+}
+
+/// What goes wrong costs itself, and a logarithm of transactions.
+pub(crate) async fn c37_poison_in_500_costs_only_itself(env: Env) {
+    let ground = Ground::new(env).await;
+    let rule = |payload: &str| match payload {
+        "m123" => Rule::Fail,
+        "m400" => Rule::Undecodable,
+        _ => Rule::Apply,
+    };
+    let (handler, all) = (Effects::by(rule), || (0..500).map(|n| format!("m{n}")));
+    ground.send_all(all().map(|payload| (payload.clone(), payload))).await;
+    let running = ground.start(ground.config(), &handler);
+    running.counts("two dead letters", |metrics| metrics.dead_letters() == 2).await;
+    ground.sees(498).await;
+    let letters = running.dead_letters.list(&DeadLetterFilter::default(), None, 10).await;
+    let letters = letters.expect("the table");
+    let attempts: BTreeMap<_, _> =
+        letters.iter().map(|letter| (letter.payload.as_deref(), letter.attempts)).collect();
+    assert_eq!(attempts, BTreeMap::from([(Some("m123"), 2), (Some("m400"), 1)]));
+    // For each of the two at most log2(500) on the way down, for some two batches, and its own.
+    let failures = running.metrics.failures();
+    assert!(failures <= 2 * (2 * 9 + 2), "{failures} failures");
+    running.stop().await;
+    ground.one_each(all().filter(|payload| payload != "m123" && payload != "m400")).await;
+}
+
+/// PostgreSQL ends such a transaction by rolling it back, and says nothing of it.
+pub(crate) async fn c34_a_swallowed_failure_is_no_success(env: Env) {
+    let ground = Ground::new(env).await;
+    let rule = |payload: &str| if payload == "bad" { Rule::Swallow } else { Rule::Apply };
+    let running = ground.start(ground.config(), &Effects::by(rule));
+    ground.send_all(["good", "bad", "fine"].map(|text| (text.into(), text.into()))).await;
+    running.counts("a dead letter", |metrics| metrics.dead_letters() == 1).await;
+    ground.sees(2).await;
+    let letters = running.dead_letters.list(&DeadLetterFilter::default(), None, 10).await;
+    let cause = &letters.expect("the table")[0].cause;
+    assert!(cause.contains("passed over a statement that failed"), "{cause}");
+    running.stop().await;
+    ground.one_each(["good", "fine"].map(str::to_owned)).await;
+}
+
+/// Held still it takes nothing, though another subscriber of the same topic does.
+pub(crate) async fn consuming_holds_still_and_goes_on(env: Env) {
+    let ground = Ground::new(env).await;
+    let running = ground.start(ground.config(), &Effects::all());
+    ground.send("k", "before").await;
+    ground.sees(1).await;
+    running.handle.pause();
+    until(PATIENCE, "it stands still", async || {
+        let sample = running.sample();
+        // A whole line: the help text has these words too.
+        let stands = sample.lines().any(|line| line == "halfmsg_consumer_paused 1");
+        if stands { Ok(()) } else { Err(sample) }
+    })
+    .await;
+    ground.send_all((0..100).map(|n| (format!("k{n}"), format!("m{n}")))).await;
+    let subscriber = ground.env.named("another");
+    let another = ground.start(ConsumerConfig { subscriber, ..ground.config() }, &Effects::all());
+    another.counts("the other one", |metrics| metrics.messages() == 101).await;
+    another.stop().await;
+    assert_eq!(running.metrics.messages(), 1);
+    running.handle.resume();
+    running.counts("it goes on", |metrics| metrics.messages() == 101).await;
+    running.stop().await;
+    assert_eq!(ground.effects().await.len(), 202);
+}
+
+/// What is old is forgotten, in batches; what waits for a retry or is an open dead letter is not.
+pub(crate) async fn consuming_forgets_by_age_and_by_key(env: Env) {
+    let ground = Ground::new(env).await;
+    let rule = |payload: &str| match payload {
+        "waits" => Rule::Fail,
+        "dead" => Rule::Undecodable,
+        _ => Rule::Apply,
+    };
+    let config = ConsumerConfig {
+        retry: RetryLevels::new([Duration::from_secs(3_600)]),
+        inbox_retention: Some(Duration::from_secs(600)),
+        clean_interval: Duration::from_millis(100),
+        ..ground.config()
+    };
+    let running = ground.start(config, &Effects::by(rule));
+    let (waits, dead) = (ground.send("w", "waits").await, ground.send("d", "dead").await);
+    let fresh = ground.send("f", "fresh").await;
+    ground.send_all((0..2_500).map(|n| (format!("k{n}"), format!("m{n}")))).await;
+    running.counts("all", |m| m.messages() == 2_501 && m.retried() + m.dead_letters() == 2).await;
+    age(&ground.pool, &fresh.to_string()).await;
+    until(PATIENCE, "the old ones to be forgotten", async || match ground.rows("inbox").await {
+        3 => Ok(()),
+        rows => Err(format!("{rows} rows")),
+    })
+    .await;
+    for (id, forgotten) in [(waits, false), (dead, false), (fresh, true), (fresh, false)] {
+        let done = running.inbox.forget(&id.to_string()).await.expect("the table");
+        assert_eq!(done, forgotten);
+    }
+    // The barrier still knows those two, and no longer the third.
+    for (id, key, payload) in [(waits, "w", "waits"), (dead, "d", "dead"), (fresh, "f", "fresh")] {
+        ground.send_as(id, key, payload).await;
+    }
+    running.counts("again", |m| m.messages() == 2_502 && m.duplicates() == 2).await;
+    running.stop().await;
+}
+
+/// Makes everything an hour older, but for one.
+async fn age(pool: &DatabaseConnection, but: &str) {
+    let mut update = Query::update();
+    update
+        .table("inbox")
+        .value("received_at", chrono::Utc::now() - chrono::TimeDelta::hours(1))
+        .and_where(Expr::col("message_key").ne(but));
+    pool.execute(&update).await.expect("the table");
+}
+
+/// Different keys at once, each in its order.
+pub(crate) async fn consuming_keys_run_at_once_and_keep_their_order(env: Env) {
+    const KEYS: usize = 8;
+    let ground = Ground::new(env).await;
+    let nap = Duration::from_millis(20);
+    let all = || (0..160).map(|n| (format!("k{}", n % KEYS), format!("{}-{n:03}", n % KEYS)));
+    ground.send_all(all()).await;
+    let handler = Effects::by(move |_| Rule::Slow(nap));
+    let began = Instant::now();
+    let running = ground.start(ConsumerConfig { concurrency: 4, ..ground.config() }, &handler);
+    let first = until(PATIENCE, "the first", async || {
+        handler.times("0-000").first().copied().ok_or("not yet")
+    })
+    .await;
+    let effects = ground.sees(160).await;
+    let took = first.elapsed();
+    println!("160 messages of 20 ms in {took:?}, {:?} with the group", began.elapsed());
+    assert!(took < nap * 160 * 3 / 4, "one after the other: {took:?}");
+    for key in 0..KEYS {
+        let of_key = effects.iter().filter(|payload| payload.starts_with(&format!("{key}-")));
+        assert!(of_key.is_sorted());
+    }
+    running.stop().await;
+    ground.one_each(all().map(|(_, payload)| payload)).await;
+}
+
+/// A handler that takes longer than `max.poll.interval.ms` is neither repeated nor taken for dead.
+pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env) {
+    let ground = Ground::new(env).await;
+    let mut config = ConsumerConfig { patience: Duration::from_secs(1), ..ground.shared() };
+    config.kafka.properties.insert("max.poll.interval.ms".into(), "10000".into());
+    let rule = |payload: &str| match payload {
+        "long" => Rule::Slow(Duration::from_secs(13)),
+        _ => Rule::Apply,
+    };
+    let handler = Effects::by(rule);
+    let running = ground.start(config.clone(), &handler);
+    ground.send("k", "long").await;
+    until(PATIENCE, "it begins", async || handler.times("long").first().copied().ok_or("not yet"))
+        .await;
+    // Somebody who would take the partitions over if they were let go.
+    let other = ground.start(config, &Effects::all());
+    ground.send("k", "behind").await;
+    ground.sees(2).await;
+    running.stop().await;
+    other.stop().await;
+    ground.one_each(["long", "behind"].map(str::to_owned)).await;
+}
+
+/// Members join, leave and are torn off under load, in the middle of their batches.
+pub(crate) async fn c38_long_members_come_and_go_in_the_middle_of_batches(env: Env) {
+    const MESSAGES: usize = 6_000;
+    let ground = Ground::new(env).await;
+    let handler = Effects::by(|_| Rule::Slow(Duration::from_millis(1)));
+    let all = || (0..MESSAGES).map(|n| (format!("k{}", n % 100), format!("m{n}")));
+    ground.send_all(all()).await;
+    let member = || ground.start(ConsumerConfig { max_batch: 50, ..ground.shared() }, &handler);
+    let works = async |running: &Running| {
+        running.counts("it works", |metrics| metrics.messages() > 0).await;
+    };
+    let mut present = vec![member()];
+    works(&present[0]).await;
+    for round in 0..3 {
+        present.push(member());
+        ground.send_all((0..50).map(|n| (format!("k{n}"), format!("r{round}-{n}")))).await;
+        ground.sees((round + 1) * MESSAGES / 8).await;
+        let first = present.remove(0);
+        if round % 2 == 0 {
+            first.tear_off().await
+        } else {
+            first.stop().await
+        }
+        works(&present[0]).await;
+    }
+    let extra = (0..3).flat_map(|round| (0..50).map(move |n| format!("r{round}-{n}")));
+    ground.sees(MESSAGES + 150).await;
+    for running in present {
+        running.stop().await;
+    }
+    ground.one_each(all().map(|(_, payload)| payload).chain(extra)).await;
+}
+
+/// The database goes away and comes back: no attempt is counted, nothing is lost or doubled.
+pub(crate) async fn c36_a_database_that_is_away_burns_no_attempts(env: Env) {
+    let ground = Ground::new(env).await;
+    let url = ground.database_url();
+    let (head, rest) = url.rsplit_once('@').expect("an address with a user");
+    let (host, name) = rest.split_once('/').expect("an address with a database");
+    let proxy = Proxy::to(host).await;
+    let url = format!("{head}@127.0.0.1:{}/{name}", proxy.port());
+    let options = DbOptions { acquire_timeout: Duration::from_millis(500), ..DbOptions::default() };
+    let pool = connect(&url, &options).await.expect("the proxy passes on");
+    let config = ConsumerConfig { quick_attempts: 1, ..ground.config() };
+    let running = ground.start(ConsumerConfig { database: pool, ..config }, &Effects::all());
+    ground.send("k", "before").await;
+    ground.sees(1).await;
+    proxy.cut();
+    ground.send_all((0..50).map(|n| (format!("k{n}"), format!("m{n}")))).await;
+    running.counts("failures", |metrics| metrics.failures() >= 5).await;
+    assert!(running.health.check().is_err());
+    proxy.mend().await;
+    ground.sees(51).await;
+    assert_eq!((running.metrics.retried(), running.metrics.dead_letters()), (0, 0));
+    running.stop().await;
+    let all = (0..50).map(|n| format!("m{n}")).chain(["before".to_owned()]);
+    ground.one_each(all).await;
+}

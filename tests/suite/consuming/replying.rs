@@ -1,0 +1,189 @@
+//! Replies: with the effect, once for their receivers, in the order of their key, through crashes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use halfmsg_consumer::{ConsumerConfig, RetryLevels, reply_id};
+use halfmsg_protocol::TRANSACTION_ID_HEADER;
+use uuid::Uuid;
+
+use super::ground::{Ground, Running};
+use super::handler::{Effects, Rule};
+use crate::suite::reader::Reader;
+use crate::suite::{Env, PATIENCE, until};
+
+/// A crash between the commit and the sending of the reply.
+struct Crash {
+    handler: Effects,
+    committed: Arc<AtomicBool>,
+    go_on: mpsc::Sender<()>,
+}
+
+impl Crash {
+    /// `rule`, and standing still after the commit.
+    fn of(rule: impl Fn(&str) -> Rule + Send + Sync + 'static) -> Self {
+        let committed = Arc::new(AtomicBool::new(false));
+        let (go_on, wait) = mpsc::channel();
+        let (noted, wait) = (committed.clone(), Mutex::new(wait));
+        let handler = Effects::by(rule).after_commit(move |_| {
+            noted.store(true, Ordering::Release);
+            // Until the test has torn it off; then the next await is its end.
+            let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        });
+        Self { handler, committed, go_on }
+    }
+
+    async fn happens(self, running: Running) {
+        until(PATIENCE, "the commit", async || {
+            if self.committed.load(Ordering::Acquire) { Ok(()) } else { Err("not yet") }
+        })
+        .await;
+        running.begin_to_tear_off();
+        self.go_on.send(()).expect("it waits");
+        running.tear_off().await;
+    }
+}
+
+/// Committed with its effect, not yet sent, and the process is gone: the next one sends it, and its
+/// receiver acts once.
+pub(crate) async fn c38_a_reply_not_confirmed_before_a_crash_is_sent(env: Env) {
+    let ground = Ground::new(env).await;
+    let target = ground.env.topic("replies").await;
+    let reader = Reader::start(&ground.env.kafka(), &target).await;
+    let config = ground.config();
+    let replying = || {
+        let target = target.clone();
+        move |_: &str| Rule::Reply(target.clone())
+    };
+    let crash = Crash::of(replying());
+    let running = ground.start(config.clone(), &crash.handler);
+    let id = ground.send("k", "question").await;
+    crash.happens(running).await;
+    assert_eq!((ground.effects().await.len(), ground.rows("reply").await), (1, 1));
+    let running = ground.start(config.clone(), &Effects::by(replying()));
+    let reply = reader.sees("question").await;
+    let expected = reply_id(&config.subscriber, &id.to_string(), 0);
+    assert_eq!(reply.transaction_id.to_string(), expected.to_string());
+    assert_eq!(reply.entry.key.as_deref(), Some(b"k".as_slice()));
+    until(PATIENCE, "the confirmation", async || match ground.rows("reply").await {
+        0 => Ok(()),
+        rows => Err(format!("{rows} wait")),
+    })
+    .await;
+    running.stop().await;
+    ground.one_each(["question".to_owned()]).await;
+    acts_once(&ground, &target).await;
+}
+
+/// A consumer of the replies.
+async fn acts_once(ground: &Ground, target: &str) {
+    let receiver = ground.at(target);
+    let subscriber = ground.env.named("receiver");
+    let running = receiver
+        .start(ConsumerConfig { subscriber, ..ground.config() }, &Effects::by(|_| Rule::Apply));
+    receiver.send("k", "marker").await;
+    ground.sees(3).await;
+    running.stop().await;
+    ground.one_each(["question", "question", "marker"].map(str::to_owned)).await;
+}
+
+/// The same behind a retry: its message is not delivered again, so nothing but the table knows of
+/// the reply.
+pub(crate) async fn c38_a_reply_of_a_retry_is_sent_after_a_crash(env: Env) {
+    let ground = Ground::new(env).await;
+    let target = ground.env.topic("replies").await;
+    let reader = Reader::start(&ground.env.kafka(), &target).await;
+    let config = ConsumerConfig {
+        quick_attempts: 1,
+        retry: RetryLevels::new([Duration::from_millis(200)]),
+        ..ground.config()
+    };
+    let (topic, failed) = (target.clone(), AtomicBool::new(false));
+    let crash = Crash::of(move |_| {
+        if failed.swap(true, Ordering::AcqRel) { Rule::Reply(topic.clone()) } else { Rule::Fail }
+    });
+    let running = ground.start(config.clone(), &crash.handler);
+    ground.send("k", "question").await;
+    crash.happens(running).await;
+    assert_eq!((ground.rows("retry").await, ground.rows("reply").await), (0, 1));
+    let running = ground.start(config, &Effects::all());
+    reader.sees("question").await;
+    running.stop().await;
+    ground.one_each(["question".to_owned()]).await;
+}
+
+/// Torn off again and again: every reply arrives, each key's in its order, and whoever drops what he
+/// has seen before sees each once.
+pub(crate) async fn c38_long_replies_keep_their_order_through_crashes(env: Env) {
+    const KEYS: usize = 10;
+    const MESSAGES: usize = 2_000;
+    const CRASHES: usize = 8;
+    let ground = Ground::new(env).await;
+    let target = ground.env.topic("replies").await;
+    let reader = Reader::start(&ground.env.kafka(), &target).await;
+    let config = ConsumerConfig {
+        instance_id: (!ground.env.kafka().embedded).then(|| ground.env.named("instance")),
+        max_batch: 40,
+        ..ground.config()
+    };
+    let topic = target.clone();
+    let handler = Effects::by(move |_| Rule::Reply(topic.clone()));
+    let all =
+        || (0..MESSAGES).map(|n| (format!("k{}", n % KEYS), format!("{:02}-{n:05}", n % KEYS)));
+    ground.send_all(all()).await;
+    for crash in 1..=CRASHES {
+        let running = ground.start(config.clone(), &handler);
+        ground.sees(MESSAGES * crash / (CRASHES + 1)).await;
+        running.tear_off().await;
+    }
+    let running = ground.start(config, &handler);
+    ground.sees(MESSAGES).await;
+    let in_order = until(PATIENCE, "every reply", async || {
+        let mut seen: BTreeMap<Uuid, usize> = BTreeMap::new();
+        let mut of_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for reply in reader.entries() {
+            let id =
+                reply.header(TRANSACTION_ID_HEADER).and_then(|id| Uuid::try_parse_ascii(id).ok());
+            let times = seen.entry(id.expect("every reply has an id")).or_default();
+            *times += 1;
+            if *times == 1 {
+                let text = String::from_utf8_lossy(reply.payload.as_deref().unwrap_or_default());
+                of_key.entry(text[..2].to_owned()).or_default().push(text.into_owned());
+            }
+        }
+        if seen.len() == MESSAGES { Ok(of_key) } else { Err(format!("{} replies", seen.len())) }
+    })
+    .await;
+    for (key, payloads) in in_order {
+        assert!(payloads.is_sorted(), "the order of key {key} is not kept: {payloads:?}");
+    }
+    running.stop().await;
+    ground.one_each(all().map(|(_, payload)| payload)).await;
+    assert_eq!(ground.rows("reply").await, 0);
+}
+
+/// A reply whose topic is not there stays and is tried again; it holds up neither the offsets nor
+/// other replies.
+pub(crate) async fn c38_a_reply_that_is_refused_holds_nothing_up(env: Env) {
+    let ground = Ground::new(env).await;
+    let (target, missing) = (ground.env.topic("replies").await, ground.env.named("missing"));
+    let reader = Reader::start(&ground.env.kafka(), &target).await;
+    let handler = Effects::by(move |payload| {
+        Rule::Reply(if payload == "lost" { missing.clone() } else { target.clone() })
+    });
+    let running = ground.start(ground.config(), &handler);
+    ground.send("k", "lost").await;
+    ground.send("k", "found").await;
+    reader.sees("found").await;
+    until(PATIENCE, "one refused reply", async || match ground.rows("reply").await {
+        1 => Ok(()),
+        rows => Err(format!("{rows} wait")),
+    })
+    .await;
+    assert!(running.sample().contains("halfmsg_consumer_replies_refused_total 1"));
+    assert_eq!(running.health.check(), Ok(()));
+    running.stop().await;
+    ground.one_each(["lost", "found"].map(str::to_owned)).await;
+}
