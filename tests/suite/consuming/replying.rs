@@ -29,8 +29,11 @@ impl Crash {
         let (noted, wait) = (committed.clone(), Mutex::new(wait));
         let handler = Effects::by(rule).after_commit(move |_| {
             noted.store(true, Ordering::Release);
-            // Until the test has torn it off; then the next await is its end.
-            let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            // Until the test has torn it off; then the next await is its end. Said to tokio, whose
+            // other threads may wait for this one.
+            tokio::task::block_in_place(|| {
+                let _ = wait.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            });
         });
         Self { handler, committed, go_on }
     }
