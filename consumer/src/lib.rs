@@ -1,19 +1,25 @@
-//! Consuming messages so that each has its effect once.
+//! Consuming messages so that each has its effect once, and answering them.
 //!
 //! A handler gets a batch inside one database transaction, in which the runtime first records
-//! each message in the inbox of this subscriber; one seen before is skipped. Offsets are
-//! committed after the database transaction. So a crash, a rebalance or a message that was
-//! delivered twice repeats the delivery, never the effect. The promise lasts as long as the
-//! inbox's rows, which nothing deletes yet.
+//! each message in the inbox of this subscriber; one seen before is skipped. Replies that the
+//! handler publishes are stored in the same transaction and sent behind it; offsets are committed
+//! after that. So a crash, a rebalance or a message that was delivered twice repeats the delivery,
+//! never the effect, and an effect never goes without its reply. The promise lasts as long as the
+//! inbox's rows: [`ConsumerConfig::inbox_retention`].
 //!
-//! A message that fails does not fail its batch: the others go on, except later ones of the same
-//! key; the culprit is retried in place and becomes a dead letter when its attempts are used up.
-//! A message that cannot be decoded is a dead letter at once. A database that is away burns no
+//! A message that fails does not fail its batch: it is isolated by halving, tried a few times more,
+//! then put into the retry table in one transaction with its inbox row, and the others go on. The
+//! [`RetryLevels`] are RocketMQ's; after the last, or at once if it cannot be decoded, it is a dead
+//! letter, which can be listed, replayed and discarded ([`DeadLetters`], [`DeadLetterStore`]). Later
+//! messages of its key wait behind it or overtake it ([`KeyOrder`]). A database that is away burns no
 //! attempts. Across different keys no order is promised.
+//!
+//! The tables are `halfmsg_migrations::ConsumerMigrator`, in the handler's database: PostgreSQL or
+//! SQLite.
 //!
 //! ```no_run
 //! use halfmsg_consumer::{Consumer, ConsumerConfig, Context, HandlerError, MessageHandler,
-//!     ReceivedMessage};
+//!     ReceivedMessage, Reply};
 //!
 //! struct Restore;
 //!
@@ -24,7 +30,10 @@
 //!         context: &Context<'_>,
 //!         batch: &[ReceivedMessage],
 //!     ) -> Result<(), HandlerError> {
-//!         // … statements on context.transaction()
+//!         for message in batch {
+//!             // … statements on context.transaction()
+//!             context.publish(message, Reply::new("stock.restored", "{}"))?;
+//!         }
 //!         Ok(())
 //!     }
 //! }
@@ -42,11 +51,15 @@
 //! - [`handler`]: [`MessageHandler`], what a user writes
 //! - [`consumer`]: [`Consumer`], starts and restarts the parts below
 //! - `poller`: the thread that talks to Kafka: fetches, pauses, commits
-//! - `worker`: takes a batch to its end: isolates, retries, gives up
-//! - `deliver`: one attempt: inbox, handler, commit
-//! - `inbox`: the barrier
-//! - `headers`: how a dead letter keeps its headers
-//! - [`dead_letter`]: what was given up on, and its replay
+//! - `worker`: takes a batch to its end, in parts: isolates, sets aside
+//! - `deliver`: one attempt: inbox, handler, replies, commit
+//! - [`inbox`]: the barrier
+//! - `retry`: the table of what waits; `scheduler`: hands it out when it is due; `give_up`: puts it
+//!   there, or to the dead letters
+//! - [`reply`]: [`Reply`], stored; `sender`: sends what is stored
+//! - `background`: what was left behind, the inbox's retention, gauges
+//! - [`dead_letter`]: what was given up on, its filters, its replay
+//! - `record`, `headers`: how a message is kept in a table
 //! - [`metrics`]: [`ConsumerMetrics`], what can be watched
 
 pub mod config;

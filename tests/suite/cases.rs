@@ -146,6 +146,9 @@ macro_rules! cases {
                 cli_exit_codes_tell_what_happened
                 cli_watches_until_it_is_interrupted
             }
+            [services::dead_letters] {
+                cli_settles_dead_letters
+            }
             [services::bad_input] {
                 bad_input_is_refused_and_changes_nothing
                 bad_input_without_faults_and_token

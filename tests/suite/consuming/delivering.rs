@@ -168,7 +168,8 @@ pub(crate) async fn consuming_keys_run_at_once_and_keep_their_order(env: Env) {
     ground.one_each(all().map(|(_, payload)| payload)).await;
 }
 
-/// A handler that takes longer than `max.poll.interval.ms` is neither repeated nor taken for dead.
+/// A handler that takes longer than `max.poll.interval.ms` is neither repeated nor taken for dead:
+/// its offsets count.
 pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env) {
     let ground = Ground::new(env).await;
     let mut config = ConsumerConfig { patience: Duration::from_secs(1), ..ground.shared() };
@@ -182,13 +183,16 @@ pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env)
     ground.send("k", "long").await;
     until(PATIENCE, "it begins", async || handler.times("long").first().copied().ok_or("not yet"))
         .await;
-    // Somebody who would take the partitions over if they were let go.
-    let other = ground.start(config, &Effects::all());
     ground.send("k", "behind").await;
     ground.sees(2).await;
+    assert_eq!((handler.times("long").len(), running.metrics.duplicates()), (1, 0));
     running.stop().await;
-    other.stop().await;
-    ground.one_each(["long", "behind"].map(str::to_owned)).await;
+    let running = ground.start(config, &handler);
+    ground.send("k", "marker").await;
+    ground.sees(3).await;
+    assert_eq!(running.metrics.duplicates(), 0, "the offsets were committed");
+    running.stop().await;
+    ground.one_each(["long", "behind", "marker"].map(str::to_owned)).await;
 }
 
 /// Members join, leave and are torn off under load, in the middle of their batches.

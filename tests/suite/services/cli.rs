@@ -21,7 +21,7 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
+pub(super) struct Ended {
     code: i32,
     out: String,
     error: String,
@@ -29,17 +29,17 @@ struct Ended {
 
 impl Ended {
     #[track_caller]
-    fn expect(self, code: i32) -> Self {
+    pub(super) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:?}");
         self
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-fn environment(shop: &Shop) -> Vec<(String, String)> {
+pub(super) fn environment(shop: &Shop) -> Vec<(String, String)> {
     let mut environment: Vec<_> = shop.ground.settings().into_iter().collect();
     environment.push(("HALFMSG_GROUP".into(), shop.ground.group.group.clone()));
     environment.push(("USER".into(), "olga".into()));
@@ -47,7 +47,7 @@ fn environment(shop: &Shop) -> Vec<(String, String)> {
     environment
 }
 
-async fn run(environment: &[(String, String)], arguments: &[&str]) -> Ended {
+pub(super) async fn run(environment: &[(String, String)], arguments: &[&str]) -> Ended {
     let child = Command::new(env!("CARGO_BIN_EXE_halfmsg"))
         .args(arguments)
         .env_clear()

@@ -9,6 +9,7 @@
 //! - [`repeats`]: requests with an Idempotency-Key, repeated
 //! - [`operators`]: half messages as people see and settle them
 //! - [`cli`]: the same from the command line, with the service down
+//! - [`dead_letters`]: the same for what stock-svc has given up on
 //! - [`outages`]: Kafka away, PostgreSQL away
 //! - [`launcher`]: `halfmsg` without a command
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
@@ -19,6 +20,7 @@ pub(crate) mod bad_input;
 mod books;
 pub(crate) mod cli;
 pub(crate) mod crashes;
+pub(crate) mod dead_letters;
 pub(crate) mod faults;
 mod ground;
 mod heavy;

@@ -61,6 +61,7 @@ impl Service {
         settings.insert("HALFMSG_PARENT_PIPE".into(), "on".into());
         settings.insert("HALFMSG_FAULTS".into(), "on".into());
         settings.insert("HALFMSG_ADMIN_TOKEN".into(), TOKEN.into());
+        settings.insert("HALFMSG_RETRY_LEVELS_MS".into(), "200,500,1000,2000,5000".into());
         settings.insert("HALFMSG_INSTANCE_ID".into(), format!("{command}-1"));
         let log = ground.directory().join(format!("{command}.log"));
         Self { command, address, settings, log, process: None }
