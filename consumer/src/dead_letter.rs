@@ -206,7 +206,9 @@ impl DeadLetterStore {
         if letter.state != DeadLetterState::Open {
             return Err(DeadLetterError::NotOpen { id, state: letter.state });
         }
-        self.queue_in_tx(&transaction, &letter, &message, now()).await?;
+        if !self.queue_in_tx(&transaction, &letter, &message, now()).await? {
+            return Err(DeadLetterError::NotOpen { id, state: DeadLetterState::Queued });
+        }
         Ok(transaction.commit().await?)
     }
 
@@ -242,20 +244,21 @@ impl DeadLetterStore {
             for row in &rows {
                 let (letter, message) = row::read(row)?;
                 let at = began + paced(queued, rate);
-                self.queue_in_tx(&transaction, &letter, &message, at).await?;
-                (after, queued) = (letter.id, queued + 1);
+                let done = self.queue_in_tx(&transaction, &letter, &message, at).await?;
+                (after, queued) = (letter.id, queued + u64::from(done));
             }
             transaction.commit().await?;
         }
     }
 
+    /// False if a retry of the same message waits already.
     async fn queue_in_tx(
         &self,
         transaction: &DatabaseTransaction,
         letter: &DeadLetter,
         message: &crate::ReceivedMessage,
         next_at: DateTime<Utc>,
-    ) -> Result<(), DbErr> {
+    ) -> Result<bool, DbErr> {
         let failures = Failures {
             cause: letter.cause.clone(),
             attempts: u32::try_from(letter.attempts).unwrap_or(u32::MAX),
@@ -264,11 +267,11 @@ impl DeadLetterStore {
         };
         let place = Place { next_at, dead_letter_id: Some(letter.id) };
         let subscriber = &self.subscriber;
-        if !retry::store_in_tx(transaction, subscriber, message, &failures, place).await? {
-            let why = format!("message {} waits for a retry already", letter.message_key);
-            return Err(DbErr::Custom(why));
+        let stored = retry::store_in_tx(transaction, subscriber, message, &failures, place).await?;
+        if stored {
+            row::queued_in_tx(transaction, letter.id).await?;
         }
-        row::queued_in_tx(transaction, letter.id).await
+        Ok(stored)
     }
 
     fn select(&self, filter: &DeadLetterFilter) -> SelectStatement {

@@ -94,9 +94,13 @@ pub(crate) struct Handled {
 }
 
 impl Handled {
-    /// The transaction is committed.
+    /// The transaction is committed: nothing that fails from here on is a failure of the message.
     pub(crate) fn committed(self) -> Answers {
-        self.afterwards.into_iter().for_each(|action| action());
+        for action in self.afterwards {
+            if std::panic::catch_unwind(AssertUnwindSafe(action)).is_err() {
+                tracing::error!("what a handler left to be done after the commit panicked");
+            }
+        }
         self.answers
     }
 }

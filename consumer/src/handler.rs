@@ -37,9 +37,9 @@ impl<'a> Context<'a> {
         self.afterwards.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(action));
     }
 
-    /// Answers a message of this batch. The reply is stored in this transaction, sent after its
-    /// commit, in the order of the calls for one reply key, and only then is the offset committed;
-    /// what a crash leaves unsent is sent by whoever comes next. It may be sent more than once,
+    /// Answers a message of this batch. The reply is stored in this transaction and sent after its
+    /// commit, and only then is the offset committed; what a crash leaves unsent is sent by whoever
+    /// comes next. Replies of one key to messages of one key are sent in the order of the calls. It may be sent more than once,
     /// always with the same `halfmsg-transaction-id`: [`reply_id`](crate::reply_id) of the
     /// subscriber, the message's [`inbox_key`](ReceivedMessage::inbox_key) and the number of this
     /// reply to it, from 0.

@@ -184,6 +184,14 @@ pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env)
     until(PATIENCE, "it begins", async || handler.times("long").first().copied().ok_or("not yet"))
         .await;
     ground.send("k", "behind").await;
+    until(PATIENCE, "the lag of its partition", async || {
+        let sample = running.sample();
+        let lags =
+            |line: &str| line.starts_with("halfmsg_consumer_lag_records{") && !line.ends_with(" 0");
+        let in_flight = sample.lines().any(|line| line == "halfmsg_consumer_in_flight 1");
+        if in_flight && sample.lines().any(lags) { Ok(()) } else { Err(sample) }
+    })
+    .await;
     ground.sees(2).await;
     assert_eq!((handler.times("long").len(), running.metrics.duplicates()), (1, 0));
     running.stop().await;
@@ -191,6 +199,7 @@ pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env)
     ground.send("k", "marker").await;
     ground.sees(3).await;
     assert_eq!(running.metrics.duplicates(), 0, "the offsets were committed");
+    assert!(running.sample().contains("halfmsg_consumer_handler_seconds_count 1"));
     running.stop().await;
     ground.one_each(["long", "behind", "marker"].map(str::to_owned)).await;
 }
