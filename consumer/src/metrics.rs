@@ -74,7 +74,7 @@ impl ConsumerMetrics {
                     retried (into the retry table), held (behind one of their key), dead";
         registry.register("messages", help, self.outcomes.clone());
         registry.register("failures", "Attempts that failed", self.failures.clone());
-        let help = "Records behind the end of this replica's partitions, every 5 s";
+        let help = "Records of this replica's partitions that it has not taken yet, every 5 s";
         registry.register("lag_records", help, self.lag_records.clone());
         registry.register("in_flight", "Messages in hand", self.in_flight.clone());
         let help = "Time of a handler's call that succeeded, without the commit";

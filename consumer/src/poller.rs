@@ -34,6 +34,10 @@ const ASK_PAUSE: Duration = Duration::from_millis(500);
 const QUEUE_KIB: &str = "16384";
 /// How often librdkafka computes the lag, in milliseconds.
 const STATISTICS_MILLIS: &str = "5000";
+/// How often it is asked for while nothing is fetched, which is how librdkafka learns of it.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How long one such question may take.
+const LAG_DEADLINE: Duration = Duration::from_millis(500);
 
 /// What a poller needs.
 pub(crate) struct Poller {
@@ -60,14 +64,22 @@ struct Events {
 
 impl ClientContext for Events {
     fn stats(&self, statistics: Statistics) {
+        // Nothing is fetched then: these figures stand still, and `ask_for_lag` has better ones.
+        if self.paused.load(Ordering::Acquire) {
+            return;
+        }
         for topic in statistics.topics.values() {
             for (partition, found) in &topic.partitions {
                 let label = Partition { topic: topic.topic.clone(), partition: *partition };
-                // -1 is the client's own, and what it does not know: not this replica's partition.
-                if *partition < 0 || found.consumer_lag < 0 || !found.desired {
+                // What was given to the worker, else where fetching begins.
+                let taken =
+                    if found.app_offset >= 0 { found.app_offset } else { found.next_offset };
+                // -1 is the client's own partition; others are another replica's.
+                if *partition < 0 || !found.desired || taken < 0 || found.ls_offset < 0 {
                     self.metrics.lag_records.remove(&label);
                 } else {
-                    self.metrics.lag_records.get_or_create(&label).set(found.consumer_lag);
+                    let lag = (found.ls_offset - taken).max(0);
+                    self.metrics.lag_records.get_or_create(&label).set(lag);
                 }
             }
         }
@@ -285,9 +297,11 @@ impl Poller {
 
     /// Polls with all partitions paused: `max.poll.interval.ms` is kept, rebalances are served.
     fn paused_until_verdict(&self, client: &Client) -> Result<Verdict, Ended> {
+        let mut asked = Instant::now();
         loop {
             let began = Instant::now();
             self.poll_paused(client).map_err(|_| Ended)?;
+            self.ask_for_lag(client, &mut asked);
             match self.verdicts.recv_timeout(POLL.saturating_sub(began.elapsed())) {
                 Ok(verdict) => return Ok(verdict),
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended),
@@ -299,9 +313,10 @@ impl Poller {
     /// The same until somebody lets the consumer go on.
     fn hold_still(&self, client: &Client) -> Result<(), KafkaError> {
         self.begin_pause(client);
-        let mut held = Ok(());
+        let (mut held, mut asked) = (Ok(()), Instant::now());
         while held.is_ok() && self.handle.is_paused() && !self.stop.load(Ordering::Acquire) {
             held = self.poll_paused(client);
+            self.ask_for_lag(client, &mut asked);
         }
         self.end_pause(client);
         held
@@ -321,6 +336,24 @@ impl Poller {
             }
             Some(Err(error)) => self.note(client, error),
             None => Ok(()),
+        }
+    }
+
+    /// The lag of paused partitions, now and then. A broker that is away is not asked further.
+    fn ask_for_lag(&self, client: &Client, asked: &mut Instant) {
+        if asked.elapsed() < LAG_INTERVAL {
+            return;
+        }
+        *asked = Instant::now();
+        let Ok(positions) = client.position() else { return };
+        for element in positions.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let Offset::Offset(taken) = element.offset() else { continue };
+            let Ok((_, end)) = client.fetch_watermarks(topic, partition, LAG_DEADLINE) else {
+                return;
+            };
+            let label = Partition { topic: topic.to_owned(), partition };
+            self.metrics.lag_records.get_or_create(&label).set((end - taken).max(0));
         }
     }
 
