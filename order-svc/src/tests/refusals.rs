@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;
 
-use super::support::{Shop, order_request};
+use super::support::{Shop, order_request, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_before_anything_is_stored() {
@@ -72,11 +72,12 @@ async fn paths_and_queries(shop: &Shop) {
         ("/halves/nonsense".to_owned(), 404),
         (format!("/halves/{id}"), 404),
         ("/health/live".to_owned(), 200),
-        ("/health/ready".to_owned(), 200),
     ] {
         let answer = shop.get(&path).await;
         assert_eq!(answer.status, status, "{path}: {answer:?}");
     }
+    until("readiness", async || (shop.get("/health/ready").await.status == 200).then_some(()))
+        .await;
     let cancel = Request::post(format!("/orders/{id}/cancel")).body(Body::empty()).unwrap();
     let cancel = shop.call(cancel).await;
     assert_eq!((cancel.status, cancel.text("code")), (404, "cancel_unavailable"));
