@@ -36,6 +36,10 @@ impl MigrationName for Delivery {
 #[async_trait::async_trait]
 impl MigrationTrait for Delivery {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // Two services may share a database: the first of them has made the tables.
+        if manager.has_table("inbox").await? {
+            return Ok(());
+        }
         manager.create_table(inbox()).await?;
         manager.create_table(dead_letter()).await?;
         let by_age =
@@ -45,7 +49,7 @@ impl MigrationTrait for Delivery {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for table in ["dead_letter", "inbox"] {
-            manager.drop_table(Table::drop().table(table).to_owned()).await?;
+            manager.drop_table(Table::drop().table(table).if_exists().to_owned()).await?;
         }
         Ok(())
     }

@@ -128,6 +128,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn both_services_may_share_a_database() {
+        for order_first in [true, false] {
+            let (_directory, connection) = database().await;
+            if order_first {
+                migrate::<OrderMigrator>(&connection).await.unwrap();
+            }
+            migrate::<StockMigrator>(&connection).await.unwrap();
+            migrate::<OrderMigrator>(&connection).await.unwrap();
+            let schema = SchemaManager::new(&connection);
+            for table in ["inbox", "retry", "reply", "deduction", "orders", "report_product"] {
+                assert!(schema.has_table(table).await.unwrap(), "{table}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn replicas_may_start_at_once() {
         let (_directory, connection) = database().await;
         let starts = (0..4).map(|_| {

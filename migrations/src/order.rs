@@ -3,6 +3,8 @@
 use sea_orm_migration::prelude::*;
 
 use crate::column::{moment, number, one_of, text, uuid};
+use crate::consumer::{Delivery, Recovery};
+use crate::producer::Fence;
 
 /// The migrations of order-svc.
 pub struct OrderMigrator;
@@ -14,7 +16,13 @@ impl MigratorTrait for OrderMigrator {
     }
 
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Orders)]
+        vec![
+            Box::new(Orders),
+            Box::new(Delivery),
+            Box::new(Recovery),
+            Box::new(Fence),
+            Box::new(Report),
+        ]
     }
 }
 
@@ -44,6 +52,70 @@ impl MigrationTrait for Orders {
         }
         Ok(())
     }
+}
+
+/// The product report: what the events of the saga have said so far. It can be made again from the
+/// topics, so that nothing else may live here.
+struct Report;
+
+impl MigrationName for Report {
+    fn name(&self) -> &str {
+        "o0002_report"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Report {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in [report_generation(), report_order(), report_product()] {
+            manager.create_table(table).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in ["report_product", "report_order", "report_generation"] {
+            manager.drop_table(Table::drop().table(table).to_owned()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// One row: which reading of the topics the report is made from. Who writes the report locks it.
+fn report_generation() -> TableCreateStatement {
+    Table::create()
+        .table("report_generation")
+        .col(ColumnDef::new("id").integer().not_null().primary_key().check(Expr::col("id").eq(1)))
+        .col(uuid("generation"))
+        .col(moment("began_at"))
+        .to_owned()
+}
+
+/// What is known of an order, in whatever order the events came.
+fn report_order() -> TableCreateStatement {
+    let answers = ["confirmed", "rejected"];
+    Table::create()
+        .table("report_order")
+        .col(uuid("order_id").primary_key())
+        // JSON; null until order.created came.
+        .col(ColumnDef::new("items").text())
+        .col(ColumnDef::new("answer").text().check(Expr::col("answer").is_in(answers)))
+        .col(ColumnDef::new("cancelled").boolean().not_null().default(false))
+        .to_owned()
+}
+
+/// The sums. Amounts are in cents.
+fn report_product() -> TableCreateStatement {
+    let mut table = Table::create();
+    table.table("report_product").col(text("sku").primary_key());
+    for sum in ["ordered", "confirmed", "rejected", "cancelled"] {
+        for unit in ["quantity", "cents"] {
+            let name = format!("{sum}_{unit}");
+            let at_least_none = Expr::col(name.clone()).gte(0);
+            table.col(ColumnDef::new(name).big_integer().not_null().default(0).check(at_least_none));
+        }
+    }
+    table.to_owned()
 }
 
 /// One row per order. The row is the fence of its local transaction: it is never deleted.

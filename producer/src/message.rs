@@ -28,6 +28,10 @@ pub struct Message {
     pub payload: Option<Bytes>,
     /// Time to the first check, if not the group's; at least prepare and local deadline.
     pub check_after: Option<Duration>,
+    /// Its identity, if it must be known before it is stored, as for a header that names it: a fresh
+    /// one of [`new_transaction_id`](crate::TransactionProducer::new_transaction_id), used once. An
+    /// inbox takes a second message of the same identity for a repetition.
+    pub id: Option<TransactionId>,
 }
 
 impl Message {
@@ -47,6 +51,13 @@ impl Message {
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
         self.headers.push((name.into(), Some(value.into())));
+        self
+    }
+
+    /// With this identity; see [`Message::id`].
+    #[must_use]
+    pub fn id(mut self, id: TransactionId) -> Self {
+        self.id = Some(id);
         self
     }
 

@@ -74,7 +74,7 @@ impl TransactionProducer {
             let deadline = config.prepare_deadline;
             return Err(PrepareError::Unavailable { deadline, reason, transaction_id: None });
         }
-        let id = self.new_transaction_id();
+        let id = message.id.unwrap_or_else(|| self.new_transaction_id());
         let mut message = message;
         let meta = HalfMeta {
             id,

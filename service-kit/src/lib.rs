@@ -9,6 +9,8 @@
 //! - [`auth`]: the operators' token, [`AdminToken`]
 //! - [`db`]: connections, write transactions, what a database error means
 //! - [`settings`]: the settings that both services have
+//! - [`delivery`]: the settings of their consumers
+//! - [`event`]: CloudEvents in Kafka's headers
 //! - [`mistakes`]: [`Mistakes`], which collects all that is wrong with them
 //! - [`telemetry`]: the log
 //! - [`shutdown`]: the token that ends a service, and [`serve`]
@@ -17,6 +19,8 @@
 //! - [`task`]: runs a handler's work to its end even if the client hangs up
 
 pub mod auth;
+pub mod delivery;
+pub mod event;
 pub mod extract;
 pub mod http;
 pub mod mistakes;
@@ -31,6 +35,8 @@ pub mod validate;
 pub use halfmsg_db as db;
 
 pub use auth::AdminToken;
+pub use delivery::{Delivery, DeliverySettings};
+pub use event::{Event, EventError, EventType};
 pub use extract::{Json, Path, Query};
 pub use http::Frame;
 pub use mistakes::Mistakes;

@@ -16,6 +16,10 @@ impl MigrationName for Recovery {
 #[async_trait::async_trait]
 impl MigrationTrait for Recovery {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // As in the migration before: another service may have made them.
+        if manager.has_table("retry").await? {
+            return Ok(());
+        }
         manager.create_table(retry()).await?;
         manager.create_table(reply()).await?;
         rebuild_dead_letters(manager).await?;
