@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use halfmsg_service_kit::ApiError;
 use serde_json::Value;
 
-use crate::model::{Order, OrderId, OrderStatus};
+use crate::model::{Flow, Order, OrderId, OrderStatus};
 use crate::reason::VoidReason;
 use crate::store::idempotency::StoredAnswer;
 
@@ -20,7 +20,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer of this row: 201 with the order, or the problem that made it void.
+    /// The answer of this row: 201 with the order, or 202 if it waits, or waited, for its stock; or
+    /// the problem that made it void.
     ///
     /// # Errors
     /// An order that cannot be written as JSON; never in practice.
@@ -30,7 +31,7 @@ impl Answer {
                 let problem = void_problem(order);
                 (problem.status(), problem.body())
             }
-            _ => (StatusCode::CREATED, serde_json::to_value(order).map_err(ApiError::internal)?),
+            _ => (accepted(order.flow), serde_json::to_value(order).map_err(ApiError::internal)?),
         };
         let stored = StoredAnswer {
             order_id: order.id,
@@ -70,7 +71,7 @@ impl IntoResponse for Answer {
         let content_type =
             if status.is_success() { "application/json" } else { "application/problem+json" };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if status == StatusCode::CREATED
+        if status.is_success()
             && let Ok(place) = HeaderValue::try_from(path_of(self.stored.order_id))
         {
             headers.insert(header::LOCATION, place);
@@ -79,6 +80,13 @@ impl IntoResponse for Answer {
             headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
         response
+    }
+}
+
+fn accepted(flow: Flow) -> StatusCode {
+    match flow {
+        Flow::Rollback => StatusCode::CREATED,
+        Flow::Saga => StatusCode::ACCEPTED,
     }
 }
 
@@ -93,14 +101,19 @@ fn void_problem(order: &Order) -> ApiError {
         Some((reason, detail)) => {
             let status = StatusCode::from_u16(reason.http_status())
                 .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let problem = ApiError::new(status, reason.as_str(), reason.title());
+            let problem = ApiError::new(status, reason.as_str(), reason.title(order.flow));
             if detail.is_empty() { problem } else { problem.detail(detail) }
         }
         None => {
             ApiError::new(StatusCode::CONFLICT, "order_void", "The order is void.").detail(text)
         }
     };
-    problem.with("order_id", order.id).with("transaction_id", order.transaction_id.to_string())
+    let problem = problem.with("order_id", order.id);
+    // An order that was void before it got a half message has its own id in place of one.
+    if order.transaction_id.as_uuid() == order.id.as_uuid() {
+        return problem;
+    }
+    problem.with("transaction_id", order.transaction_id.to_string())
 }
 
 #[cfg(test)]
@@ -117,16 +130,30 @@ mod tests {
             transaction_id: TransactionId::from_uuid(Uuid::now_v7()),
             user_id: "u".into(),
             items: vec![Item { sku: "a".into(), quantity: 2 }],
+            flow: Flow::Rollback,
         }
     }
 
     #[test]
     fn a_confirmed_order_is_created_and_located() {
-        let order = draft().confirmed(&Prices::from([("a".to_owned(), 5)])).expect("it fits");
+        let order = draft().standing(&Prices::from([("a".to_owned(), 5)])).expect("it fits");
         let response = Answer::of(&order).expect("an answer").into_response();
         assert_eq!(response.status(), StatusCode::CREATED);
         assert_eq!(response.headers()["location"], path_of(order.id).as_str());
         assert_eq!(response.headers()["content-type"], "application/json");
+    }
+
+    #[test]
+    fn an_order_that_waits_for_its_stock_is_accepted_and_located() {
+        let draft = Draft { flow: Flow::Saga, ..draft() };
+        let pending = draft.standing(&Prices::from([("a".to_owned(), 5)])).expect("it fits");
+        let response = Answer::of(&pending).expect("an answer").into_response();
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        assert_eq!(response.headers()["location"], path_of(pending.id).as_str());
+        let void = draft.void(VoidReason::Fenced.to_text(""), None, false);
+        let body: Value = serde_json::from_str(&Answer::of(&void).expect("one").stored().body)
+            .expect("JSON");
+        assert!(!body["title"].as_str().expect("a title").contains("restored"), "{body}");
     }
 
     #[test]

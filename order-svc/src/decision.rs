@@ -3,7 +3,7 @@
 
 use halfmsg_producer::{LocalTransactionState, TransactionId};
 
-use crate::model::{Order, OrderId, OrderStatus};
+use crate::model::{Flow, Order, OrderId, OrderStatus};
 
 /// The part of a row that decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +48,29 @@ impl Fate {
         self.status == OrderStatus::Void && self.transaction_id.as_uuid() == self.id.as_uuid()
     }
 
-    /// What becomes of the half message `asked` of flow A, which restores the stock: an order that
-    /// stands drops it, and so does a void order whose stock was never touched; any other void
-    /// order delivers it.
+    /// What becomes of the half message `asked` that was stored for an order of this flow.
+    ///
+    /// [`Flow::Rollback`]'s restores the stock: an order that stands drops it, and so does a void
+    /// order whose stock was never touched; any other void order delivers it. [`Flow::Saga`]'s asks
+    /// for the stock: a void order drops it, any other delivers it, also one that was cancelled
+    /// meanwhile: the message of its cancellation meets this one at stock-svc's barrier.
     ///
     /// # Errors
     /// [`ForeignRow`] if the row was written for another half message.
-    pub fn decides(&self, asked: TransactionId) -> Result<LocalTransactionState, ForeignRow> {
+    pub fn decides(
+        &self,
+        asked: TransactionId,
+        flow: Flow,
+    ) -> Result<LocalTransactionState, ForeignRow> {
         if self.transaction_id != asked && !self.is_unclaimed() {
             let (order_id, found) = (self.id, self.transaction_id);
             return Err(ForeignRow { order_id, found, asked });
+        }
+        if flow == Flow::Saga {
+            return Ok(match self.status {
+                OrderStatus::Void => LocalTransactionState::Rollback,
+                _ => LocalTransactionState::Commit,
+            });
         }
         Ok(match self.status {
             OrderStatus::Confirmed | OrderStatus::Cancelled => LocalTransactionState::Rollback,
@@ -90,8 +103,12 @@ mod tests {
             (OrderStatus::Rejected, false, Unknown),
         ] {
             let fate = Fate { id: OrderId::generate(), transaction_id, status, stock_untouched };
-            assert_eq!(fate.decides(transaction_id), Ok(expected), "{status:?}");
-            assert!(fate.decides(transaction()).is_err());
+            assert_eq!(fate.decides(transaction_id, Flow::Rollback), Ok(expected), "{status:?}");
+            let of_saga = if status == OrderStatus::Void { Rollback } else { Commit };
+            assert_eq!(fate.decides(transaction_id, Flow::Saga), Ok(of_saga), "{status:?}");
+            for flow in Flow::ALL {
+                assert!(fate.decides(transaction(), flow).is_err());
+            }
         }
     }
 
@@ -101,8 +118,11 @@ mod tests {
         let own = TransactionId::from_uuid(id.as_uuid());
         let void = OrderStatus::Void;
         let fate = Fate { id, transaction_id: own, status: void, stock_untouched: false };
-        assert_eq!(fate.decides(transaction()), Ok(LocalTransactionState::Commit));
+        let flow = Flow::Rollback;
+        assert_eq!(fate.decides(transaction(), flow), Ok(LocalTransactionState::Commit));
+        let of_saga = fate.decides(transaction(), Flow::Saga);
+        assert_eq!(of_saga, Ok(LocalTransactionState::Rollback));
         let stands = Fate { status: OrderStatus::Confirmed, ..fate };
-        assert!(stands.decides(transaction()).is_err());
+        assert!(stands.decides(transaction(), flow).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! An order that is being placed: it becomes a confirmed one, or a void one.
+//! An order that is being placed: it becomes one that stands, or a void one.
 
 use std::collections::HashMap;
 
@@ -21,6 +21,8 @@ pub struct Draft {
     pub user_id: String,
     /// What is ordered.
     pub items: Vec<Item>,
+    /// How order and stock are kept in agreement.
+    pub flow: Flow,
 }
 
 /// The total does not fit into 64 bits of cents.
@@ -31,15 +33,16 @@ pub struct AmountTooLarge;
 impl Draft {
     /// The draft of a request.
     pub fn new(id: OrderId, transaction_id: TransactionId, order: &NewOrder) -> Self {
-        let NewOrder { user_id, items } = order.clone();
-        Self { id, transaction_id, user_id, items }
+        let NewOrder { user_id, items, flow } = order.clone();
+        Self { id, transaction_id, user_id, items, flow }
     }
 
-    /// The confirmed order at these prices.
+    /// The order at these prices as it is stored when nothing fails: confirmed if its stock is
+    /// deducted before, else waiting for it.
     ///
     /// # Errors
     /// [`AmountTooLarge`]. A product without a price counts as one that cannot be paid for.
-    pub fn confirmed(&self, prices: &Prices) -> Result<Order, AmountTooLarge> {
+    pub fn standing(&self, prices: &Prices) -> Result<Order, AmountTooLarge> {
         let cost = |item: &Item| {
             let price_cents = prices.get(&item.sku)?;
             price_cents.checked_mul(i64::from(item.quantity))
@@ -49,11 +52,17 @@ impl Draft {
             .iter()
             .try_fold(0_i64, |sum, item| sum.checked_add(cost(item)?))
             .ok_or(AmountTooLarge)?;
-        Ok(Order { status: OrderStatus::Confirmed, total_cents, ..self.order(Some(prices)) })
+        let status = match self.flow {
+            Flow::Rollback => OrderStatus::Confirmed,
+            Flow::Saga => OrderStatus::PendingStock,
+        };
+        Ok(Order { status, total_cents, ..self.order(Some(prices)) })
     }
 
-    /// The void order: the tombstone of a local transaction that failed, or must not happen.
+    /// The void order: the tombstone of a local transaction that failed, or must not happen. No
+    /// stock is ever deducted for one of [`Flow::Saga`]: the message that asks for it is dropped.
     pub fn void(&self, reason: String, prices: Option<&Prices>, stock_untouched: bool) -> Order {
+        let stock_untouched = stock_untouched || self.flow == Flow::Saga;
         Order { reason: Some(reason), stock_untouched, ..self.order(prices) }
     }
 
@@ -68,7 +77,7 @@ impl Draft {
             id: self.id,
             transaction_id: self.transaction_id,
             user_id: Some(self.user_id.clone()),
-            flow: Flow::Rollback,
+            flow: self.flow,
             status: OrderStatus::Void,
             items: self.items.iter().map(line).collect(),
             total_cents: 0,
@@ -91,6 +100,7 @@ mod tests {
             transaction_id: TransactionId::from_uuid(uuid::Uuid::now_v7()),
             user_id: "u".into(),
             items: items.iter().map(item).collect(),
+            flow: Flow::Rollback,
         }
     }
 
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_total_is_the_sum_in_cents() {
-        let order = draft(&[("a", 3), ("b", 1)]).confirmed(&prices(&[("a", 199), ("b", 50)]));
+        let order = draft(&[("a", 3), ("b", 1)]).standing(&prices(&[("a", 199), ("b", 50)]));
         let order = order.expect("a small total");
         assert_eq!((order.total_cents, order.status), (647, OrderStatus::Confirmed));
         assert_eq!(order.items[0].unit_price_cents, Some(199));
@@ -108,11 +118,11 @@ mod tests {
 
     #[test]
     fn a_total_past_64_bits_is_refused_wherever_it_overflows() {
-        let product = draft(&[("a", 2)]).confirmed(&prices(&[("a", i64::MAX)]));
+        let product = draft(&[("a", 2)]).standing(&prices(&[("a", i64::MAX)]));
         assert_eq!(product, Err(AmountTooLarge));
-        let sum = draft(&[("a", 1), ("b", 1)]).confirmed(&prices(&[("a", i64::MAX), ("b", 1)]));
+        let sum = draft(&[("a", 1), ("b", 1)]).standing(&prices(&[("a", i64::MAX), ("b", 1)]));
         assert_eq!(sum, Err(AmountTooLarge));
-        let fits = draft(&[("a", 1)]).confirmed(&prices(&[("a", i64::MAX)]));
+        let fits = draft(&[("a", 1)]).standing(&prices(&[("a", i64::MAX)]));
         assert_eq!(fits.expect("exactly the maximum").total_cents, i64::MAX);
     }
 

@@ -1,5 +1,7 @@
 //! The induced failures of `POST /orders`, for demonstrations and tests.
 
+use crate::model::Flow;
+
 /// The header that asks for one.
 pub const HEADER: &str = "x-fault";
 
@@ -56,6 +58,21 @@ impl Fault {
             Self::CrashAfterHalf => "crash-after-half",
             Self::CrashAfterDeduct => "crash-after-deduct",
             Self::CrashAfterOrder => "crash-after-order",
+        }
+    }
+
+    /// Whether it can be asked for in this flow: in flow B no order deducts anything itself.
+    pub const fn is_of(self, flow: Flow) -> bool {
+        match flow {
+            Flow::Rollback => true,
+            Flow::Saga => matches!(
+                self,
+                Self::PriceLookup
+                    | Self::OrderInsert
+                    | Self::DecisionLost
+                    | Self::CrashAfterHalf
+                    | Self::CrashAfterOrder
+            ),
         }
     }
 

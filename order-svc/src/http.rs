@@ -1,19 +1,25 @@
 //! The HTTP interface.
 //!
 //! # Layout
-//! - [`orders`]: `POST /orders`, `GET /orders`, `GET /orders/{id}`
+//! - [`orders`]: `POST /orders`, `GET /orders`, `GET /orders/{id}`, `POST /orders/{id}/cancel`
+//! - [`report`]: the product report
 //! - [`trace`]: the trace that a request belongs to
 //! - [`halves`]: half messages, open and parked, and settling them by hand
 
 pub mod halves;
 pub mod orders;
+pub mod report;
 pub mod trace;
+
+use std::sync::Arc;
 
 use axum::Router;
 use halfmsg_producer::Admin;
 use halfmsg_service_kit::{AdminToken, ApiError};
 
+use crate::cancel::Canceller;
 use crate::place::Placer;
+use crate::report::store::ReportStore;
 use crate::store::OrderStore;
 
 /// What the handlers work with. Cheap to clone.
@@ -21,6 +27,10 @@ use crate::store::OrderStore;
 pub struct Api {
     /// Places orders.
     pub placer: Placer,
+    /// Cancels orders.
+    pub canceller: Arc<Canceller>,
+    /// Keeps the product report.
+    pub report: ReportStore,
     /// Reads orders.
     pub store: OrderStore,
     /// Half messages.
@@ -33,7 +43,7 @@ pub struct Api {
 
 /// The routes, without the frame around them.
 pub fn routes(api: Api) -> Router {
-    orders::routes().merge(halves::routes()).with_state(api)
+    orders::routes().merge(halves::routes()).merge(report::routes()).with_state(api)
 }
 
 /// The number of items in a page: `default` if unset.

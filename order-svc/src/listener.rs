@@ -10,18 +10,17 @@ use async_trait::async_trait;
 use halfmsg_producer::{
     HalfMessage, ListenerResult, LocalTransactionState, TransactionId, TransactionListener,
 };
-use halfmsg_service_kit::telemetry::LIFE;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use crate::checks::{RowChecks, tell_life};
 use crate::decision::Fate;
 use crate::draft::{Draft, Prices};
 use crate::fault::{Fault, crash_at};
-use crate::model::{NewOrder, Order, OrderId, OrderStatus};
+use crate::model::{Flow, NewOrder, Order, OrderId};
 use crate::payload::RollbackPayload;
 use crate::reason::VoidReason;
 use crate::stock::{PriceError, StockClient};
-use crate::store::fence::Fenced;
 use crate::store::{OrderStore, StoreError, Stored};
 
 /// The times of a local transaction.
@@ -51,6 +50,7 @@ pub struct LocalOrder {
 #[derive(Debug, Clone)]
 pub struct OrderListener {
     store: OrderStore,
+    checks: RowChecks,
     stock: StockClient,
     times: LocalTimes,
 }
@@ -77,7 +77,7 @@ impl Failure {
 impl OrderListener {
     /// A listener on this store and this stock.
     pub fn new(store: OrderStore, stock: StockClient, times: LocalTimes) -> Self {
-        Self { store, stock, times }
+        Self { checks: RowChecks::new(store.clone()), store, stock, times }
     }
 
     /// Runs the local transaction of a half message that is stored, and gives the order's row.
@@ -102,7 +102,7 @@ impl OrderListener {
                 self.store.write_void(&void).await?
             }
         };
-        self.adopt(&Fate::from(&row), transaction_id).await;
+        self.checks.adopt(&Fate::from(&row), transaction_id).await;
         tell_life(&row);
         // Nobody listens if the request's deadline has passed.
         drop(local.tell.send(row.clone()));
@@ -117,7 +117,7 @@ impl OrderListener {
             PriceError::Failed(_) => Failure::before_deduct(VoidReason::PriceLookupFailed, error),
         })?;
         let mut order = draft
-            .confirmed(&prices)
+            .standing(&prices)
             .map_err(|error| Failure::before_deduct(VoidReason::AmountTooLarge, error))?;
         if let Err(error) = self.stock.deduct(draft.id, &draft.items, fault, until).await {
             return Err(Failure {
@@ -137,7 +137,7 @@ impl OrderListener {
             Some(Fault::OrderInsert) => order.total_cents = -1,
             _ => {}
         }
-        match self.store.insert_confirmed_order(&order).await {
+        match self.store.insert_order(&order).await {
             Ok(Stored::Inserted) => {
                 crash_at(Fault::CrashAfterOrder, fault);
                 Ok(order)
@@ -147,67 +147,6 @@ impl OrderListener {
                 // It may be stored all the same: writing it void finds that out.
                 tracing::warn!(order_id = %draft.id, %error, "the order may not be stored");
                 Err(Failure::after_deduct(VoidReason::OrderInsertFailed, prices))
-            }
-        }
-    }
-
-    /// Completes a row that was written void before its half message was known.
-    async fn adopt(&self, fate: &Fate, by: TransactionId) {
-        if fate.is_unclaimed()
-            && let Err(error) = self.store.adopt(fate.id, by).await
-        {
-            tracing::debug!(order_id = %fate.id, %error, "the row keeps its own transaction id");
-        }
-    }
-
-    /// The drafts of the halves that can be read, and where each half's is among them.
-    fn drafts(halves: &[HalfMessage]) -> (Vec<Draft>, Vec<Option<usize>>) {
-        let mut drafts = Vec::with_capacity(halves.len());
-        let mut places = Vec::with_capacity(halves.len());
-        for half in halves {
-            places.push(match RollbackPayload::of_half(half) {
-                Ok(payload) => {
-                    drafts.push(payload.into_draft(half.transaction_id));
-                    Some(drafts.len() - 1)
-                }
-                Err(error) => {
-                    let (transaction_id, partition) = (half.transaction_id, half.partition);
-                    let offset = half.offset;
-                    tracing::error!(%transaction_id, partition, offset, "{error}: it stays unknown");
-                    None
-                }
-            });
-        }
-        (drafts, places)
-    }
-
-    async fn state(
-        &self,
-        transaction_id: TransactionId,
-        found: &Result<Fenced, StoreError>,
-    ) -> LocalTransactionState {
-        let Fenced { fate, tombstone } = match found {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%transaction_id, %error, "the order's fate is not known yet");
-                return LocalTransactionState::Unknown;
-            }
-        };
-        if *tombstone {
-            let order_id = fate.id;
-            tracing::info!(
-                target: LIFE, %order_id, %transaction_id,
-                "check-back found no order: it is void now, and its stock is restored"
-            );
-        }
-        match fate.decides(transaction_id) {
-            Ok(state) => {
-                self.adopt(fate, transaction_id).await;
-                state
-            }
-            Err(error) => {
-                tracing::error!(%transaction_id, "{error}: it stays unknown");
-                LocalTransactionState::Unknown
             }
         }
     }
@@ -223,7 +162,7 @@ impl TransactionListener for OrderListener {
         arg: LocalOrder,
     ) -> ListenerResult<LocalTransactionState> {
         let row = self.run_local(half.transaction_id, arg).await?;
-        Ok(Fate::from(&row).decides(half.transaction_id)?)
+        Ok(Fate::from(&row).decides(half.transaction_id, Flow::Rollback)?)
     }
 
     async fn check_local_transaction(
@@ -235,29 +174,9 @@ impl TransactionListener for OrderListener {
     }
 
     async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
-        let (drafts, places) = Self::drafts(halves);
-        let found = self.store.fence_check(&drafts).await;
-        let mut states = Vec::with_capacity(halves.len());
-        for (half, place) in halves.iter().zip(places) {
-            states.push(match place.and_then(|at| found.get(at)) {
-                Some(found) => self.state(half.transaction_id, found).await,
-                None => LocalTransactionState::Unknown,
-            });
-        }
-        states
-    }
-}
-
-fn tell_life(order: &Order) {
-    let Order { id: order_id, transaction_id, .. } = order;
-    match (order.status, &order.reason) {
-        (OrderStatus::Void, reason) => tracing::info!(
-            target: LIFE, %order_id, %transaction_id,
-            "order void: {}", reason.as_deref().unwrap_or("no reason given")
-        ),
-        (status, _) => tracing::info!(
-            target: LIFE, %order_id, %transaction_id,
-            "order {}: {} cents", status.as_str(), order.total_cents
-        ),
+        let read = |half: &HalfMessage| {
+            Ok(RollbackPayload::of_half(half)?.into_draft(half.transaction_id))
+        };
+        self.checks.states(halves, read).await
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use halfmsg_producer::TransactionId;
 use halfmsg_service_kit::{ApiError, validate};
@@ -82,13 +81,37 @@ pub struct RequestedItem {
 }
 
 /// How order and stock are kept in agreement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flow {
     /// Deduct first; a half message undoes it unless the order is confirmed.
+    #[default]
     Rollback,
-    /// Order first; stock follows. Not available yet.
+    /// Order first; its message asks for the stock, and the answer confirms or rejects it.
     Saga,
+}
+
+impl Flow {
+    /// Every flow.
+    pub const ALL: [Self; 2] = [Self::Rollback, Self::Saga];
+
+    /// Its name, in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rollback => "rollback",
+            Self::Saga => "saga",
+        }
+    }
+
+    /// The flow of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|flow| flow.as_str() == name)
+    }
+
+    // The digests of requests were made without it.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An order that keeps every limit.
@@ -98,6 +121,9 @@ pub struct NewOrder {
     pub user_id: String,
     /// What is ordered; no product twice.
     pub items: Vec<Item>,
+    /// How order and stock are kept in agreement.
+    #[serde(skip_serializing_if = "Flow::is_default")]
+    pub flow: Flow,
 }
 
 impl PlaceRequest {
@@ -106,14 +132,6 @@ impl PlaceRequest {
     /// # Errors
     /// 422 for the first limit that is not kept, naming the field.
     pub fn validate(self) -> Result<NewOrder, ApiError> {
-        if self.flow == Some(Flow::Saga) {
-            return Err(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "flow_unavailable",
-                "the flow is not available in this version",
-            )
-            .detail("flow: leave it out, or say \"rollback\""));
-        }
         validate::text("user_id", &self.user_id, MAX_USER_ID_CHARS)?;
         validate::items(self.items.iter().map(|item| (item.sku.as_str(), item.quantity)))?;
         let item = |item: RequestedItem| {
@@ -121,7 +139,7 @@ impl PlaceRequest {
             Ok(Item { sku: item.sku, quantity })
         };
         let items = self.items.into_iter().map(item).collect::<Result<_, ApiError>>()?;
-        Ok(NewOrder { user_id: self.user_id, items })
+        Ok(NewOrder { user_id: self.user_id, items, flow: self.flow.unwrap_or_default() })
     }
 }
 
@@ -135,7 +153,7 @@ pub enum OrderStatus {
     Confirmed,
     /// There was not enough stock.
     Rejected,
-    /// It was taken back after it stood.
+    /// It was taken back by who ordered.
     Cancelled,
     /// It failed, or is the tombstone that a check wrote.
     Void,
@@ -192,7 +210,7 @@ pub struct Order {
     pub items: Vec<OrderLine>,
     /// What it costs, in cents; 0 while void.
     pub total_cents: i64,
-    /// Why it is void, if it is.
+    /// Why it is void or rejected, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Whether the handler that made it void knew that no stock was deducted.
@@ -204,12 +222,23 @@ pub struct Order {
     pub updated_at: DateTime<Utc>,
 }
 
+impl Order {
+    /// The tombstone in place of this order, whose stock was never touched.
+    #[must_use]
+    pub fn into_void(self, reason: String) -> Self {
+        let (status, reason) = (OrderStatus::Void, Some(reason));
+        Self { status, reason, total_cents: 0, stock_untouched: true, ..self }
+    }
+}
+
 fn as_text<S: Serializer>(id: &TransactionId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
+
     use super::*;
 
     fn request(json: &str) -> Result<NewOrder, ApiError> {
@@ -226,7 +255,8 @@ mod tests {
     fn an_ordinary_order_passes() {
         let order = request(r#"{"user_id":"u","items":[{"sku":"a.b_C-1","quantity":1000000}]}"#);
         let item = Item { sku: "a.b_C-1".into(), quantity: 1_000_000 };
-        assert_eq!(order, Ok(NewOrder { user_id: "u".into(), items: vec![item] }));
+        let flow = Flow::Rollback;
+        assert_eq!(order, Ok(NewOrder { user_id: "u".into(), items: vec![item], flow }));
     }
 
     #[test]
@@ -251,11 +281,20 @@ mod tests {
     }
 
     #[test]
-    fn the_saga_is_refused_by_name() {
-        refused(
-            r#"{"user_id":"u","items":[{"sku":"a","quantity":1}],"flow":"saga"}"#,
-            "flow_unavailable",
-        );
+    fn the_flow_is_part_of_what_is_asked_for() {
+        let flow = |flow: &str| {
+            let items = r#"[{"sku":"a","quantity":1}]"#;
+            let order = request(&format!(r#"{{"user_id":"u","items":{items}{flow}}}"#));
+            order.expect("an order")
+        };
+        let (plain, saga) = (flow(""), flow(r#","flow":"saga""#));
+        assert_eq!((plain.flow, saga.flow), (Flow::Rollback, Flow::Saga));
+        assert_eq!(plain, flow(r#","flow":"rollback""#));
+        let json = |order| serde_json::to_string(&order).expect("JSON");
+        // What keys were claimed with by earlier versions.
+        let digested = r#"{"user_id":"u","items":[{"sku":"a","quantity":1}]}"#;
+        assert_eq!(json(plain), digested);
+        assert_ne!(json(saga), digested);
     }
 
     #[test]

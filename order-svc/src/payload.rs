@@ -1,17 +1,44 @@
-//! The half message of flow A: what stock-svc is told to restore, and what a check-back needs to
-//! write the tombstone of an order that it knows nothing else about.
+//! The messages of order-svc: what they tell others, and what a check-back needs to write the
+//! tombstone of an order that it knows nothing else about. Their schemas are in `docs/events`.
 
+use chrono::{DateTime, Utc};
 use halfmsg_producer::{HalfMessage, Message, TransactionId};
 use halfmsg_service_kit::validate::MAX_ITEMS;
+use halfmsg_service_kit::{Event, EventType};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::draft::Draft;
-use crate::model::{Item, NewOrder, OrderId};
+use crate::model::{Flow, Item, NewOrder, Order, OrderId, OrderLine};
 
 /// The purpose of flow A's half messages; it selects the listener.
 pub const PURPOSE: &str = "order.rollback";
+/// The purpose of flow B's half messages.
+pub const CREATED_PURPOSE: &str = "order.created";
+/// The purpose of the half messages of cancellations.
+pub const CANCEL_PURPOSE: &str = "order.cancel";
 
-/// The payload of a half message.
+/// Who sends: the source of its events.
+pub const SOURCE: &str = "/order-svc";
+/// An order was stored that waits for its stock.
+pub const CREATED: EventType = EventType { name: "halfmsg.order.created", major: 1 };
+/// The stock of an order is to be given back.
+pub const ROLLBACK: EventType = EventType { name: "halfmsg.stock.rollback", major: 1 };
+
+/// Why stock is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RollbackReason {
+    /// The order failed.
+    OrderVoid,
+    /// It was cancelled.
+    OrderCancelled,
+    /// A reason of a later version.
+    #[serde(other)]
+    Other,
+}
+
+/// The payload of `stock.rollback`.
 ///
 /// Unknown fields are accepted: a replica of the next version may add some.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +49,9 @@ pub struct RollbackPayload {
     pub user_id: String,
     /// What was ordered. stock-svc restores what it deducted, not this.
     pub items: Vec<PayloadItem>,
+    /// Why; none in messages of earlier versions, which were all of void orders.
+    #[serde(default)]
+    pub reason: Option<RollbackReason>,
 }
 
 /// An item of the payload.
@@ -31,6 +61,32 @@ pub struct PayloadItem {
     pub sku: String,
     /// How many.
     pub quantity: u32,
+}
+
+/// The payload of `order.created`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedPayload {
+    /// The order.
+    pub order_id: OrderId,
+    /// Who ordered.
+    pub user_id: String,
+    /// What was ordered, and the price of one.
+    pub items: Vec<PricedItem>,
+    /// What it costs, in cents.
+    pub total_cents: i64,
+    /// When the order was placed.
+    pub created_at: DateTime<Utc>,
+}
+
+/// An item of `order.created`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PricedItem {
+    /// The product.
+    pub sku: String,
+    /// How many.
+    pub quantity: u32,
+    /// The price of one, in cents.
+    pub unit_price_cents: i64,
 }
 
 /// A payload that a check cannot answer for.
@@ -48,26 +104,37 @@ pub enum PayloadError {
 }
 
 impl RollbackPayload {
-    /// The payload of an order.
+    /// The payload of an order that may fail.
     pub fn new(order_id: OrderId, order: &NewOrder) -> Self {
         let item = |item: &Item| PayloadItem { sku: item.sku.clone(), quantity: item.quantity };
         let items = order.items.iter().map(item).collect();
-        Self { order_id, user_id: order.user_id.clone(), items }
+        let reason = Some(RollbackReason::OrderVoid);
+        Self { order_id, user_id: order.user_id.clone(), items, reason }
+    }
+
+    /// The payload of an order that is to be cancelled.
+    pub fn of_cancelled(order: &Order) -> Self {
+        let item =
+            |line: &OrderLine| PayloadItem { sku: line.sku.clone(), quantity: line.quantity };
+        Self {
+            order_id: order.id,
+            user_id: order.user_id.clone().unwrap_or_default(),
+            items: order.items.iter().map(item).collect(),
+            reason: Some(RollbackReason::OrderCancelled),
+        }
     }
 
     /// The message that undoes the order on `topic`; messages of one order keep their order.
-    pub fn to_message(&self, topic: &str) -> Message {
-        let json = serde_json::json!({
-            "order_id": self.order_id, "user_id": self.user_id, "items": self.items,
-        });
-        Message::new(topic, json.to_string()).key(self.order_id.to_string())
+    pub fn to_message(&self, topic: &str, id: TransactionId) -> Message {
+        message(topic, id, ROLLBACK, self.order_id, serde_json::json!(self))
     }
 
     /// The draft that the half message was stored for, as far as it is known without its request.
     pub fn into_draft(self, transaction_id: TransactionId) -> Draft {
         let item = |item: PayloadItem| Item { sku: item.sku, quantity: item.quantity };
         let items = self.items.into_iter().map(item).collect();
-        Draft { id: self.order_id, transaction_id, user_id: self.user_id, items }
+        let flow = Flow::Rollback;
+        Draft { id: self.order_id, transaction_id, user_id: self.user_id, items, flow }
     }
 
     /// The payload of a stored half message.
@@ -75,11 +142,77 @@ impl RollbackPayload {
     /// # Errors
     /// [`PayloadError`], if this service did not write it.
     pub fn of_half(half: &HalfMessage) -> Result<Self, PayloadError> {
-        let json = half.payload.as_ref().ok_or(PayloadError::Missing)?;
-        let payload: Self = serde_json::from_slice(json)?;
-        match payload.items.len() {
-            0..=MAX_ITEMS => Ok(payload),
-            items => Err(PayloadError::TooManyItems(items)),
+        let payload: Self = read(half)?;
+        few(payload.items.len())?;
+        Ok(payload)
+    }
+}
+
+impl CreatedPayload {
+    /// The payload of an order that waits for its stock. A line without a price counts as free;
+    /// such an order has none.
+    pub fn new(order: &Order) -> Self {
+        let item = |line: &OrderLine| PricedItem {
+            sku: line.sku.clone(),
+            quantity: line.quantity,
+            unit_price_cents: line.unit_price_cents.unwrap_or_default(),
+        };
+        Self {
+            order_id: order.id,
+            user_id: order.user_id.clone().unwrap_or_default(),
+            items: order.items.iter().map(item).collect(),
+            total_cents: order.total_cents,
+            created_at: order.created_at,
         }
     }
+
+    /// The message that asks for the order's stock.
+    pub fn to_message(&self, topic: &str, id: TransactionId) -> Message {
+        message(topic, id, CREATED, self.order_id, serde_json::json!(self))
+    }
+
+    /// The draft that the half message was stored for.
+    pub fn into_draft(self, transaction_id: TransactionId) -> Draft {
+        let item = |item: PricedItem| Item { sku: item.sku, quantity: item.quantity };
+        let items = self.items.into_iter().map(item).collect();
+        let flow = Flow::Saga;
+        Draft { id: self.order_id, transaction_id, user_id: self.user_id, items, flow }
+    }
+
+    /// The payload of a stored half message.
+    ///
+    /// # Errors
+    /// [`PayloadError`], if this service did not write it.
+    pub fn of_half(half: &HalfMessage) -> Result<Self, PayloadError> {
+        let payload: Self = read(half)?;
+        few(payload.items.len())?;
+        Ok(payload)
+    }
+}
+
+fn message(
+    topic: &str,
+    id: TransactionId,
+    kind: EventType,
+    order_id: OrderId,
+    payload: serde_json::Value,
+) -> Message {
+    let event = Event {
+        kind,
+        source: SOURCE,
+        id: id.as_uuid(),
+        subject: order_id.as_uuid(),
+        time: Utc::now(),
+    };
+    let message = Message::new(topic, payload.to_string()).key(order_id.to_string()).id(id);
+    let add = |message: Message, (name, value)| message.header(name, value);
+    event.headers().into_iter().fold(message, add)
+}
+
+fn read<T: DeserializeOwned>(half: &HalfMessage) -> Result<T, PayloadError> {
+    Ok(serde_json::from_slice(half.payload.as_ref().ok_or(PayloadError::Missing)?)?)
+}
+
+fn few(items: usize) -> Result<(), PayloadError> {
+    if items > MAX_ITEMS { Err(PayloadError::TooManyItems(items)) } else { Ok(()) }
 }

@@ -1,5 +1,11 @@
 //! Places one order: claims its key, sends the half message, and answers as soon as the order has
 //! a row. It must never answer from an error that it cannot interpret.
+//!
+//! # Layout
+//! - this file: keys, answers, deadlines
+//! - `send`: the half message and the local transaction of each flow
+
+mod send;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::answer::{Answer, path_of};
 use crate::fault::Fault;
-use crate::listener::{LocalOrder, OrderListener};
+use crate::listener::OrderListener;
 use crate::metrics::OrderMetrics;
 use crate::model::{NewOrder, Order, OrderId};
-use crate::payload::{PURPOSE, RollbackPayload};
+use crate::saga::SagaListener;
+use crate::stock::StockClient;
 use crate::store::idempotency::{Claim, RepeatKey};
 use crate::store::{OrderStore, StoreError};
 
@@ -26,9 +33,9 @@ pub const MAX_ORDERS_AT_ONCE: usize = 8_192;
 /// Between two looks for a row that is not there yet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// When a client may ask again about an order whose fate is not known.
-const LOOK_AGAIN_SECS: u64 = 2;
+pub(crate) const LOOK_AGAIN_SECS: u64 = 2;
 /// When a client may try again what could not begin.
-const TRY_AGAIN_SECS: u64 = 1;
+pub(crate) const TRY_AGAIN_SECS: u64 = 1;
 
 /// The bounds of placing an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,16 +59,34 @@ pub struct PlaceOrder {
     pub trace: Option<String>,
 }
 
+/// The topics of the services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// Orders that failed or were cancelled.
+    pub rollback: String,
+    /// Orders that wait for their stock.
+    pub created: String,
+    /// What became of their stock.
+    pub outbound: String,
+}
+
 /// What it takes to build a [`Placer`].
 pub struct Parts {
-    /// Stores half messages, with `listener` registered under [`PURPOSE`].
+    /// Stores half messages, with `listener` registered under [`crate::payload::PURPOSE`] and
+    /// `saga` under [`crate::payload::CREATED_PURPOSE`].
     pub producer: TransactionProducer,
     /// The orders.
     pub store: OrderStore,
-    /// Runs the local transactions.
+    /// Runs the local transactions of flow A.
     pub listener: OrderListener,
-    /// The topic of the half messages.
-    pub topic: String,
+    /// Runs the local transactions of flow B.
+    pub saga: SagaListener,
+    /// Asked for the prices of flow B.
+    pub stock: StockClient,
+    /// How long it may take.
+    pub stock_deadline: Duration,
+    /// Where the messages go.
+    pub topics: Topics,
     /// The bounds.
     pub limits: PlaceLimits,
     /// What is counted.
@@ -168,8 +193,11 @@ impl Placer {
     async fn begin(&self, id: OrderId, request: PlaceOrder) -> Result<Answer, Unplaced> {
         let until = Instant::now() + self.parts.limits.answer;
         let (tell, mut told) = oneshot::channel();
-        let PlaceOrder { order, fault, trace, .. } = request;
-        let local = LocalOrder { id, order, fault, tell };
+        let trace = request.trace.clone();
+        let local = match self.parts.local(id, request, tell).await {
+            Ok(local) => local,
+            Err(void) => return self.refuse(&void).await,
+        };
         let parts = Arc::clone(&self.parts);
         let mut sending: Sending = self.tasks.spawn(async move { parts.send(local, trace).await });
         let sent = tokio::select! {
@@ -190,6 +218,17 @@ impl Placer {
             Err(error) => {
                 tracing::error!(order_id = %id, %error, "sending a half message broke off");
                 self.settle(id, None, until).await
+            }
+        }
+    }
+
+    /// Nothing was begun: the void row is all that there will be of the order.
+    async fn refuse(&self, void: &Order) -> Result<Answer, Unplaced> {
+        match self.parts.store.write_void(void).await {
+            Ok(row) => self.answer(&row),
+            Err(error) => {
+                self.parts.metrics.not_begun();
+                Err(Unplaced::NotBegun(database_problem(error)))
             }
         }
     }
@@ -235,34 +274,10 @@ impl Placer {
             ),
         };
         let answer = answer
-            .detail(format!("it is confirmed or void soon: see GET {}", path_of(id)))
+            .detail(format!("its status tells soon: see GET {}", path_of(id)))
             .with("order_id", id)
             .retry_after(LOOK_AGAIN_SECS);
         Unplaced::NotKnown(with_transaction(answer, transaction_id))
-    }
-}
-
-impl Parts {
-    async fn send(
-        &self,
-        local: LocalOrder,
-        trace: Option<String>,
-    ) -> Result<Option<SendResult>, PrepareError> {
-        let payload = RollbackPayload::new(local.id, &local.order);
-        let mut message = payload.to_message(&self.topic);
-        if let Some(trace) = trace {
-            message = message.header(crate::http::trace::HEADER, trace);
-        }
-        if local.fault != Some(Fault::DecisionLost) {
-            return self.producer.send_in_transaction(PURPOSE, message, local).await.map(Some);
-        }
-        let transaction = self.producer.begin(PURPOSE, message).await?;
-        let transaction_id = transaction.receipt().transaction_id;
-        if let Err(error) = self.listener.run_local(transaction_id, local).await {
-            tracing::warn!(%transaction_id, %error, "the order may not be stored");
-        }
-        transaction.leave_open();
-        Ok(None)
     }
 }
 
@@ -292,26 +307,26 @@ pub(crate) fn database_problem(error: StoreError) -> ApiError {
     }
 }
 
-fn prepare_problem(id: OrderId, error: PrepareError) -> ApiError {
+pub(crate) fn prepare_problem(id: OrderId, error: PrepareError) -> ApiError {
     let transaction_id = error.transaction_id();
     let unavailable = |code, title| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, title);
     let problem = match &error {
         PrepareError::Unavailable { .. } => {
-            unavailable("kafka_unavailable", "Kafka cannot be reached; nothing was deducted.")
+            unavailable("kafka_unavailable", "Kafka cannot be reached; nothing was changed.")
         }
         PrepareError::Backpressure(_) => overloaded("too many transactions are open"),
         PrepareError::ShuttingDown => unavailable("shutting_down", "The service is stopping."),
         PrepareError::UnknownTopic(_) => {
-            tracing::error!(%error, "orders cannot be placed");
-            unavailable("topic_missing", "The topic that undoes orders does not exist yet.")
+            tracing::error!(%error, "nothing can begin");
+            unavailable("topic_missing", "A topic of the service does not exist yet.")
         }
         PrepareError::Invalid(_) | PrepareError::NoListener(_) => ApiError::internal(&error),
     };
-    tracing::warn!(order_id = %id, %error, "an order could not begin");
+    tracing::warn!(order_id = %id, %error, "nothing could begin");
     with_transaction(problem.retry_after(TRY_AGAIN_SECS).with("order_id", id), transaction_id)
 }
 
-fn overloaded(detail: &str) -> ApiError {
+pub(crate) fn overloaded(detail: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too much is under way.")
         .detail(detail)
         .retry_after(TRY_AGAIN_SECS)
@@ -330,7 +345,7 @@ fn in_progress(id: Option<OrderId>) -> ApiError {
     }
 }
 
-fn with_transaction(problem: ApiError, id: Option<TransactionId>) -> ApiError {
+pub(crate) fn with_transaction(problem: ApiError, id: Option<TransactionId>) -> ApiError {
     match id {
         Some(id) => problem.with("transaction_id", id.to_string()),
         None => problem,

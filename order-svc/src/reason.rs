@@ -3,6 +3,8 @@
 //! The answer is a function of the row alone, so a repeated request, a request that met a crash
 //! and the first request all hear the same.
 
+use crate::model::Flow;
+
 /// Why an order is void. Its name is the stable `type` of the problem that clients see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VoidReason {
@@ -75,7 +77,18 @@ impl VoidReason {
     }
 
     /// What it means, in a sentence.
-    pub const fn title(self) -> &'static str {
+    pub const fn title(self, flow: Flow) -> &'static str {
+        match (self, flow) {
+            (Self::OrderInsertFailed, Flow::Saga) => "The order could not be stored; it is void.",
+            (Self::Fenced, Flow::Saga) => "The order took too long and was given up; it is void.",
+            (Self::Abandoned, Flow::Saga) => {
+                "The order was given up after its request ended; it is void."
+            }
+            _ => self.title_of_rollback(),
+        }
+    }
+
+    const fn title_of_rollback(self) -> &'static str {
         match self {
             Self::PriceLookupFailed => "The prices could not be looked up; the order is void.",
             Self::UnknownSku => "A product does not exist; the order is void.",

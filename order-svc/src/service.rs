@@ -1,26 +1,36 @@
 //! Starts and stops the service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use halfmsg_consumer::{Consumer, ConsumerConfig, KeyOrder};
 use halfmsg_migrations::{OrderMigrator, migrate};
 use halfmsg_producer::TransactionProducer;
 use halfmsg_service_kit::{Frame, db, process, shutdown};
+use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::AnswerHandler;
+use crate::cancel::{self, CancelListener, Canceller};
 use crate::housekeeping;
 use crate::http::{Api, routes};
 use crate::listener::OrderListener;
 use crate::metrics::OrderMetrics;
-use crate::payload::PURPOSE;
+use crate::payload::{CANCEL_PURPOSE, CREATED_PURPOSE, PURPOSE};
 use crate::place::{Parts, Placer};
+use crate::report::Reporter;
+use crate::report::store::ReportStore;
+use crate::saga::SagaListener;
 use crate::settings::{Config, NAME, Settings};
 use crate::store::OrderStore;
 
 /// Requests that run when the service stops: they may take as long as a local transaction.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
+/// Answers of stock-svc in one transaction.
+const MAX_BATCH: usize = 100;
 /// What goes on after the answers.
 const TASKS_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -57,6 +67,10 @@ pub struct Service {
     placer: Placer,
     store: OrderStore,
     router: Router,
+    answers: Consumer,
+    reporter: Reporter,
+    metrics: OrderMetrics,
+    stuck_after: Duration,
 }
 
 impl Service {
@@ -70,39 +84,59 @@ impl Service {
         let requests = db::connect(&common.database_url, &common.db).await?;
         migrate::<OrderMigrator>(&requests).await.context("the schema cannot be brought up")?;
         let checks = db::connect(&common.database_url, &config.check_db).await?;
-        let store = OrderStore::new(requests, checks, config.store);
-        let listener = OrderListener::new(store.clone(), config.stock, config.local);
-        let producer = TransactionProducer::builder(config.producer)
+        let store = OrderStore::new(requests.clone(), checks, config.store);
+        let metrics = OrderMetrics::default();
+        let answers = Consumer::builder(consumer_config(&config, &requests, "answers"))
+            .subscribe(&config.topics.outbound, AnswerHandler::new(metrics.clone()))
+            .build()?;
+        let report = ReportStore::new(requests.clone());
+        let reporter = Reporter {
+            consumer: consumer_config(&config, &requests, "report"),
+            topics: config.topics.clone(),
+            store: report.clone(),
+            metrics: metrics.clone(),
+        };
+        let listener =
+            OrderListener::new(store.clone(), config.stock.clone(), config.local);
+        let saga = SagaListener::new(store.clone());
+        let producer = TransactionProducer::builder(config.producer.clone())
             .listener(PURPOSE, listener.clone())
+            .listener(CREATED_PURPOSE, saga.clone())
+            .listener(CANCEL_PURPOSE, CancelListener::new(store.clone()))
             .start()
             .await?;
-        let metrics = OrderMetrics::default();
-        let (ready_store, ready_producer) = (store.clone(), producer.clone());
-        let mut frame = Frame::new().ready(move || {
-            let (store, producer) = (ready_store.clone(), ready_producer.clone());
-            async move {
-                store.ping().await.map_err(|error| error.to_string())?;
-                producer.health()
-            }
-        });
+        let mut frame = frame(&store, &producer, &answers);
         metrics.register(frame.registry());
-        producer.register_metrics(frame.registry());
         let placer = Placer::new(Parts {
             producer: producer.clone(),
             store: store.clone(),
             listener,
-            topic: config.rollback_topic,
+            saga,
+            stock: config.stock.clone(),
+            stock_deadline: config.local.stock,
+            topics: config.topics.clone(),
             limits: config.place,
-            metrics,
+            metrics: metrics.clone(),
         });
+        let canceller = Arc::new(Canceller::new(cancel::Parts {
+            producer: producer.clone(),
+            store: store.clone(),
+            placer: placer.clone(),
+            topic: config.topics.rollback.clone(),
+            answer: config.place.answer,
+            metrics: metrics.clone(),
+        }));
         let router = frame.wrap(routes(Api {
             placer: placer.clone(),
+            canceller,
+            report,
             store: store.clone(),
             admin: producer.admin(),
             token: common.admin_token.clone(),
             faults: common.faults,
         }));
-        Ok(Self { producer, placer, store, router })
+        let stuck_after = config.stuck_after;
+        Ok(Self { producer, placer, store, router, answers, reporter, metrics, stuck_after })
     }
 
     /// Everything that it answers.
@@ -115,29 +149,82 @@ impl Service {
         &self.store
     }
 
-    /// Serves until the token is cancelled, then ends what runs, within bounds.
+    /// Serves and consumes until the token is cancelled, then ends what runs, within bounds.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// When the listener fails, or the topic of answers cannot be used.
     pub async fn serve(
         self,
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let cleaning = tokio::spawn(housekeeping::run(self.store.clone(), shutdown.clone()));
-        let served =
-            shutdown::serve(listener, self.router.clone(), shutdown.clone(), DRAIN_DEADLINE).await;
-        shutdown.cancel();
-        self.stop().await;
-        if let Err(error) = cleaning.await {
-            tracing::warn!(%error, "forgetting old keys ended early");
+        let Self { producer, placer, store, router, answers, reporter, metrics, stuck_after } = self;
+        let stop = shutdown.child_token();
+        let beside = [
+            tokio::spawn(housekeeping::run(store.clone(), stop.clone())),
+            tokio::spawn(housekeeping::count_stuck(store, metrics, stuck_after, stop.clone())),
+            tokio::spawn(reporter.run(stop.clone())),
+        ];
+        let serving = async {
+            let served = shutdown::serve(listener, router, stop.clone(), DRAIN_DEADLINE).await;
+            stop.cancel();
+            served.context("serving ended")
+        };
+        let consuming = async {
+            let consumed = answers.run(stop.clone()).await;
+            stop.cancel();
+            consumed.context("consuming the answers of stock-svc ended")
+        };
+        let (served, consumed) = tokio::join!(serving, consuming);
+        stop_producing(&placer, &producer).await;
+        for task in beside {
+            if let Err(error) = task.await {
+                tracing::warn!(%error, "a task in the background ended early");
+            }
         }
-        served.context("serving ended")
+        served.and(consumed)
     }
 
-    /// Ends what runs, within bounds.
+    /// Ends what runs, within bounds, where [`Service::serve`] was not called.
     pub async fn stop(&self) {
-        self.placer.drain(TASKS_DEADLINE).await;
-        self.producer.shutdown().await;
+        stop_producing(&self.placer, &self.producer).await;
     }
+}
+
+async fn stop_producing(placer: &Placer, producer: &TransactionProducer) {
+    placer.drain(TASKS_DEADLINE).await;
+    producer.shutdown().await;
+}
+
+/// Its groups lie under the names that its topics have.
+fn consumer_config(config: &Config, database: &DatabaseConnection, name: &str) -> ConsumerConfig {
+    let (common, producer) = (&config.common, &config.producer);
+    let subscriber = format!("{}.{}.{name}", producer.topic_prefix, producer.group);
+    let settings = ConsumerConfig {
+        instance_id: common.instance_id.clone(),
+        max_batch: MAX_BATCH,
+        // One connection each: requests need the others.
+        concurrency: 1,
+        // What each event says stands for itself.
+        key_order: KeyOrder::GiveUp,
+        ..ConsumerConfig::new(common.kafka.clone(), database.clone(), subscriber)
+    };
+    config.delivery.of(settings)
+}
+
+fn frame(store: &OrderStore, producer: &TransactionProducer, answers: &Consumer) -> Frame {
+    let (ready_store, ready_producer) = (store.clone(), producer.clone());
+    let health = answers.health();
+    let mut frame = Frame::new().ready(move || {
+        let (store, producer) = (ready_store.clone(), ready_producer.clone());
+        let health = health.clone();
+        async move {
+            store.ping().await.map_err(|error| error.to_string())?;
+            producer.health()?;
+            health.check()
+        }
+    });
+    producer.register_metrics(frame.registry());
+    answers.metrics().register(frame.registry());
+    frame
 }

@@ -6,10 +6,12 @@ use clap::Parser;
 use halfmsg_producer::{Backoff, CrashPoint, Emission, ProducerConfig};
 use halfmsg_service_kit::db::DbOptions;
 use halfmsg_service_kit::settings::replication;
-use halfmsg_service_kit::{Common, CommonSettings, Mistakes, ServiceDefaults};
+use halfmsg_service_kit::{
+    Common, CommonSettings, Delivery, DeliverySettings, Mistakes, ServiceDefaults,
+};
 
 use crate::listener::LocalTimes;
-use crate::place::PlaceLimits;
+use crate::place::{PlaceLimits, Topics};
 use crate::stock::StockClient;
 use crate::store::StoreLimits;
 
@@ -41,6 +43,14 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_GROUP", default_value = NAME)]
     pub group: String,
 
+    /// The topic by which orders of flow B ask for their stock
+    #[arg(long, env = "HALFMSG_CREATED_TOPIC", default_value = "order.created")]
+    pub created_topic: String,
+
+    /// The topic of stock-svc's answers to them
+    #[arg(long, env = "HALFMSG_OUTBOUND_TOPIC", default_value = "stock.outbound")]
+    pub outbound_topic: String,
+
     /// The topic that stock-svc restores from
     #[arg(long, env = "HALFMSG_ROLLBACK_TOPIC", default_value = "stock.rollback")]
     pub rollback_topic: String,
@@ -49,7 +59,7 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value = "8")]
     pub store_partitions: String,
 
-    /// Replication factor of the store, if it is created; -1 is the broker's default. With less, an
+    /// Replication factor of topics that are created; -1 is the broker's default. With less, an
     /// existing one is refused
     #[arg(
         long,
@@ -59,7 +69,7 @@ pub struct Settings {
     )]
     pub replication_factor: String,
 
-    /// min.insync.replicas of the store, if it is created; -1 is the broker's default. With less, an
+    /// min.insync.replicas of topics that are created; -1 is the broker's default. With less, an
     /// existing one is refused
     #[arg(
         long,
@@ -110,6 +120,14 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_TRIM_INTERVAL_MS", default_value = "60000")]
     pub trim_interval_ms: String,
 
+    /// An order that waits longer than this for its stock counts as stuck, in milliseconds
+    #[arg(long, env = "HALFMSG_STUCK_AFTER_MS", default_value = "60000")]
+    pub stuck_after_ms: String,
+
+    /// Its consumers.
+    #[command(flatten)]
+    pub delivery: DeliverySettings,
+
     /// How committed messages reach their topic: exactly-once (read-committed readers see each
     /// once) or at-least-once. Unset: exactly-once, on the embedded broker at-least-once
     #[arg(long, env = "HALFMSG_EMISSION", default_value = "", hide_default_value = true)]
@@ -132,8 +150,12 @@ pub struct Config {
     pub stock: StockClient,
     /// The producer.
     pub producer: ProducerConfig,
-    /// The topic of the half messages.
-    pub rollback_topic: String,
+    /// The topics of half messages and of their answers.
+    pub topics: Topics,
+    /// Its consumers.
+    pub delivery: Delivery,
+    /// From when on an order that waits is stuck.
+    pub stuck_after: Duration,
     /// The bounds of the store.
     pub store: StoreLimits,
     /// The times of the local transaction.
@@ -157,7 +179,7 @@ impl Settings {
     fn read(&self, mistakes: &mut Mistakes) -> Option<Config> {
         let common = self.common.validate(&DEFAULTS, mistakes);
         mistakes.name("HALFMSG_GROUP", &self.group);
-        mistakes.name("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic);
+        let topics = self.topics(mistakes);
         let stock = StockClient::new(&self.stock_url);
         if let Err(error) = &stock {
             mistakes.add(error.to_string());
@@ -171,6 +193,8 @@ impl Settings {
             mistakes.number("HALFMSG_STORE_PARTITIONS", &self.store_partitions, 1..=10_000_i32);
         let replication =
             replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
+        let delivery = self.delivery.read(replication, mistakes);
+        let stuck_after = mistakes.millis("HALFMSG_STUCK_AFTER_MS", &self.stuck_after_ms, MILLIS);
         let crash_at = self.crash_point(mistakes);
         let emission = self.emission(mistakes);
         let trim_interval = match self.trim_interval_ms.as_str() {
@@ -215,13 +239,26 @@ impl Settings {
                 ..common.db.clone()
             },
             stock: stock.ok()?,
-            rollback_topic: self.rollback_topic.clone(),
+            topics,
+            delivery: delivery?,
+            stuck_after: stuck_after?,
             local: LocalTimes { stock: times.stock, stall },
             place: PlaceLimits { answer: times.answer, lease: times.lease },
             store,
             producer,
             common,
         })
+    }
+
+    fn topics(&self, mistakes: &mut Mistakes) -> Topics {
+        let named = [
+            ("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic),
+            ("HALFMSG_CREATED_TOPIC", &self.created_topic),
+            ("HALFMSG_OUTBOUND_TOPIC", &self.outbound_topic),
+        ];
+        mistakes.different_topics(&named);
+        let [rollback, created, outbound] = named.map(|(_, name)| name.clone());
+        Topics { rollback, created, outbound }
     }
 
     fn crash_point(&self, mistakes: &mut Mistakes) -> Option<CrashPoint> {

@@ -6,11 +6,13 @@
 //! # Layout
 //! - this file: storing an order, writing it void, reading it
 //! - [`fence`]: what the check-back reads and writes, on connections of its own
+//! - [`cancel`]: cancelling, and the answers of stock-svc
 //! - [`list`]: pages of orders
 //! - [`idempotency`]: requests that may be repeated
 //! - `entity`: the tables
 
 mod entity;
+pub mod cancel;
 pub mod fence;
 pub mod idempotency;
 pub mod list;
@@ -124,13 +126,13 @@ impl OrderStore {
         self.bounded(async { Ok(self.requests.ping().await?) }).await
     }
 
-    /// Stores a confirmed order and its lines in one transaction, unless the order has a row.
+    /// Stores an order and its lines in one transaction, unless it has a row.
     ///
     /// Cancelled, it is stored or not: read the row.
     ///
     /// # Errors
     /// [`StoreError`]; it does not say whether the order is stored. The row does.
-    pub async fn insert_confirmed_order(&self, order: &Order) -> Result<Stored, StoreError> {
+    pub async fn insert_order(&self, order: &Order) -> Result<Stored, StoreError> {
         self.bounded(async {
             let tx = begin_write(&self.requests).await?;
             if insert_order_in_tx(&tx, order).await? {
@@ -209,7 +211,7 @@ pub(crate) async fn insert_order_in_tx(
         id: Set(order.id.as_uuid()),
         transaction_id: Set(order.transaction_id.as_uuid()),
         user_id: Set(order.user_id.clone()),
-        flow: Set(flow_name(order.flow).to_owned()),
+        flow: Set(order.flow.as_str().to_owned()),
         status: Set(order.status.as_str().to_owned()),
         stock_untouched: Set(order.stock_untouched),
         reason: Set(order.reason.clone()),
@@ -265,7 +267,7 @@ fn to_order(row: orders::Model, lines: Vec<order_line::Model>) -> Result<Order, 
         id: OrderId::from_uuid(row.id),
         transaction_id: TransactionId::from_uuid(row.transaction_id),
         user_id: row.user_id,
-        flow: flow_of(&row.flow).ok_or_else(|| unreadable(row.id, "flow", &row.flow))?,
+        flow: Flow::from_name(&row.flow).ok_or_else(|| unreadable(row.id, "flow", &row.flow))?,
         status,
         items: lines.into_iter().map(line).collect::<Result<_, StoreError>>()?,
         total_cents: row.total_cents,
@@ -274,17 +276,6 @@ fn to_order(row: orders::Model, lines: Vec<order_line::Model>) -> Result<Order, 
         created_at: row.created_at,
         updated_at: row.updated_at,
     })
-}
-
-fn flow_name(flow: Flow) -> &'static str {
-    match flow {
-        Flow::Rollback => "rollback",
-        Flow::Saga => "saga",
-    }
-}
-
-fn flow_of(name: &str) -> Option<Flow> {
-    [Flow::Rollback, Flow::Saga].into_iter().find(|flow| flow_name(*flow) == name)
 }
 
 fn unreadable(id: Uuid, column: &str, value: &str) -> StoreError {

@@ -8,4 +8,5 @@ mod idempotency;
 mod listing;
 mod placing;
 mod refusals;
+mod saga;
 mod support;

@@ -86,6 +86,16 @@ impl Mistakes {
             ));
         }
     }
+
+    /// Checks names of topics that must not be the same.
+    pub fn different_topics(&mut self, named: &[(&str, &String)]) {
+        for (at, (name, topic)) in named.iter().enumerate() {
+            self.name(name, topic);
+            if let Some((other, _)) = named[..at].iter().find(|(_, other)| other == topic) {
+                self.add(format!("{name} is '{topic}', as {other} is: each needs a topic of its own"));
+            }
+        }
+    }
 }
 
 impl Display for Mistakes {

@@ -12,10 +12,10 @@ pub mod movements;
 pub mod products;
 
 use axum::Router;
-use halfmsg_consumer::DeadLetters;
 use halfmsg_service_kit::{AdminToken, ApiError};
 use serde::Serialize;
 
+use crate::letters::Letters;
 use crate::metrics::StockMetrics;
 use crate::store::StockStore;
 
@@ -29,8 +29,8 @@ pub const MAX_LIMIT: u64 = 500;
 pub struct Api {
     /// The database.
     pub store: StockStore,
-    /// The dead letters of the consumer.
-    pub dead_letters: DeadLetters,
+    /// The dead letters of the consumers.
+    pub dead_letters: Letters,
     /// The operators' token.
     pub token: AdminToken,
     /// Whether X-Fault is obeyed.

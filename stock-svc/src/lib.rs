@@ -1,4 +1,4 @@
-//! stock-svc: products, stock, and the deductions that a rolled-back order gives back.
+//! stock-svc: products, stock, and the deductions that a rolled-back or cancelled order gives back.
 //!
 //! The one invariant: for every sku, received = available + what is deducted and not restored;
 //! and available is never negative. It holds because a deduction and its restore meet at one row,
@@ -8,15 +8,19 @@
 //! - [`settings`]: every setting and its check; [`seed`] is the demonstration's stock
 //! - [`service`]: start, serve, stop
 //! - [`http`]: the routes
+//! - [`deduct`]: the handler of the topic by which orders ask for their stock, and its answers
 //! - [`restore`]: the handler of the topic that asks for restores
 //! - [`store`]: everything that is said to the database
 //! - [`model`]: items, refusals, and what the database keeps of them
+//! - [`letters`]: what the consumers have given up on
 //! - [`fault`]: induced failures
 //! - [`metrics`]: what is counted
 //! - `scenarios`: what must hold at the barrier, on any database; only for tests
 
+pub mod deduct;
 pub mod fault;
 pub mod http;
+pub mod letters;
 pub mod metrics;
 pub mod model;
 pub mod restore;

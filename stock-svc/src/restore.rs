@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use halfmsg_consumer::{Context, HandlerError, MessageHandler, ReceivedMessage};
 use halfmsg_service_kit::db::set_lock_timeout_in_tx;
+use halfmsg_service_kit::event::TYPE_HEADER;
 use halfmsg_service_kit::telemetry::LIFE;
-use halfmsg_service_kit::validate;
+use halfmsg_service_kit::{EventType, validate};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -17,6 +18,8 @@ use crate::model::{DeductionState, in_words};
 use crate::store::barrier::{Restore, RestoreRequest, restore_in_tx};
 use crate::store::{LOCK_TIMEOUT, StoreError};
 
+/// The stock of an order is to be given back.
+pub const ROLLBACK: EventType = EventType { name: "halfmsg.stock.rollback", major: 1 };
 /// A reason is cut at this many characters.
 const MAX_REASON: usize = 500;
 
@@ -67,6 +70,9 @@ impl MessageHandler for Restorer {
 }
 
 fn decode(message: &ReceivedMessage) -> Result<RestoreRequest, HandlerError> {
+    ROLLBACK
+        .accept(message.header(TYPE_HEADER))
+        .map_err(|error| HandlerError::Undecodable(error.to_string()))?;
     let payload = message.payload.as_deref();
     let payload = payload.ok_or_else(|| HandlerError::Undecodable("no payload".into()))?;
     let rollback: Rollback = serde_json::from_slice(payload)
@@ -85,7 +91,7 @@ fn decode(message: &ReceivedMessage) -> Result<RestoreRequest, HandlerError> {
     Ok(RestoreRequest { order_id: rollback.order_id, skus: skus.into_iter().collect(), reason })
 }
 
-fn failed(error: StoreError) -> HandlerError {
+pub(crate) fn failed(error: StoreError) -> HandlerError {
     match error {
         StoreError::Database(error) => HandlerError::Database(error),
         error => HandlerError::Failed(error.to_string()),

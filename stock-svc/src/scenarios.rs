@@ -41,6 +41,7 @@ pub async fn all(url: &str) {
     order::a_refused_deduct_repeated_after_stock_came_in(&database).await;
     order::other_items_change_nothing(&database).await;
     order::all_or_none(&database).await;
+    order::a_batch_is_as_one_after_the_other(&database).await;
     order::a_receipt_counts_once(&database).await;
     order::a_seed_counts_once(&database).await;
     race::a_restore_that_meets_an_uncommitted_deduct(&database).await;

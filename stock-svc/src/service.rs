@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use halfmsg_consumer::{Consumer, ConsumerConfig, KeyOrder};
+use halfmsg_consumer::{Consumer, ConsumerConfig, ConsumerError, Health, KeyOrder};
 use halfmsg_migrations::{StockMigrator, migrate};
 use halfmsg_service_kit::{Frame, db, process, shutdown};
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::deduct::Deducter;
 use crate::http::{Api, routes};
+use crate::letters::Letters;
 use crate::metrics::StockMetrics;
 use crate::restore::Restorer;
 use crate::settings::{Config, NAME, Settings};
@@ -19,7 +21,7 @@ use crate::store::StockStore;
 
 /// Requests that run when the service stops, and after them the database's connections.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
-/// At most this many messages are restored in one transaction: each locks up to 100 products.
+/// At most this many messages are restored, or deducted, in one transaction: each locks up to 100 products.
 const MAX_BATCH: usize = 100;
 
 /// The whole program: the log, the signals, and [`run`].
@@ -51,7 +53,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> anyhow::Res
 
 /// The parts, before and while they serve.
 pub struct Service {
-    consumer: Consumer,
+    consumers: Consumers,
     database: DatabaseConnection,
     store: StockStore,
     router: Router,
@@ -72,17 +74,18 @@ impl Service {
             tracing::info!("seeded {}", seeded.join(", "));
         }
         let metrics = StockMetrics::default();
-        let consumer = Consumer::builder(consumer_config(&config, &database))
-            .subscribe(&config.rollback_topic, Restorer::new(metrics.clone()))
-            .build()?;
-        let router = frame(&consumer, &metrics, &store).wrap(routes(Api {
+        let consumers = Consumers::build(&config, &database, &metrics)?;
+        let router = frame(&consumers, &metrics, &store).wrap(routes(Api {
             store: store.clone(),
-            dead_letters: consumer.dead_letters(),
+            dead_letters: Letters::of([
+                consumers.restores.dead_letters(),
+                consumers.deductions.dead_letters(),
+            ]),
             token: common.admin_token.clone(),
             faults: common.faults,
             metrics,
         }));
-        Ok(Self { consumer, database, store, router })
+        Ok(Self { consumers, database, store, router })
     }
 
     /// Everything that it answers.
@@ -99,7 +102,7 @@ impl Service {
     /// Whichever part ends first, for whatever reason, ends the other.
     ///
     /// # Errors
-    /// When the listener fails, or the topic cannot be used.
+    /// When the listener fails, or a topic cannot be used.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -112,8 +115,7 @@ impl Service {
             served.context("serving ended")
         };
         let consuming = async {
-            let consumed = self.consumer.run(stop.clone()).await;
-            stop.cancel();
+            let consumed = self.consumers.run(&stop).await;
             consumed.context("consuming ended")
         };
         let (served, consumed) = tokio::join!(serving, consuming);
@@ -124,32 +126,79 @@ impl Service {
     }
 }
 
-fn consumer_config(config: &Config, database: &DatabaseConnection) -> ConsumerConfig {
-    let common = &config.common;
-    ConsumerConfig {
-        instance_id: common.instance_id.clone(),
-        topic: config.topic.clone(),
-        max_batch: MAX_BATCH,
-        // Several transactions would wait for the same products.
-        concurrency: 1,
-        // A restore needs no order: the barrier decides.
-        key_order: KeyOrder::GiveUp,
-        retry: config.retry.clone(),
-        inbox_retention: config.inbox_retention,
-        ..ConsumerConfig::new(common.kafka.clone(), database.clone(), &config.group)
+/// Two, each with transactions of its own: a batch enters all its barriers before it locks stock,
+/// which a batch of both topics could not.
+struct Consumers {
+    restores: Consumer,
+    deductions: Consumer,
+}
+
+impl Consumers {
+    fn build(
+        config: &Config,
+        database: &DatabaseConnection,
+        metrics: &StockMetrics,
+    ) -> Result<Self, ConsumerError> {
+        let restorer = Restorer::new(metrics.clone());
+        let subscriber = format!("{}.deductions", config.group);
+        let deducter = Deducter {
+            outbound_topic: config.outbound_topic.clone(),
+            subscriber: subscriber.clone(),
+            metrics: metrics.clone(),
+        };
+        Ok(Self {
+            restores: Consumer::builder(consumer_config(config, database, &config.group))
+                .subscribe(&config.rollback_topic, restorer)
+                .build()?,
+            deductions: Consumer::builder(consumer_config(config, database, &subscriber))
+                .subscribe(&config.created_topic, deducter)
+                .build()?,
+        })
+    }
+
+    /// Until `stop`, or until one of them cannot go on.
+    async fn run(self, stop: &CancellationToken) -> Result<(), ConsumerError> {
+        let until_one_ends = async |consumer: Consumer| {
+            let consumed = consumer.run(stop.clone()).await;
+            stop.cancel();
+            consumed
+        };
+        let (restored, deducted) =
+            tokio::join!(until_one_ends(self.restores), until_one_ends(self.deductions));
+        restored.and(deducted)
     }
 }
 
-fn frame(consumer: &Consumer, metrics: &StockMetrics, store: &StockStore) -> Frame {
-    let (health, store) = (consumer.health(), store.clone());
+fn consumer_config(
+    config: &Config,
+    database: &DatabaseConnection,
+    subscriber: &str,
+) -> ConsumerConfig {
+    let common = &config.common;
+    config.delivery.of(ConsumerConfig {
+        instance_id: common.instance_id.clone(),
+        max_batch: MAX_BATCH,
+        // Several transactions would wait for the same products.
+        concurrency: 1,
+        // Neither needs an order: the barrier decides.
+        key_order: KeyOrder::GiveUp,
+        ..ConsumerConfig::new(common.kafka.clone(), database.clone(), subscriber)
+    })
+}
+
+fn frame(consumers: &Consumers, metrics: &StockMetrics, store: &StockStore) -> Frame {
+    let Consumers { restores, deductions } = consumers;
+    let healths = [restores.health(), deductions.health()];
+    let store = store.clone();
     let mut frame = Frame::new().ready(move || {
-        let (health, store) = (health.clone(), store.clone());
+        let (healths, store) = (healths.clone(), store.clone());
         async move {
             store.ping().await.map_err(|error| error.to_string())?;
-            health.check()
+            healths.iter().try_for_each(Health::check)
         }
     });
     metrics.register(frame.registry());
-    consumer.metrics().register(frame.registry());
+    restores.metrics().register(frame.registry());
+    deductions.metrics().register(frame.registry().sub_registry_with_prefix("stock_deductions"));
     frame
 }

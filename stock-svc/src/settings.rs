@@ -99,9 +99,11 @@ impl Settings {
 
     fn read(&self, mistakes: &mut Mistakes) -> Option<Config> {
         let common = self.common.validate(&DEFAULTS, mistakes);
-        mistakes.name("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic);
-        mistakes.name("HALFMSG_CREATED_TOPIC", &self.created_topic);
-        mistakes.name("HALFMSG_OUTBOUND_TOPIC", &self.outbound_topic);
+        mistakes.different_topics(&[
+            ("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic),
+            ("HALFMSG_CREATED_TOPIC", &self.created_topic),
+            ("HALFMSG_OUTBOUND_TOPIC", &self.outbound_topic),
+        ]);
         mistakes.name("HALFMSG_GROUP", &self.group);
         let seed = seed::read("HALFMSG_SEED", &self.seed, mistakes);
         let replication =

@@ -12,7 +12,7 @@ use halfmsg_producer::{
 use halfmsg_service_kit::db::DbOptions;
 use order_svc::draft::{Draft, Prices};
 use order_svc::listener::{LocalOrder, LocalTimes, OrderListener};
-use order_svc::model::{Item, NewOrder, Order, OrderId, OrderStatus};
+use order_svc::model::{Flow, Item, NewOrder, Order, OrderId, OrderStatus};
 use order_svc::payload::{PURPOSE, RollbackPayload};
 use order_svc::reason::VoidReason;
 use order_svc::stock::StockClient;
@@ -65,18 +65,19 @@ impl Orders {
 
 /// What is ordered in every case.
 pub(crate) fn apples() -> NewOrder {
-    NewOrder { user_id: "u-1".into(), items: vec![Item { sku: "apple".into(), quantity: 2 }] }
+    let items = vec![Item { sku: "apple".into(), quantity: 2 }];
+    NewOrder { user_id: "u-1".into(), items, flow: Flow::Rollback }
 }
 
 /// The half message of an order.
 pub(crate) fn message(id: OrderId, topic: &str) -> Message {
-    RollbackPayload::new(id, &apples()).to_message(topic)
+    RollbackPayload::new(id, &apples()).to_message(topic, TransactionId::from_uuid(uuid::Uuid::now_v7()))
 }
 
 /// The order as it is stored if its local transaction wins.
 pub(crate) fn confirmed(id: OrderId, transaction_id: TransactionId) -> Order {
     let prices = Prices::from([("apple".to_owned(), 120)]);
-    draft(id, transaction_id).confirmed(&prices).expect("a small amount")
+    draft(id, transaction_id).standing(&prices).expect("a small amount")
 }
 
 /// The order that is to be written.
@@ -131,7 +132,7 @@ impl TransactionListener for Lying {
         match lie.really {
             Really::Confirms => {
                 let order = confirmed(lie.id, transaction_id);
-                assert_eq!(self.store.insert_confirmed_order(&order).await?, Stored::Inserted);
+                assert_eq!(self.store.insert_order(&order).await?, Stored::Inserted);
             }
             Really::Voids => {
                 let reason = VoidReason::AfterDeductFailed.to_text("");
@@ -208,7 +209,7 @@ pub(crate) async fn c14_fence_first_business_second(env: Env) {
     let tombstone = orders.row(id).await.expect("the check wrote it");
     assert_eq!((tombstone.status, tombstone.total_cents), (OrderStatus::Void, 0));
 
-    let late = orders.store.insert_confirmed_order(&confirmed(id, transaction_id)).await;
+    let late = orders.store.insert_order(&confirmed(id, transaction_id)).await;
     assert_eq!(late.expect("the database answers"), Stored::Fenced);
     assert_eq!(orders.row(id).await, Some(tombstone.clone()));
     let (tell, told) = oneshot::channel();

@@ -80,7 +80,7 @@ pub(crate) async fn c11_an_operator_cannot_contradict_the_fence(env: Env) {
     let begun = producer.begin(PURPOSE_OF_ORDERS, message(id, &target)).await;
     let begun = begun.expect("it is stored");
     let transaction_id = begun.receipt().transaction_id;
-    let inserted = orders.store.insert_confirmed_order(&confirmed(id, transaction_id)).await;
+    let inserted = orders.store.insert_order(&confirmed(id, transaction_id)).await;
     inserted.expect("the database answers");
     let receipt = begun.leave_open();
     for force in [false, true] {

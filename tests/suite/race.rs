@@ -126,7 +126,7 @@ impl Ground for OrdersGround {
         transaction_id: TransactionId,
     ) -> ListenerResult<(Stored, LocalTransactionState)> {
         let order = confirmed(id, transaction_id);
-        let stored = self.store.insert_confirmed_order(&order).await?;
+        let stored = self.store.insert_order(&order).await?;
         Ok((stored, Fate::from(&order).decides(transaction_id)?))
     }
 

@@ -1,18 +1,21 @@
 //! Orders: placing one, looking at one, listing them.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use halfmsg_service_kit::telemetry::LIFE;
-use halfmsg_service_kit::{ApiError, Json, Path, Query, task};
+use chrono::TimeDelta;
+use halfmsg_service_kit::{ApiError, Json, Path, Query, db, task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Api, page_limit, trace};
 use crate::answer::Answer;
 use crate::fault::{self, Fault};
-use crate::model::{NewOrder, Order, OrderId, OrderStatus, PlaceRequest};
+use crate::model::{Flow, NewOrder, Order, OrderId, OrderStatus, PlaceRequest};
 use crate::place::{PlaceOrder, database_problem};
 use crate::store::idempotency::RepeatKey;
 use crate::store::list::{DEFAULT_LIMIT, MAX_LIMIT, OrderFilter, Place};
@@ -36,6 +39,7 @@ async fn place(
 ) -> Result<Answer, ApiError> {
     let fault = asked_fault(&headers, api.faults)?;
     let order = request.validate()?;
+    fault_of_flow(fault, order.flow)?;
     let key = repeat_key(&headers, &order)?;
     let placer = api.placer.clone();
     let request = PlaceOrder { order, fault, key, trace: trace::parent(&headers) };
@@ -63,6 +67,7 @@ async fn find(State(api): State<Api>, Path(id): Path<OrderId>) -> Result<Json<Or
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     status: Option<OrderStatus>,
+    older_than_seconds: Option<u32>,
     limit: Option<u64>,
     cursor: Option<String>,
 }
@@ -84,20 +89,23 @@ async fn list(
             ApiError::invalid("cursor must be the next_cursor of an earlier page")
         })?),
     };
-    let filter = OrderFilter { status: query.status, limit, after };
+    let age = query.older_than_seconds.map(|seconds| TimeDelta::seconds(i64::from(seconds)));
+    let before = age.map(|age| db::now() - age);
+    let filter = OrderFilter { status: query.status, before, limit, after };
     let page = api.store.list(filter).await.map_err(database_problem)?;
     let next_cursor = page.next.map(Place::to_cursor);
     Ok(Json(OrderList { items: page.orders, next_cursor }))
 }
 
-/// Cancelling needs the other flow's half message; until then it says so.
-async fn cancel(Path(id): Path<OrderId>) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        "cancel_unavailable",
-        "Orders cannot be cancelled in this version.",
-    )
-    .with("order_id", id)
+async fn cancel(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(id): Path<OrderId>,
+) -> Result<Json<Order>, ApiError> {
+    let canceller = Arc::clone(&api.canceller);
+    let trace = trace::parent(&headers);
+    let work = api.placer.track(async move { canceller.cancel(id, trace).await });
+    Ok(Json(task::run_to_end(work).await?))
 }
 
 fn asked_fault(headers: &HeaderMap, faults: bool) -> Result<Option<Fault>, ApiError> {
@@ -116,6 +124,18 @@ fn asked_fault(headers: &HeaderMap, faults: bool) -> Result<Option<Fault>, ApiEr
         ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_fault", "No such X-Fault.")
             .detail(format!("known are: {}", names.join(", ")))
     })
+}
+
+fn fault_of_flow(fault: Option<Fault>, flow: Flow) -> Result<(), ApiError> {
+    let Some(fault) = fault.filter(|fault| !fault.is_of(flow)) else { return Ok(()) };
+    let known = Fault::ALL.into_iter().filter(|fault| fault.is_of(flow));
+    let names: Vec<_> = known.map(Fault::as_str).collect();
+    Err(ApiError::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "fault_not_of_flow",
+        "The X-Fault cannot happen in this flow.",
+    )
+    .detail(format!("{} is not of flow {}: {}", fault.as_str(), flow.as_str(), names.join(", "))))
 }
 
 fn repeat_key(headers: &HeaderMap, order: &NewOrder) -> Result<Option<RepeatKey>, ApiError> {

@@ -23,6 +23,8 @@ pub const MAX_LIMIT: u64 = 500;
 pub struct OrderFilter {
     /// Only these; all if unset.
     pub status: Option<OrderStatus>,
+    /// Only those that were placed before this moment.
+    pub before: Option<DateTime<Utc>>,
     /// At most so many, 1 to [`MAX_LIMIT`].
     pub limit: u64,
     /// After this place.
@@ -78,6 +80,7 @@ impl OrderStore {
         let limit = filter.limit.clamp(1, MAX_LIMIT);
         let mut rows = orders::Entity::find()
             .apply_if(filter.status, |rows, status| rows.filter(Status.eq(status.as_str())))
+            .apply_if(filter.before, |rows, before| rows.filter(CreatedAt.lt(before)))
             .apply_if(filter.after, |rows, Place { created_at, id }| {
                 let same = Condition::all().add(CreatedAt.eq(created_at)).add(Id.gt(id));
                 rows.filter(Condition::any().add(CreatedAt.lt(created_at)).add(same))

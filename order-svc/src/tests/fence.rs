@@ -42,8 +42,8 @@ async fn a_tombstone_stops_the_local_transaction_which_leaves_nothing_behind() {
     assert_eq!(tombstone.user_id.as_deref(), Some("u-1"));
     assert_eq!((tombstone.items[0].quantity, tombstone.items[0].unit_price_cents), (2, None));
 
-    let confirmed = draft.confirmed(&prices()).unwrap();
-    assert_eq!(store.insert_confirmed_order(&confirmed).await.unwrap(), Stored::Fenced);
+    let confirmed = draft.standing(&prices()).unwrap();
+    assert_eq!(store.insert_order(&confirmed).await.unwrap(), Stored::Fenced);
     let state = listener.execute_local_transaction(&half, local(&draft, None)).await.unwrap();
     assert_eq!(state, Commit);
     assert_eq!(store.find(draft.id).await.unwrap(), Some(tombstone));
@@ -76,7 +76,7 @@ async fn a_batch_gives_each_half_its_own_answer() {
     let listener = listener(&store, &stock);
     let (stands, missing, foreign) = (draft(), draft(), draft());
     for draft in [&stands, &foreign] {
-        store.insert_confirmed_order(&draft.confirmed(&prices()).unwrap()).await.unwrap();
+        store.insert_order(&draft.standing(&prices()).unwrap()).await.unwrap();
     }
     let mut undecodable = half_of(&draft());
     undecodable.payload = Some(Bytes::from_static(b"\xff not json"));
@@ -95,10 +95,10 @@ async fn a_running_local_transaction_makes_its_own_half_unknown_within_the_lock_
     let store = db.store().await;
     let listener = listener(&store, &stock);
     let (running, stands, missing) = (draft(), draft(), draft());
-    store.insert_confirmed_order(&stands.confirmed(&prices()).unwrap()).await.unwrap();
+    store.insert_order(&stands.standing(&prices()).unwrap()).await.unwrap();
     let connection = db.connect(Duration::from_secs(5)).await;
     let tx = begin_write(&connection).await.unwrap();
-    let order = running.confirmed(&prices()).unwrap();
+    let order = running.standing(&prices()).unwrap();
     crate::store::insert_order_in_tx(&tx, &order).await.unwrap();
 
     let halves = [half_of(&running), half_of(&stands), half_of(&missing)];
@@ -138,8 +138,8 @@ async fn an_order_voided_before_its_half_was_known_is_delivered_and_adopted() {
 async fn a_void_row_never_replaces_an_order() {
     let db = TestDb::new().await;
     let (store, draft) = (db.store().await, draft());
-    let order = draft.confirmed(&prices()).unwrap();
-    assert_eq!(store.insert_confirmed_order(&order).await.unwrap(), Stored::Inserted);
+    let order = draft.standing(&prices()).unwrap();
+    assert_eq!(store.insert_order(&order).await.unwrap(), Stored::Inserted);
     let void = draft.void(VoidReason::OrderInsertFailed.to_text(""), None, false);
     assert_eq!(store.write_void(&void).await.unwrap(), order);
     assert_eq!(store.find(draft.id).await.unwrap(), Some(order));
@@ -149,9 +149,9 @@ async fn a_void_row_never_replaces_an_order() {
 async fn a_failed_database_transaction_leaves_no_part_of_an_order() {
     let db = TestDb::new().await;
     let (store, draft) = (db.store().await, draft());
-    let mut order = draft.confirmed(&prices()).unwrap();
+    let mut order = draft.standing(&prices()).unwrap();
     order.items.push(order.items[0].clone());
-    assert!(matches!(store.insert_confirmed_order(&order).await, Err(StoreError::Refused(_))));
+    assert!(matches!(store.insert_order(&order).await, Err(StoreError::Refused(_))));
     assert_eq!(store.find(draft.id).await.unwrap(), None);
     let lines = "SELECT 1 FROM order_line";
     let connection = db.connect(Duration::from_secs(1)).await;
@@ -168,12 +168,12 @@ async fn one_side_wins_each_race() {
     let mut won = [0; 2];
     for round in 0..60_u64 {
         let draft = draft();
-        let order = draft.confirmed(&prices()).unwrap();
+        let order = draft.standing(&prices()).unwrap();
         let (ours, theirs) = (store.clone(), store.clone());
         let pause = Duration::from_micros(round * 37 % 1_500);
         let insert = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            ours.insert_confirmed_order(&order).await
+            ours.insert_order(&order).await
         });
         let (checked, stored) = (check_until_known(&theirs, &draft).await, insert.await.unwrap());
         let row = store.find(draft.id).await.unwrap().unwrap();
@@ -191,7 +191,8 @@ async fn one_side_wins_each_race() {
 async fn check_until_known(store: &OrderStore, draft: &Draft) -> LocalTransactionState {
     super::support::until("the order's fate", async || {
         let found = store.fence_check(std::slice::from_ref(draft)).await;
-        found[0].as_ref().ok().map(|found| found.fate.decides(draft.transaction_id).unwrap())
+        let found = found[0].as_ref().ok()?;
+        Some(found.fate.decides(draft.transaction_id, draft.flow).unwrap())
     })
     .await
 }

@@ -13,13 +13,13 @@ async fn pages_are_complete_newest_first_and_stay_so_while_orders_come() {
     let mut ids = Vec::new();
     for n in 0..7 {
         let draft = Draft::new(OrderId::generate(), transaction(), &apples(1));
-        let order = draft.confirmed(&Prices::from([("apple".to_owned(), 1)])).unwrap();
+        let order = draft.standing(&Prices::from([("apple".to_owned(), 1)])).unwrap();
         // Some share their moment, so that the id must tell them apart.
         let created_at = moment + chrono::TimeDelta::microseconds(n / 3);
-        store.insert_confirmed_order(&Order { created_at, ..order }).await.unwrap();
+        store.insert_order(&Order { created_at, ..order }).await.unwrap();
         ids.push(draft.id);
     }
-    let mut filter = OrderFilter { status: None, limit: 2, after: None };
+    let mut filter = OrderFilter { status: None, before: None, limit: 2, after: None };
     let mut seen = Vec::new();
     loop {
         let page = store.list(filter).await.unwrap();
@@ -40,7 +40,8 @@ async fn pages_are_complete_newest_first_and_stay_so_while_orders_come() {
     ids.sort();
     assert_eq!(found, ids);
 
-    let void = OrderFilter { status: Some(OrderStatus::Void), limit: 10, after: None };
+    let void =
+        OrderFilter { status: Some(OrderStatus::Void), before: None, limit: 10, after: None };
     let page = store.list(void).await.unwrap();
     assert_eq!((page.orders.len(), page.next), (1, None));
     assert_eq!(page.orders[0].items[0].sku, "apple");

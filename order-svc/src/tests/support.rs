@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::draft::Draft;
 use crate::listener::{LocalTimes, OrderListener};
-use crate::model::{Item, NewOrder, OrderId};
+use crate::model::{Flow, Item, NewOrder, OrderId};
 use crate::payload::{PURPOSE, RollbackPayload};
 use crate::stock::StockClient;
 use crate::store::{OrderStore, StoreLimits};
@@ -199,7 +199,8 @@ async fn deduct(
 
 /// An order of this many apples.
 pub(super) fn apples(quantity: u32) -> NewOrder {
-    NewOrder { user_id: "u-1".into(), items: vec![Item { sku: "apple".into(), quantity }] }
+    let items = vec![Item { sku: "apple".into(), quantity }];
+    NewOrder { user_id: "u-1".into(), items, flow: Flow::Rollback }
 }
 
 pub(super) fn transaction() -> TransactionId {
@@ -212,8 +213,10 @@ pub(super) fn draft() -> Draft {
 
 /// The half message of a draft, as the check-back sees it.
 pub(super) fn half_of(draft: &Draft) -> HalfMessage {
-    let order = NewOrder { user_id: draft.user_id.clone(), items: draft.items.clone() };
-    let message = RollbackPayload::new(draft.id, &order).to_message(TOPIC);
+    let (user_id, items) = (draft.user_id.clone(), draft.items.clone());
+    let order = NewOrder { user_id, items, flow: draft.flow };
+    let message =
+        RollbackPayload::new(draft.id, &order).to_message(TOPIC, draft.transaction_id);
     HalfMessage {
         transaction_id: draft.transaction_id,
         local_transaction_id: draft.transaction_id,
@@ -264,7 +267,13 @@ impl Shop {
     /// Opens with more flags. Times are short, so that a check comes soon.
     pub(super) async fn open_with(flags: &[&str]) -> Self {
         let broker = EmbeddedBroker::start().unwrap();
-        for topic in ["halfmsg.order-svc.store", "halfmsg.order-svc.parked", TOPIC] {
+        for topic in [
+            "halfmsg.order-svc.store",
+            "halfmsg.order-svc.parked",
+            "order.created",
+            "stock.outbound",
+            TOPIC,
+        ] {
             broker.create_topic(topic, 2).unwrap();
         }
         let stock = StubStock::start().await;

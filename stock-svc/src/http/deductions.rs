@@ -1,7 +1,5 @@
 //! Deductions: what an order takes.
 
-use std::fmt::Display;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -12,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Api;
+use crate::deduct::tell;
 use crate::fault::{Fault, STALL};
-use crate::metrics::StockMetrics;
 use crate::model::{DeductionState, Item, Items, Refusal};
 use crate::store::barrier::Deduct;
 
@@ -58,24 +56,6 @@ async fn deduct(
         tokio::time::sleep(STALL).await;
     }
     answer(order_id, items, done)
-}
-
-/// Counts a deduction and says what became of it.
-fn tell(metrics: &StockMetrics, order_id: Uuid, items: &Items, done: &Deduct) {
-    let (outcome, line) = match done {
-        Deduct::Deducted { before: false } => ("deducted", format!("deducted {items}")),
-        Deduct::Deducted { before: true } => ("repeated", format!("deducted {items} before")),
-        Deduct::Refused { refusal, before: false } => ("refused", not_deducted(refusal)),
-        Deduct::Refused { refusal, before: true } => ("repeated", not_deducted(refusal)),
-        Deduct::OrderVoid(_) => ("order_void", not_deducted("the order was given up before")),
-        Deduct::OtherItems => ("conflict", not_deducted("other items were asked for before")),
-    };
-    metrics.deduction(outcome);
-    tracing::info!(target: LIFE, "{line} for order {order_id}");
-}
-
-fn not_deducted(why: impl Display) -> String {
-    format!("deducted nothing ({why})")
 }
 
 fn answer(order_id: Uuid, items: Items, done: Deduct) -> Result<Json<Deduction>, ApiError> {

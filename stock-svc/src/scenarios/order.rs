@@ -1,5 +1,6 @@
 //! One request after the other, in every order.
 
+use halfmsg_service_kit::db::begin_write;
 use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
@@ -9,7 +10,7 @@ use super::{
 use crate::model::{DeductionState, Refusal};
 use crate::seed::SeedProduct;
 use crate::store::StockStore;
-use crate::store::barrier::{Deduct, Restore};
+use crate::store::barrier::{Deduct, DeductRequest, Restore, deduct_all_in_tx};
 use crate::store::receipts::{MAX_AVAILABLE, Received};
 
 /// Null compensation: nothing comes back, and the late deduct takes nothing.
@@ -109,6 +110,53 @@ pub async fn all_or_none(database: &DatabaseConnection) {
     let exact = store.deduct(Uuid::now_v7(), &items(&[(&much, 10), (&little, 1)]), false).await;
     assert_eq!(exact.unwrap(), Deduct::Deducted { before: false });
     assert_eq!((available(&store, &much).await, available(&store, &little).await), (0, 0));
+}
+
+/// Many deductions in one transaction end as if each came after the one before: the earlier ones
+/// take what there is, a repetition hears the first answer, a void order stays void.
+pub async fn a_batch_is_as_one_after_the_other(database: &DatabaseConnection) {
+    let store = StockStore::new(database.clone());
+    let (sku, other) = (product(&store, 10).await, product(&store, 10).await);
+    let ids: [Uuid; 5] = std::array::from_fn(|_| Uuid::now_v7());
+    let [small, large, rest, void, before] = ids;
+    restore_one(database, void, &sku).await;
+    store.deduct(before, &items(&[(&other, 1)]), false).await.unwrap();
+    let request = |order_id, wanted: &[(&str, i64)]| DeductRequest {
+        order_id,
+        items: items(wanted),
+        induced: false,
+    };
+    // Not in the order of their ids.
+    let requests = [
+        request(rest, &[(&sku, 6), (&other, 2)]),
+        request(small, &[(&sku, 3)]),
+        request(large, &[(&sku, 2)]),
+        request(void, &[(&sku, 1)]),
+        request(small, &[(&sku, 3)]),
+        request(large, &[(&sku, 2)]),
+        request(before, &[(&other, 1)]),
+        request(small, &[(&sku, 1)]),
+    ];
+    let transaction = begin_write(database).await.unwrap();
+    let answers = deduct_all_in_tx(&transaction, &requests).await.unwrap();
+    transaction.commit().await.unwrap();
+    let refusal = Refusal::InsufficientStock { sku: sku.clone(), requested: 2, available: 1 };
+    assert_eq!(
+        answers,
+        [
+            Deduct::Deducted { before: false },
+            Deduct::Deducted { before: false },
+            Deduct::Refused { refusal: refusal.clone(), before: false },
+            Deduct::OrderVoid(DeductionState::Void),
+            Deduct::Deducted { before: true },
+            Deduct::Refused { refusal, before: true },
+            Deduct::Deducted { before: true },
+            Deduct::OtherItems,
+        ]
+    );
+    assert_eq!((available(&store, &sku).await, available(&store, &other).await), (1, 7));
+    assert_eq!(movements(&store, small).await, moved(&sku, &[("deduct", 3)]));
+    assert_eq!(movements(&store, large).await, []);
 }
 
 /// A reference counts once per sku, and only with its quantity.

@@ -41,6 +41,17 @@ pub enum Deduct {
     OtherItems,
 }
 
+/// What a deduct is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeductRequest {
+    /// The order.
+    pub order_id: Uuid,
+    /// What it takes.
+    pub items: Items,
+    /// Whether it is to be refused in any case.
+    pub induced: bool,
+}
+
 /// What became of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Restore {
@@ -100,25 +111,88 @@ pub async fn deduct_in_tx(
     items: &Items,
     induced: bool,
 ) -> Result<Deduct, StoreError> {
-    let asked = items.to_json();
-    let enter = Enter { order_id, state: DeductionState::Deducted, items: &asked, reason: None };
-    let (first, row) = enter_in_tx(transaction, enter).await?;
-    if !first {
-        return repeated(&row, &asked);
+    let request = DeductRequest { order_id, items: items.clone(), induced };
+    let mut done = deduct_all_in_tx(transaction, std::slice::from_ref(&request)).await?;
+    // One answer for each request.
+    done.pop().ok_or_else(|| StoreError::Unreadable(format!("deduction {order_id}: no answer")))
+}
+
+/// Takes the items of these orders from the stock, each order's all or none, the earlier ones first.
+/// The answers are in the order of the requests; of two for the same order the second finds the work
+/// of the first.
+///
+/// As [`restore_in_tx`], it enters all barriers before it locks any stock.
+///
+/// # Errors
+/// [`StoreError`]; the transaction must be rolled back.
+pub async fn deduct_all_in_tx(
+    transaction: &DatabaseTransaction,
+    requests: &[DeductRequest],
+) -> Result<Vec<Deduct>, StoreError> {
+    let mut answers: Vec<Option<Deduct>> = vec![None; requests.len()];
+    let mut again = Vec::new();
+    let mut sorted: Vec<usize> = (0..requests.len()).collect();
+    sorted.sort_by_key(|index| requests[*index].order_id);
+    for index in sorted {
+        let DeductRequest { order_id, items, .. } = &requests[index];
+        let (order_id, asked) = (*order_id, items.to_json());
+        let enter =
+            Enter { order_id, state: DeductionState::Deducted, items: &asked, reason: None };
+        let (first, row) = enter_in_tx(transaction, enter).await?;
+        let of_this = requests[..index].iter().any(|request| request.order_id == order_id);
+        match (first, of_this) {
+            (true, _) => {}
+            // What the first of them comes to is not known yet.
+            (false, true) => again.push(index),
+            (false, false) => answers[index] = Some(repeated(&row, &asked)?),
+        }
     }
-    let locked = lock_stock_in_tx(transaction, items.skus()).await?;
-    let refusal = if induced { Some(Refusal::Induced) } else { refusal(items, &locked) };
-    if let Some(refusal) = refusal {
-        let reason = Some(refusal.to_json());
-        set_state_in_tx(transaction, order_id, DeductionState::Refused, reason).await?;
-        return Ok(Deduct::Refused { refusal, before: false });
+    take_in_tx(transaction, requests, &mut answers, &again).await?;
+    for index in again {
+        let DeductRequest { order_id, items, .. } = &requests[index];
+        let row = deduction::Entity::find_by_id(*order_id).one(transaction).await?;
+        let row = row.ok_or_else(|| StoreError::Unreadable(format!("deduction {order_id}")))?;
+        answers[index] = Some(repeated(&row, &items.to_json())?);
     }
-    for item in items.iter() {
-        change_in_tx(transaction, &item.sku, -item.quantity).await?;
+    let unanswered = || StoreError::Unreadable("a deduction without an answer".into());
+    answers.into_iter().map(|answer| answer.ok_or_else(unanswered)).collect()
+}
+
+/// Takes the items of the requests that have no answer yet, in their order.
+async fn take_in_tx(
+    transaction: &DatabaseTransaction,
+    requests: &[DeductRequest],
+    answers: &mut [Option<Deduct>],
+    but: &[usize],
+) -> Result<(), StoreError> {
+    let new: Vec<usize> = (0..requests.len())
+        .filter(|index| answers[*index].is_none() && !but.contains(index))
+        .collect();
+    let skus = new.iter().flat_map(|index| requests[*index].items.skus());
+    let mut left = lock_stock_in_tx(transaction, skus).await?;
+    let (mut taken, mut movements) = (BTreeMap::new(), Vec::new());
+    for index in new {
+        let DeductRequest { order_id, items, induced } = &requests[index];
+        let refusal = if *induced { Some(Refusal::Induced) } else { refusal(items, &left) };
+        if let Some(refusal) = refusal {
+            let reason = Some(refusal.to_json());
+            set_state_in_tx(transaction, *order_id, DeductionState::Refused, reason).await?;
+            answers[index] = Some(Deduct::Refused { refusal, before: false });
+            continue;
+        }
+        for item in items.iter() {
+            // It is there: else the order had been refused.
+            *left.entry(item.sku.clone()).or_default() -= item.quantity;
+            *taken.entry(item.sku.as_str()).or_default() += item.quantity;
+            movements.push(of_order(*order_id, item, Kind::Deduct));
+        }
+        answers[index] = Some(Deduct::Deducted { before: false });
     }
-    record_in_tx(transaction, items.iter().map(|item| of_order(order_id, item, Kind::Deduct)))
-        .await?;
-    Ok(Deduct::Deducted { before: false })
+    for (sku, quantity) in taken {
+        let quantity: i64 = quantity;
+        change_in_tx(transaction, sku, -quantity).await?;
+    }
+    record_in_tx(transaction, movements).await
 }
 
 /// Gives back what these orders have taken, each once. The answers are in the order of the

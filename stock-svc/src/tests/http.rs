@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::support::{TOKEN, TestDb, until};
 use crate::http::{Api, routes};
+use crate::letters::Letters;
 use crate::metrics::StockMetrics;
 use crate::restore::Restorer;
 use crate::store::StockStore;
@@ -37,7 +38,7 @@ impl World {
         let consumer = Consumer::builder(config).subscribe("t", Restorer::default());
         let api = Api {
             store: StockStore::new(database),
-            dead_letters: consumer.build().unwrap().dead_letters(),
+            dead_letters: Letters::of([consumer.build().unwrap().dead_letters()]),
             token: AdminToken::new(token.map(Into::into)),
             faults,
             metrics: StockMetrics::default(),

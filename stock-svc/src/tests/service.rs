@@ -28,7 +28,9 @@ struct Service {
 impl Service {
     async fn start(database_url: &str) -> Self {
         let broker = EmbeddedBroker::start().unwrap();
-        broker.create_topic(TOPIC, 2).unwrap();
+        for topic in [TOPIC, "order.created", "stock.outbound"] {
+            broker.create_topic(topic, 2).unwrap();
+        }
         let producer = broker.config().producer().create().unwrap();
         let (base, shutdown, task) = launch(&broker, database_url);
         let database_url = database_url.to_owned();
