@@ -19,6 +19,14 @@ use crate::health;
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Partitions of each topic.
 const PARTITIONS: i32 = 4;
+/// Everything that the services talk by: the in-process broker makes no topic by itself.
+const TOPICS: [&str; 5] = [
+    "halfmsg.order-svc.store",
+    "halfmsg.order-svc.parked",
+    "stock.rollback",
+    "order.created",
+    "stock.outbound",
+];
 /// The demonstration's stock.
 const SEED: &str = "apple=100,banana=50,cherry=10";
 
@@ -41,7 +49,7 @@ pub(crate) async fn run(args: EmbeddedArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
     let broker = EmbeddedBroker::start().context("starting the in-process broker")?;
-    for topic in ["halfmsg.order-svc.store", "halfmsg.order-svc.parked", "stock.rollback"] {
+    for topic in TOPICS {
         broker.create_topic(topic, PARTITIONS).with_context(|| format!("creating {topic}"))?;
     }
     let directory = tempfile::Builder::new()

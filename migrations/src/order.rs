@@ -112,7 +112,8 @@ fn report_product() -> TableCreateStatement {
         for unit in ["quantity", "cents"] {
             let name = format!("{sum}_{unit}");
             let at_least_none = Expr::col(name.clone()).gte(0);
-            table.col(ColumnDef::new(name).big_integer().not_null().default(0).check(at_least_none));
+            table
+                .col(ColumnDef::new(name).big_integer().not_null().default(0).check(at_least_none));
         }
     }
     table.to_owned()

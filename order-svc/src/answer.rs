@@ -151,8 +151,8 @@ mod tests {
         assert_eq!(response.status(), StatusCode::ACCEPTED);
         assert_eq!(response.headers()["location"], path_of(pending.id).as_str());
         let void = draft.void(VoidReason::Fenced.to_text(""), None, false);
-        let body: Value = serde_json::from_str(&Answer::of(&void).expect("one").stored().body)
-            .expect("JSON");
+        let body: Value =
+            serde_json::from_str(&Answer::of(&void).expect("one").stored().body).expect("JSON");
         assert!(!body["title"].as_str().expect("a title").contains("restored"), "{body}");
     }
 

@@ -5,9 +5,9 @@
 
 use async_trait::async_trait;
 use halfmsg_consumer::{Context, HandlerError, MessageHandler, ReceivedMessage};
+use halfmsg_service_kit::EventType;
 use halfmsg_service_kit::event::TYPE_HEADER;
 use halfmsg_service_kit::telemetry::LIFE;
-use halfmsg_service_kit::EventType;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

@@ -18,8 +18,9 @@ pub mod store;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use halfmsg_consumer::{Consumer, ConsumerConfig, Context, HandlerError, MessageHandler,
-    ReceivedMessage};
+use halfmsg_consumer::{
+    Consumer, ConsumerConfig, Context, HandlerError, MessageHandler, ReceivedMessage,
+};
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -188,4 +189,3 @@ impl MessageHandler for ReportHandler {
         Ok(())
     }
 }
-

@@ -91,9 +91,8 @@ impl TransactionListener for SagaListener {
     }
 
     async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
-        let read = |half: &HalfMessage| {
-            Ok(CreatedPayload::of_half(half)?.into_draft(half.transaction_id))
-        };
+        let read =
+            |half: &HalfMessage| Ok(CreatedPayload::of_half(half)?.into_draft(half.transaction_id));
         self.checks.states(halves, read).await
     }
 }

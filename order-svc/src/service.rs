@@ -96,8 +96,7 @@ impl Service {
             store: report.clone(),
             metrics: metrics.clone(),
         };
-        let listener =
-            OrderListener::new(store.clone(), config.stock.clone(), config.local);
+        let listener = OrderListener::new(store.clone(), config.stock.clone(), config.local);
         let saga = SagaListener::new(store.clone());
         let producer = TransactionProducer::builder(config.producer.clone())
             .listener(PURPOSE, listener.clone())
@@ -158,7 +157,8 @@ impl Service {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self { producer, placer, store, router, answers, reporter, metrics, stuck_after } = self;
+        let Self { producer, placer, store, router, answers, reporter, metrics, stuck_after } =
+            self;
         let stop = shutdown.child_token();
         let beside = [
             tokio::spawn(housekeeping::run(store.clone(), stop.clone())),

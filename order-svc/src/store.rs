@@ -11,8 +11,8 @@
 //! - [`idempotency`]: requests that may be repeated
 //! - `entity`: the tables
 
-mod entity;
 pub mod cancel;
+mod entity;
 pub mod fence;
 pub mod idempotency;
 pub mod list;

@@ -61,7 +61,11 @@ impl Delivery {
 impl DeliverySettings {
     /// Reads every value; `replication` is what [`crate::settings::replication`] read. Every
     /// mistake adds a line.
-    pub fn read(&self, replication: Option<(i32, i32)>, mistakes: &mut Mistakes) -> Option<Delivery> {
+    pub fn read(
+        &self,
+        replication: Option<(i32, i32)>,
+        mistakes: &mut Mistakes,
+    ) -> Option<Delivery> {
         let topic = self.topic(replication, mistakes);
         let retry = self.retry(mistakes);
         let kept = topic.as_ref().and_then(|topic| topic.retention);

@@ -92,7 +92,9 @@ impl Mistakes {
         for (at, (name, topic)) in named.iter().enumerate() {
             self.name(name, topic);
             if let Some((other, _)) = named[..at].iter().find(|(_, other)| other == topic) {
-                self.add(format!("{name} is '{topic}', as {other} is: each needs a topic of its own"));
+                self.add(format!(
+                    "{name} is '{topic}', as {other} is: each needs a topic of its own"
+                ));
             }
         }
     }

@@ -117,8 +117,7 @@ impl Deducter {
             subject: order_id,
             time: now(),
         };
-        let mut reply =
-            Reply::new(&self.outbound_topic, payload).with_key(order_id.to_string());
+        let mut reply = Reply::new(&self.outbound_topic, payload).with_key(order_id.to_string());
         let header = |(name, value): (&str, String)| (name.to_owned(), Some(value.into()));
         reply.headers = event.headers().into_iter().map(header).collect();
         // The answer belongs to the trace of the question.
@@ -237,7 +236,10 @@ mod tests {
         assert_eq!((&payload["outcome"], &payload["code"]), (&"deducted".into(), &().into()));
         let refused = id(Deduct::OrderVoid(crate::model::DeductionState::Void)).1;
         let refused: serde_json::Value = serde_json::from_slice(&refused).unwrap();
-        assert_eq!((&refused["outcome"], &refused["code"]), (&"refused".into(), &"order_void".into()));
+        assert_eq!(
+            (&refused["outcome"], &refused["code"]),
+            (&"refused".into(), &"order_void".into())
+        );
         assert!(deducter.answer(&message, &request, &Deduct::OtherItems).is_err());
     }
 }

@@ -126,6 +126,23 @@ macro_rules! cases {
                 fault_crash_after_half
                 fault_crash_after_order
             }
+            [services::saga] {
+                c39_ten_pieces_an_order_of_one_then_of_ten
+                c40_saga_the_last_piece_is_sold_once
+                saga_faults_have_their_answers
+                saga_repeats_hear_the_first_answer
+                saga_survives_the_death_of_either_service
+                saga_stuck_orders_are_seen
+                saga_report_is_rebuilt_from_the_topics
+                saga_newer_events_are_dead_letters
+            }
+            [services::cancelling] {
+                cancel_gives_the_stock_back_once
+                cancel_many_times_at_once
+                cancel_comes_before_the_stock_is_asked_for
+                cancel_races_the_answer
+                cancel_survives_the_death_of_order_svc
+            }
             [services::repeats] {
                 repeats_hear_the_first_answer
                 repeats_wait_for_the_first
@@ -157,7 +174,7 @@ macro_rules! cases {
                 kafka_away_and_back
             }
             [services::soak] {
-                long_500_orders_and_seven_kills_conserve_the_stock
+                long_500_orders_of_all_flows_and_eight_kills_conserve_the_stock
             }
         }
         $crate::suite::cases::embedded_tier! { $tier

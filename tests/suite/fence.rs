@@ -71,7 +71,8 @@ pub(crate) fn apples() -> NewOrder {
 
 /// The half message of an order.
 pub(crate) fn message(id: OrderId, topic: &str) -> Message {
-    RollbackPayload::new(id, &apples()).to_message(topic, TransactionId::from_uuid(uuid::Uuid::now_v7()))
+    RollbackPayload::new(id, &apples())
+        .to_message(topic, TransactionId::from_uuid(uuid::Uuid::now_v7()))
 }
 
 /// The order as it is stored if its local transaction wins.

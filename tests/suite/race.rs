@@ -127,7 +127,7 @@ impl Ground for OrdersGround {
     ) -> ListenerResult<(Stored, LocalTransactionState)> {
         let order = confirmed(id, transaction_id);
         let stored = self.store.insert_order(&order).await?;
-        Ok((stored, Fate::from(&order).decides(transaction_id)?))
+        Ok((stored, Fate::from(&order).decides(transaction_id, order.flow)?))
     }
 
     async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {

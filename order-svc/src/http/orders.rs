@@ -6,8 +6,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
-use halfmsg_service_kit::telemetry::LIFE;
 use chrono::TimeDelta;
+use halfmsg_service_kit::telemetry::LIFE;
 use halfmsg_service_kit::{ApiError, Json, Path, Query, db, task};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -135,7 +135,12 @@ fn fault_of_flow(fault: Option<Fault>, flow: Flow) -> Result<(), ApiError> {
         "fault_not_of_flow",
         "The X-Fault cannot happen in this flow.",
     )
-    .detail(format!("{} is not of flow {}: {}", fault.as_str(), flow.as_str(), names.join(", "))))
+    .detail(format!(
+        "{} is not of flow {}: {}",
+        fault.as_str(),
+        flow.as_str(),
+        names.join(", ")
+    )))
 }
 
 fn repeat_key(headers: &HeaderMap, order: &NewOrder) -> Result<Option<RepeatKey>, ApiError> {

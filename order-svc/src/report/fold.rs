@@ -182,7 +182,8 @@ mod tests {
                     assert_eq!(sums.ordered, expected);
                     let (confirmed, taken_back) = (sums.confirmed, sums.cancelled);
                     let none = Amount::default();
-                    let (standing, gone) = if cancelled { (none, expected) } else { (expected, none) };
+                    let (standing, gone) =
+                        if cancelled { (none, expected) } else { (expected, none) };
                     assert_eq!((confirmed, taken_back, sums.rejected), (standing, gone, none));
                 }
             }

@@ -303,11 +303,7 @@ async fn move_products(
     Ok(())
 }
 
-async fn write_product(
-    tx: &DatabaseTransaction,
-    sku: &str,
-    sums: &Sums,
-) -> Result<(), StoreError> {
+async fn write_product(tx: &DatabaseTransaction, sku: &str, sums: &Sums) -> Result<(), StoreError> {
     let Sums { ordered, confirmed, rejected, cancelled } = sums;
     let mut row: Vec<Value> = vec![sku.into()];
     for Amount { quantity, cents } in [ordered, confirmed, rejected, cancelled] {

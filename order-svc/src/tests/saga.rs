@@ -171,8 +171,7 @@ async fn cancellations_checks_and_answers_race_to_one_end() {
         let refusal = round.is_multiple_of(2).then_some("insufficient_stock");
         let cancels = ids.map(|id| until_known(&store, order.id, id));
         let [first, second] = cancels;
-        let (answered, first, second) =
-            tokio::join!(answer(&db, order.id, refusal), first, second);
+        let (answered, first, second) = tokio::join!(answer(&db, order.id, refusal), first, second);
         let is_now = |done: &&Result<_, _>| matches!(done, Ok(Cancelled::Now(_)));
         let won = [&first, &second].into_iter().filter(is_now).count();
         let halves = ids.map(|id| half(id, CANCEL_PURPOSE, None));

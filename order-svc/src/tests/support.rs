@@ -215,8 +215,7 @@ pub(super) fn draft() -> Draft {
 pub(super) fn half_of(draft: &Draft) -> HalfMessage {
     let (user_id, items) = (draft.user_id.clone(), draft.items.clone());
     let order = NewOrder { user_id, items, flow: draft.flow };
-    let message =
-        RollbackPayload::new(draft.id, &order).to_message(TOPIC, draft.transaction_id);
+    let message = RollbackPayload::new(draft.id, &order).to_message(TOPIC, draft.transaction_id);
     HalfMessage {
         transaction_id: draft.transaction_id,
         local_transaction_id: draft.transaction_id,

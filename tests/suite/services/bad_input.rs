@@ -64,8 +64,6 @@ fn bodies() -> Vec<(String, u16, &'static str)> {
     invalid(json!({"user_id": "ann", "items": [item], "id": NOBODY}).to_string());
     invalid(json!({"user_id": "ann", "items": [item], "flow": "other"}).to_string());
     invalid("[]".into());
-    let saga = json!({"user_id": "ann", "items": [item], "flow": "saga"});
-    rows.push((saga.to_string(), 422, "flow_unavailable"));
     rows
 }
 
@@ -78,6 +76,12 @@ const ORDER_PATHS: &[(&str, &str, u16, &str)] = &[
     ("GET", "/halves/0198c0de-0000-7000-8000-000000000001", 404, "not_found"),
     ("DELETE", "/orders", 405, "method_not_allowed"),
     ("PUT", "/orders/0198c0de-0000-7000-8000-000000000001", 405, "method_not_allowed"),
+    ("POST", "/orders/0198c0de-0000-7000-8000-000000000001/cancel", 404, "not_found"),
+    ("POST", "/orders/nonsense/cancel", 404, "not_found"),
+    ("POST", "/report/rebuild", 401, "unauthorized"),
+    ("GET", "/report?limit=0", 422, "invalid_request"),
+    ("GET", "/report?cursor=a%20b", 422, "invalid_request"),
+    ("GET", "/orders?older_than_seconds=-1", 422, "invalid_request"),
     ("POST", "/halves", 405, "method_not_allowed"),
     ("GET", "/orders?limit=0", 422, "invalid_request"),
     ("GET", "/orders?limit=501", 422, "invalid_request"),
@@ -196,6 +200,10 @@ async fn headers_are_refused(shop: &Shop) {
     for fault in ["nonsense", "", "CRASH-AFTER-HALF", "after-deduct,order-insert"] {
         let answer = shop.place(&[("apple", 1)]).fault(fault).send().await;
         answer.expect_problem(422, "unknown_fault");
+    }
+    for fault in ["after-deduct", "deduct-timeout", "slow-local", "crash-after-deduct"] {
+        let answer = shop.place(&[("apple", 1)]).saga().fault(fault).send().await;
+        answer.expect_problem(422, "fault_not_of_flow");
     }
     for key in ["", &"k".repeat(256)] {
         let answer = shop.place(&[("apple", 1)]).key(key).send().await;

@@ -5,9 +5,10 @@
 //!
 //! # Layout
 //! - this file: reading
-//! - [`audit`]: whether the books agree
+//! - [`audit`]: whether the books agree; [`saga`]: what flows B and C and the report add to that
 
 mod audit;
+mod saga;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,6 +18,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, TryGetabl
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::events::{self, CREATED_SCHEMA, OUTBOUND_SCHEMA, ROLLBACK_SCHEMA};
 use super::ground::Ground;
 use crate::suite::topic::{Entry, read_all};
 
@@ -24,17 +26,21 @@ use crate::suite::topic::{Entry, read_all};
 #[derive(Debug, Clone)]
 pub(crate) struct OrderRow {
     pub(crate) transaction_id: Uuid,
+    pub(crate) flow: String,
     pub(crate) user_id: Option<String>,
     pub(crate) status: String,
     pub(crate) reason: Option<String>,
     pub(crate) stock_untouched: bool,
     /// Quantities by sku.
     pub(crate) items: BTreeMap<String, i64>,
+    /// What one costs, in cents, where that is known.
+    pub(crate) prices: BTreeMap<String, i64>,
 }
 
 /// A half message of the store, and the first decision about it.
 #[derive(Debug, Clone)]
 pub(crate) struct HalfRow {
+    pub(crate) purpose: String,
     pub(crate) order_id: Uuid,
     pub(crate) verdict: Option<Verdict>,
 }
@@ -48,16 +54,33 @@ pub(crate) struct MovementRow {
     pub(crate) quantity: i64,
 }
 
+/// An answer of stock-svc, as it stands in its topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AnswerRow {
+    pub(crate) order_id: Uuid,
+    pub(crate) outcome: String,
+}
+
+/// The sums of one product in the report: (quantity, cents) ordered, confirmed, rejected,
+/// cancelled.
+pub(crate) type Sums = [(i64, i64); 4];
+
 /// Everything at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
     pub(crate) orders: HashMap<Uuid, OrderRow>,
     /// Half messages by transaction id.
     pub(crate) halves: HashMap<Uuid, HalfRow>,
-    /// How often each transaction's message is in the target topic.
+    /// How often each transaction's message is in its target topic.
     pub(crate) delivered: HashMap<Uuid, usize>,
     /// The keys in the inbox of stock-svc.
     pub(crate) inbox: BTreeSet<String>,
+    /// Answers by their identity, and how often each is in its topic.
+    pub(crate) answers: HashMap<Uuid, (AnswerRow, usize)>,
+    /// The keys of answers in the inbox of order-svc.
+    pub(crate) answered: BTreeSet<String>,
+    /// The product report.
+    pub(crate) report: BTreeMap<String, Sums>,
     /// States of deductions by order.
     pub(crate) deductions: HashMap<Uuid, String>,
     pub(crate) movements: Vec<MovementRow>,
@@ -80,7 +103,12 @@ impl Books {
     ) -> Result<Self, String> {
         let mut books = Self::default();
         books.read_store(read_all(&ground.kafka(), &ground.group.store_topic()).await)?;
-        books.read_deliveries(read_all(&ground.kafka(), &ground.rollback_topic).await)?;
+        for (topic, schema) in
+            [(&ground.rollback_topic, ROLLBACK_SCHEMA), (&ground.created_topic, CREATED_SCHEMA)]
+        {
+            books.read_deliveries(read_all(&ground.kafka(), topic).await, schema)?;
+        }
+        books.read_answers(read_all(&ground.kafka(), &ground.outbound_topic).await)?;
         books.read_orders(orders).await.map_err(|error| format!("orders: {error}"))?;
         books.read_stock(stock).await.map_err(|error| format!("stock: {error}"))?;
         Ok(books)
@@ -103,7 +131,8 @@ impl Books {
                     let order = json(entry.payload.as_deref());
                     let order_id = order["order_id"].as_str().map(str::parse);
                     let order_id = order_id.and_then(Result::ok).ok_or("a half without order")?;
-                    let row = HalfRow { order_id, verdict: None };
+                    let purpose = meta.purpose.clone();
+                    let row = HalfRow { purpose, order_id, verdict: None };
                     self.halves.insert(meta.id.as_uuid(), row);
                 }
                 Record::Decision(decision) => {
@@ -117,36 +146,93 @@ impl Books {
         Ok(())
     }
 
-    fn read_deliveries(&mut self, messages: Vec<Entry>) -> Result<(), String> {
+    fn read_deliveries(
+        &mut self,
+        messages: Vec<Entry>,
+        schema: &'static str,
+    ) -> Result<(), String> {
         for message in messages {
-            let id =
-                message.header(TRANSACTION_ID_HEADER).and_then(|id| Uuid::try_parse_ascii(id).ok());
-            let id = id.ok_or("a delivered message has no transaction id")?;
-            *self.delivered.entry(id).or_default() += 1;
+            events::check(&message, schema);
+            *self.delivered.entry(identity(&message)?).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    fn read_answers(&mut self, messages: Vec<Entry>) -> Result<(), String> {
+        for message in messages {
+            events::check(&message, OUTBOUND_SCHEMA);
+            let payload = json(message.payload.as_deref());
+            let order_id = payload["order_id"].as_str().and_then(|id| id.parse().ok());
+            let row = AnswerRow {
+                order_id: order_id.ok_or("an answer without an order")?,
+                outcome: payload["outcome"].as_str().unwrap_or_default().to_owned(),
+            };
+            let id = identity(&message)?;
+            let seen = self.answers.entry(id).or_insert_with(|| (row.clone(), 0));
+            if seen.0 != row {
+                return Err(format!("answer {id} is {:?} and {row:?}", seen.0));
+            }
+            seen.1 += 1;
         }
         Ok(())
     }
 
     async fn read_orders(&mut self, db: &DatabaseConnection) -> Result<(), DbErr> {
-        let columns = ["id", "transaction_id", "user_id", "status", "reason", "stock_untouched"];
+        let columns =
+            ["id", "transaction_id", "flow", "user_id", "status", "reason", "stock_untouched"];
         for row in rows(db, "orders", &columns).await? {
             let order = OrderRow {
                 transaction_id: get(&row, "transaction_id")?,
+                flow: get(&row, "flow")?,
                 user_id: get(&row, "user_id")?,
                 status: get(&row, "status")?,
                 reason: get(&row, "reason")?,
                 stock_untouched: get(&row, "stock_untouched")?,
                 items: BTreeMap::new(),
+                prices: BTreeMap::new(),
             };
             self.orders.insert(get(&row, "id")?, order);
         }
-        for row in rows(db, "order_line", &["order_id", "sku", "quantity"]).await? {
+        for row in
+            rows(db, "order_line", &["order_id", "sku", "quantity", "unit_price_cents"]).await?
+        {
             let (order_id, quantity): (Uuid, i32) =
                 (get(&row, "order_id")?, get(&row, "quantity")?);
             // An order that was stored between the two statements.
             if let Some(order) = self.orders.get_mut(&order_id) {
-                order.items.insert(get(&row, "sku")?, i64::from(quantity));
+                let sku: String = get(&row, "sku")?;
+                if let Some(cents) = get(&row, "unit_price_cents")? {
+                    order.prices.insert(sku.clone(), cents);
+                }
+                order.items.insert(sku, i64::from(quantity));
             }
+        }
+        for row in rows(db, "inbox", &["subscriber", "message_key"]).await? {
+            if get::<String>(&row, "subscriber")?.ends_with(".answers") {
+                self.answered.insert(get(&row, "message_key")?);
+            }
+        }
+        self.read_report(db).await
+    }
+
+    async fn read_report(&mut self, db: &DatabaseConnection) -> Result<(), DbErr> {
+        let columns = [
+            "sku",
+            "ordered_quantity",
+            "ordered_cents",
+            "confirmed_quantity",
+            "confirmed_cents",
+            "rejected_quantity",
+            "rejected_cents",
+            "cancelled_quantity",
+            "cancelled_cents",
+        ];
+        for row in rows(db, "report_product", &columns).await? {
+            let mut sums = Sums::default();
+            for (sum, pair) in sums.iter_mut().zip(columns[1..].chunks(2)) {
+                *sum = (get(&row, pair[0])?, get(&row, pair[1])?);
+            }
+            self.report.insert(get(&row, "sku")?, sums);
         }
         Ok(())
     }
@@ -188,6 +274,12 @@ async fn rows(
 
 fn get<T: TryGetable>(row: &QueryResult, column: &str) -> Result<T, DbErr> {
     row.try_get("", column)
+}
+
+/// The identity of a delivered message.
+fn identity(message: &Entry) -> Result<Uuid, String> {
+    let id = message.header(TRANSACTION_ID_HEADER).and_then(|id| Uuid::try_parse_ascii(id).ok());
+    id.ok_or_else(|| "a delivered message has no transaction id".into())
 }
 
 /// The JSON of a payload; null if it is none.

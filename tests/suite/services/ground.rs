@@ -13,6 +13,7 @@ use super::proxy::Proxy;
 use crate::suite::Env;
 use crate::suite::broker::Broker;
 use crate::suite::database::Database;
+use crate::suite::env::PARTITIONS;
 
 /// What can be cut between the services and their databases.
 pub(crate) struct Cables {
@@ -26,6 +27,8 @@ pub(crate) struct Ground {
     pub(crate) group: ProducerConfig,
     pub(crate) stock_group: String,
     pub(crate) rollback_topic: String,
+    pub(crate) created_topic: String,
+    pub(crate) outbound_topic: String,
     pub(crate) orders: Database,
     pub(crate) stock: Database,
     /// Where the services find their databases, if not where those are.
@@ -38,13 +41,18 @@ pub(crate) struct Ground {
 impl Ground {
     /// Of this tier, with topics and databases that no other test uses.
     pub(crate) async fn of(env: Env) -> Self {
-        let rollback_topic = env.named("rollback");
-        env.broker.expect_topic(&rollback_topic).await;
+        let [rollback_topic, created_topic, outbound_topic] =
+            ["rollback", "created", "outbound"].map(|what| env.named(what));
+        for topic in [&rollback_topic, &created_topic, &outbound_topic] {
+            env.broker.expect_topic(topic).await;
+        }
         let directory = tempfile::Builder::new().prefix("halfmsg-shop-").tempdir();
         Self {
             group: env.group().await,
             stock_group: env.named("stock"),
             rollback_topic,
+            created_topic,
+            outbound_topic,
             orders: env.database().await,
             stock: env.database().await,
             ports: None,
@@ -75,12 +83,17 @@ impl Ground {
     /// The settings that both services get from it.
     pub(crate) fn settings(&self) -> BTreeMap<String, String> {
         let kafka = self.kafka();
+        let partitions = PARTITIONS.to_string();
         let embedded = if kafka.embedded { "on" } else { "off" };
         [
             ("KAFKA_BROKERS", kafka.brokers.as_str()),
             ("HALFMSG_EMBEDDED", embedded),
             ("HALFMSG_TOPIC_PREFIX", &self.group.topic_prefix),
             ("HALFMSG_ROLLBACK_TOPIC", &self.rollback_topic),
+            ("HALFMSG_CREATED_TOPIC", &self.created_topic),
+            ("HALFMSG_OUTBOUND_TOPIC", &self.outbound_topic),
+            // One setting for whichever topic a service makes.
+            ("HALFMSG_TOPIC_PARTITIONS", &partitions),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`faults`]: every induced failure, CONFORMANCE 40 to 45
+//! - [`saga`]: flow B, CONFORMANCE 39 and 40; [`cancelling`]: flow C
 //! - [`crashes`]: CONFORMANCE 22, order-svc dies at every step
 //! - [`replicas`]: CONFORMANCE 23, two order-svc on one database
 //! - [`soak`]: 500 orders, five kills, and what must be conserved
@@ -13,14 +14,17 @@
 //! - [`outages`]: Kafka away, PostgreSQL away
 //! - [`launcher`]: `halfmsg` without a command
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
-//! - [`books`]: what databases and topics say, and whether they agree
+//! - [`books`]: what databases and topics say, and whether they agree;
+//!   [`events`]: whether what is sent is what is documented
 //! - `process`, `http`, `ports`, `proxy`, `lock`, `heavy`: what these are made of
 
 pub(crate) mod bad_input;
 mod books;
+pub(crate) mod cancelling;
 pub(crate) mod cli;
 pub(crate) mod crashes;
 pub(crate) mod dead_letters;
+mod events;
 pub(crate) mod faults;
 mod ground;
 mod heavy;
@@ -34,5 +38,6 @@ mod process;
 pub(crate) mod proxy;
 pub(crate) mod repeats;
 pub(crate) mod replicas;
+pub(crate) mod saga;
 mod shop;
 pub(crate) mod soak;

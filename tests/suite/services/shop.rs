@@ -184,7 +184,6 @@ impl ShopBuilder {
         let mut stock = Service::new("stock-svc", &ground);
         stock.set("DATABASE_URL", &ground.stock_url());
         stock.set("HALFMSG_GROUP", &ground.stock_group);
-        stock.set("HALFMSG_TOPIC_PARTITIONS", &PARTITIONS.to_string());
         let mut order = Service::new("order-svc", &ground);
         order.set("DATABASE_URL", &ground.orders_url());
         order.set("HALFMSG_GROUP", &ground.group.group);

@@ -1,5 +1,5 @@
-//! Conservation: orders from many clients with failures drawn at random, while the services are
-//! killed again and again.
+//! Conservation: orders of both flows from many clients, some of them cancelled, with failures drawn
+//! at random, while the services and the broker are killed again and again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,11 +20,17 @@ use crate::suite::{Env, until};
 
 const ORDERS: usize = 500;
 const CLIENTS: usize = 16;
-/// Who is killed, at even distances: order-svc five times, stock-svc twice.
-const KILLS: [Victim; 7] = {
-    use Victim::{Order, Stock};
-    [Order, Order, Stock, Order, Order, Stock, Order]
+/// Who is killed, at even distances: order-svc five times, stock-svc twice, the broker once.
+const KILLS: [Victim; 8] = {
+    use Victim::{Broker, Order, Stock};
+    [Order, Order, Stock, Order, Broker, Order, Stock, Order]
 };
+/// Out of a hundred orders, so many are of flow B.
+const SAGAS: u64 = 45;
+/// Out of a hundred, so many are cancelled once they are answered.
+const CANCELS: u64 = 25;
+/// The failures that flow B has.
+const SAGA_FAULTS: &[&str] = &["price-lookup", "order-insert", "decision-lost"];
 const SEED: u64 = 20_261_121;
 /// Out of a hundred orders, so many have this failure. Crashes are not drawn: the kills are.
 const FAULTS: &[(&str, u64)] = &[
@@ -47,11 +53,12 @@ const QUIET_DEADLINE: Duration = Duration::from_secs(90);
 /// Before a service that is away is asked again.
 const KNOCK: Duration = Duration::from_millis(100);
 
-/// A service that is killed.
+/// What is killed.
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Order,
     Stock,
+    Broker,
 }
 
 /// What one client wants: one order, however often it has to ask.
@@ -60,6 +67,9 @@ struct Wish {
     user: String,
     key: Option<String>,
     fault: Option<&'static str>,
+    saga: bool,
+    /// Whether it cancels what it got.
+    cancels: bool,
     items: Vec<(&'static str, i64)>,
     /// Whether it asks once more after its answer.
     repeats: bool,
@@ -69,6 +79,12 @@ struct Wish {
 #[derive(Debug)]
 enum Told {
     Confirmed(Uuid),
+    /// It waited for its stock.
+    Accepted(Uuid),
+    /// It was cancelled.
+    Cancelled(Uuid),
+    /// It could not be cancelled any more.
+    Rejected(Uuid),
     Void(Uuid),
     /// Nothing: the connection broke, or the answer said that the fate is not known.
     Nothing,
@@ -87,11 +103,14 @@ impl Wish {
         if items.is_empty() {
             items.push(("apple", 1));
         }
-        Self { user, key, fault: draw_fault(random), items, repeats: random.chance(25) }
+        let (saga, cancels) = (random.chance(SAGAS), random.chance(CANCELS));
+        let fault = draw_fault(random).filter(|fault| !saga || SAGA_FAULTS.contains(fault));
+        Self { user, key, fault, saga, cancels, items, repeats: random.chance(25) }
     }
 
     fn place(&self, calls: &Calls) -> Place {
         let place = calls.place(&self.items).user(&self.user);
+        let place = if self.saga { place.saga() } else { place };
         let place = if let Some(key) = &self.key { place.key(key) } else { place };
         if let Some(fault) = self.fault { place.fault(fault) } else { place }
     }
@@ -106,11 +125,37 @@ impl Wish {
                 Ok(answer) => match self.understand(&answer) {
                     Some(told) => {
                         self.repeat(calls, &answer).await;
-                        return told;
+                        return match told {
+                            Told::Confirmed(id) | Told::Accepted(id) if self.cancels => {
+                                self.cancel(calls, id).await
+                            }
+                            told => told,
+                        };
                     }
                     None => tokio::time::sleep(Duration::from_millis(500)).await,
                 },
             }
+        }
+    }
+
+    /// As often as it takes: an order is cancelled once, however often that is asked for.
+    async fn cancel(&self, calls: &Calls, id: Uuid) -> Told {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < until, "{self:?} was never cancelled");
+            match calls.try_cancel(id).await {
+                Ok(answer) if answer.status == 200 => {
+                    assert_eq!(answer.body["status"], "cancelled", "{}", answer.text);
+                    return Told::Cancelled(id);
+                }
+                Ok(answer) if answer.status == 409 => {
+                    assert_eq!(answer.body["status"], "rejected", "{}", answer.text);
+                    return Told::Rejected(id);
+                }
+                Ok(answer) => assert!([503, 504].contains(&answer.status), "{}", answer.text),
+                Err(_) => {}
+            }
+            tokio::time::sleep(KNOCK).await;
         }
     }
 
@@ -122,7 +167,8 @@ impl Wish {
     /// Nothing if it has to be asked again.
     fn understand(&self, answer: &Answer) -> Option<Told> {
         match (answer.status, answer.code()) {
-            (201, _) => Some(Told::Confirmed(answer.order_id())),
+            (201, _) if !self.saga => Some(Told::Confirmed(answer.order_id())),
+            (202, _) if self.saga => Some(Told::Accepted(answer.order_id())),
             (409, "order_in_progress") | (503, _) | (504, "outcome_unknown") => {
                 assert!(!answer.header("retry-after").is_empty(), "{}", answer.text);
                 if self.key.is_some() { None } else { Some(Told::Nothing) }
@@ -157,11 +203,12 @@ fn draw_fault(random: &mut Random) -> Option<&'static str> {
     None
 }
 
-/// 500 orders from 16 clients; order-svc is killed five times while they run, stock-svc twice.
-pub(crate) async fn long_500_orders_and_seven_kills_conserve_the_stock(env: Env) {
+/// 500 orders from 16 clients; order-svc is killed five times while they run, stock-svc twice, the
+/// broker once.
+pub(crate) async fn long_500_orders_of_all_flows_and_eight_kills_conserve_the_stock(env: Env) {
     let _alone = alone().await;
     // Longer than elsewhere: sixteen clients at once on a machine that may have two cores.
-    let builder = Shop::builder(env).await;
+    let builder = Shop::builder(env.with_own_broker().await).await;
     let mut shop = builder
         .order("HALFMSG_PREPARE_DEADLINE_MS", "2500")
         .order("HALFMSG_LOCAL_DEADLINE_MS", "3000")
@@ -205,6 +252,10 @@ pub(crate) async fn long_500_orders_and_seven_kills_conserve_the_stock(env: Env)
                 shop.stock.kill();
                 shop.restart_stock().await;
             }
+            Victim::Broker => {
+                shop.ground.broker().stop().await;
+                shop.ground.broker().resume().await;
+            }
         }
     }
     let mut told = Vec::new();
@@ -217,32 +268,48 @@ pub(crate) async fn long_500_orders_and_seven_kills_conserve_the_stock(env: Env)
 
 /// What clients were told is what the books say, and no wish came true twice.
 fn hold_against(told: &[(Told, Wish)], books: &Books) {
-    let mut live: HashMap<&str, Vec<Uuid>> = HashMap::new();
-    for (id, order) in books.orders.iter().filter(|(_, order)| order.status == "confirmed") {
-        live.entry(order.user_id.as_deref().unwrap_or_default()).or_default().push(*id);
+    let mut placed: HashMap<&str, Vec<Uuid>> = HashMap::new();
+    for (id, order) in books.orders.iter().filter(|(_, order)| order.status != "void") {
+        placed.entry(order.user_id.as_deref().unwrap_or_default()).or_default().push(*id);
     }
     let mut unanswered = 0;
     for (told, wish) in told {
-        let confirmed = live.get(wish.user.as_str()).map(Vec::as_slice).unwrap_or_default();
-        match told {
-            Told::Confirmed(id) => assert_eq!(confirmed, [*id], "{wish:?}"),
-            Told::Void(id) => {
-                let order = books.orders.get(id).expect("a void order has a row");
-                assert_eq!((order.status.as_str(), confirmed.len()), ("void", 0), "{wish:?}");
-            }
+        let placed = placed.get(wish.user.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let (id, ends): (_, &[&str]) = match told {
+            Told::Confirmed(id) => (id, &["confirmed"]),
+            Told::Accepted(id) => (id, &["confirmed", "rejected"]),
+            Told::Cancelled(id) => (id, &["cancelled"]),
+            Told::Rejected(id) => (id, &["rejected"]),
+            Told::Void(id) => (id, &["void"]),
             Told::Nothing => {
                 unanswered += 1;
-                assert!(confirmed.len() <= 1 && wish.key.is_none(), "{wish:?}: {confirmed:?}");
+                assert!(placed.len() <= 1 && wish.key.is_none(), "{wish:?}: {placed:?}");
+                continue;
             }
-        }
+        };
+        let status = books.orders.get(id).expect("an order that was told of has a row");
+        assert!(ends.contains(&status.status.as_str()), "{wish:?}: {told:?}, {status:?}");
+        let expected = if ends == ["void"] { &[][..] } else { std::slice::from_ref(id) };
+        assert_eq!(placed, expected, "{wish:?}");
     }
     // The run proves something only if most orders had their way and each kind of end occurred.
-    let of = |status: &str| books.orders.values().filter(|order| order.status == status).count();
-    let (confirmed, void) = (of("confirmed"), of("void"));
+    let of = |flow: &str, status: &str| {
+        let here = books.orders.values().filter(|order| order.flow == flow);
+        here.filter(|order| order.status == status).count()
+    };
     let delivered = books.delivered.len();
-    println!("{confirmed} confirmed, {void} void, {unanswered} unanswered, {delivered} delivered");
+    for flow in ["rollback", "saga"] {
+        let [confirmed, rejected, cancelled, void] =
+            ["confirmed", "rejected", "cancelled", "void"].map(|status| of(flow, status));
+        println!(
+            "{flow}: {confirmed} confirmed, {rejected} rejected, {cancelled} cancelled, {void} void"
+        );
+        assert!(confirmed > ORDERS / 10, "{flow}: only {confirmed} orders were confirmed");
+        assert!(cancelled > ORDERS / 50, "{flow}: only {cancelled} orders were cancelled");
+    }
+    println!("{unanswered} unanswered, {delivered} delivered, {} answers", books.answers.len());
     println!("void because: {:?}", books.reasons());
-    assert!(confirmed > ORDERS / 4, "only {confirmed} orders were confirmed");
-    assert!(void > ORDERS / 10 && !books.delivered.is_empty(), "only {void} orders are void");
-    assert!(unanswered < ORDERS / 5, "{unanswered} requests were never answered");
+    assert!(of("rollback", "void") > ORDERS / 20, "few orders of flow A are void");
+    assert!(of("saga", "rejected") > 0, "nothing ran out");
+    assert!(unanswered < ORDERS / 4, "{unanswered} requests were never answered");
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use halfmsg_protocol::Verdict;
 use uuid::Uuid;
 
+use super::saga::{CANCEL, SAGA};
 use super::{Books, OrderRow};
 
 /// The most findings that are told; a hundred more would say the same.
@@ -22,6 +23,9 @@ impl Books {
         self.audit_orders(&mut findings);
         self.audit_deductions(&mut findings);
         self.audit_stock(&mut findings);
+        self.audit_cancels(&mut findings);
+        self.audit_answers(&mut findings);
+        self.audit_report(&mut findings);
         if findings.is_empty() {
             return Ok(());
         }
@@ -38,14 +42,16 @@ impl Books {
                 findings.push(format!("half {id}: order {order_id} has no row"));
                 continue;
             };
-            let expected = match (order.status.as_str(), order.stock_untouched) {
-                ("confirmed", _) | ("void", true) => Verdict::Rollback,
-                _ => Verdict::Commit,
-            };
-            if half.verdict != Some(expected) {
-                findings.push(format!("half {id}: {:?}, but {order:?}", half.verdict));
+            if half.verdict.is_none() || Some(half.expected(order)) == half.verdict {
+                continue;
+            }
+            // Which of several cancellations did it is not in the row: see `audit_cancels`.
+            if half.purpose != CANCEL || order.status != "cancelled" {
+                findings.push(format!("half {id}: {half:?}, but {order:?}"));
             }
         }
+        let open = self.halves.iter().filter(|(_, half)| half.verdict.is_none());
+        findings.extend(open.map(|(id, half)| format!("half {id} is open: {half:?}")));
     }
 
     /// No message is at its target twice, as exactly-once promises.
@@ -84,7 +90,12 @@ impl Books {
         let mut transactions = HashSet::new();
         for (id, order) in &self.orders {
             let OrderRow { status, transaction_id, .. } = order;
-            if !["confirmed", "void"].contains(&status.as_str()) {
+            let ends: &[&str] = if order.flow == SAGA {
+                &["confirmed", "rejected", "cancelled", "void"]
+            } else {
+                &["confirmed", "cancelled", "void"]
+            };
+            if !ends.contains(&status.as_str()) {
                 findings.push(format!("order {id} is {status}"));
             }
             if !transactions.insert(transaction_id) {
@@ -100,7 +111,7 @@ impl Books {
         }
     }
 
-    /// Every deduction belongs to a confirmed order, or is restored.
+    /// Every deduction belongs to a confirmed order, or is restored; nothing was taken for others.
     fn audit_deductions(&self, findings: &mut Vec<String>) {
         for (id, state) in &self.deductions {
             let Some(order) = self.orders.get(id) else {
@@ -108,12 +119,22 @@ impl Books {
                 continue;
             };
             let (taken, given) = (self.moved(*id, "deduct"), self.moved(*id, "restore"));
+            let saga = order.flow == SAGA;
+            let undone = match order.status.as_str() {
+                "void" => !saga,
+                "cancelled" => true,
+                _ => false,
+            };
             let right = match state.as_str() {
                 "deducted" => order.status == "confirmed" && !taken.is_empty() && given.is_empty(),
-                "restored" => order.status == "void" && !taken.is_empty() && given == taken,
-                "refused" | "void" => {
-                    order.status == "void" && taken.is_empty() && given.is_empty()
+                "restored" => undone && !taken.is_empty() && given == taken,
+                // A refused order of flow B may be cancelled before it hears of it.
+                "refused" => {
+                    let refused = if saga { "rejected" } else { "void" };
+                    let ended = order.status == refused || (saga && order.status == "cancelled");
+                    ended && taken.is_empty() && given.is_empty()
                 }
+                "void" => undone && taken.is_empty() && given.is_empty(),
                 _ => false,
             };
             if !right {
@@ -173,11 +194,13 @@ mod tests {
     fn order(transaction_id: Uuid, status: &str) -> OrderRow {
         OrderRow {
             transaction_id,
+            flow: "rollback".into(),
             user_id: Some("ann".into()),
             status: status.into(),
             reason: None,
             stock_untouched: false,
             items: [("apple".to_owned(), 3)].into(),
+            prices: [("apple".to_owned(), 5)].into(),
         }
     }
 
@@ -188,7 +211,10 @@ mod tests {
 
     /// A confirmed order, and one that failed after its deduction.
     fn good() -> Books {
-        let half = |order_id, verdict| HalfRow { order_id, verdict: Some(verdict) };
+        let half = |order_id, verdict| {
+            let purpose = "order.rollback".into();
+            HalfRow { purpose, order_id, verdict: Some(verdict) }
+        };
         let deduct = |order_id| movement(order_id, "deduct");
         Books {
             orders: [(CONFIRMED, order(DROPPED, "confirmed")), (VOID, order(DELIVERED, "void"))]
@@ -204,6 +230,7 @@ mod tests {
             movements: vec![deduct(CONFIRMED), deduct(VOID), movement(VOID, "restore")],
             received: [("apple".into(), 10)].into(),
             available: [("apple".into(), 7)].into(),
+            ..Books::default()
         }
     }
 

@@ -20,6 +20,7 @@ pub(crate) struct Place {
     request: RequestBuilder,
     user_id: String,
     items: Vec<Value>,
+    flow: Option<&'static str>,
 }
 
 impl Place {
@@ -41,12 +42,21 @@ impl Place {
         self
     }
 
+    /// In flow B.
+    pub(crate) fn saga(mut self) -> Self {
+        self.flow = Some("saga");
+        self
+    }
+
     /// Sends it.
     ///
     /// # Errors
     /// The connection's, such as the reset by a process that died.
     pub(crate) async fn try_send(self) -> Result<Answer, Error> {
-        let body = json!({"user_id": self.user_id, "items": self.items});
+        let mut body = json!({"user_id": self.user_id, "items": self.items});
+        if let Some(flow) = self.flow {
+            body["flow"] = flow.into();
+        }
         send(self.request.json(&body)).await
     }
 
@@ -98,6 +108,7 @@ impl Calls {
             request: self.http.post(self.order_url("/orders")),
             user_id: "ann".into(),
             items: items.iter().map(item).collect(),
+            flow: None,
         }
     }
 
@@ -106,6 +117,19 @@ impl Calls {
         let request =
             self.http.post(self.order_url("/orders")).header("Content-Type", content_type);
         send(request.body(body)).await.expect("order-svc answers")
+    }
+
+    /// Cancels an order.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(crate) async fn try_cancel(&self, order_id: Uuid) -> Result<Answer, Error> {
+        send(self.http.post(self.order_url(&format!("/orders/{order_id}/cancel")))).await
+    }
+
+    /// The same of a service that answers.
+    pub(crate) async fn cancel(&self, order_id: Uuid) -> Answer {
+        self.try_cancel(order_id).await.expect("order-svc answers")
     }
 
     /// `GET` of order-svc.

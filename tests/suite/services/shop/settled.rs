@@ -85,6 +85,22 @@ impl Shop {
         .await
     }
 
+    /// Waits until a half message of a cancellation is in the store, or the order cancelled.
+    pub(crate) async fn half_of_a_cancellation(&self, order_id: Uuid) {
+        until(VOID_DEADLINE, "the half message of a cancellation", async || {
+            let open = self.halves("open").await?;
+            let of_order = |half: &&Value| {
+                half["purpose"] == "order.cancel" && half["key"] == order_id.to_string()
+            };
+            if open.iter().any(|half| of_order(&half)) {
+                return Ok(());
+            }
+            let order = self.find(order_id).await.ok_or("it has no row")?;
+            if order["status"] == "cancelled" { Ok(()) } else { Err(order.to_string()) }
+        })
+        .await;
+    }
+
     /// Waits for the only order of a user that no answer has named.
     pub(crate) async fn only_order_of(&self, user_id: &str) -> Value {
         until(VOID_DEADLINE, &format!("the order of {user_id}"), async || {
