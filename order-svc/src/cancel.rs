@@ -217,7 +217,7 @@ fn not_cancellable(order: &Order) -> ApiError {
     )
     .detail(format!("its status is {}", order.status.as_str()))
     .with("order_id", order.id)
-    .with("status", order.status)
+    .with("order_status", order.status)
 }
 
 fn given_up(id: OrderId) -> ApiError {

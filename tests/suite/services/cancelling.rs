@@ -43,7 +43,7 @@ pub(crate) async fn cancel_gives_the_stock_back_once(env: Env) {
     let void = shop.place(&[("apple", 1)]).fault("after-deduct").send().await;
     let void = void.expect_problem(500, "after_deduct_failed").order_id();
     let refused = shop.cancel(void).await.expect_problem(409, "order_not_cancellable");
-    assert_eq!((&refused.body["status"], refused.order_id()), (&"void".into(), void));
+    assert_eq!((&refused.body["order_status"], refused.order_id()), (&"void".into(), void));
     shop.cancel(uuid::Uuid::now_v7()).await.expect_problem(404, "not_found");
     let books = shop.conservation(VOID_DEADLINE).await;
     assert_eq!(books.report["apple"], [(7, 700), (0, 0), (0, 0), (7, 700)]);
@@ -95,7 +95,10 @@ pub(crate) async fn cancel_races_the_answer(env: Env) {
         cancelled(both.0);
         cancelled(both.1);
     };
-    join_all((0..10).map(race)).await;
+    // A few at once: SQLite has one writer, and lets the others wait in no order.
+    for first in [0, 3, 6] {
+        join_all((first..first + 3).map(race)).await;
+    }
     let books = shop.conservation(VOID_DEADLINE).await;
     assert_eq!(books.available["apple"], RECEIVED);
     assert!(books.orders.values().all(|order| order.status == "cancelled"));

@@ -67,7 +67,7 @@ pub(crate) async fn c40_saga_the_last_piece_is_sold_once(env: Env) {
     let second = accepted(&shop, 1).await.order_id();
     shop.becomes(second, "rejected").await;
     let refused = shop.cancel(second).await.expect_problem(409, "order_not_cancellable");
-    assert_eq!(refused.body["status"], "rejected");
+    assert_eq!(refused.body["order_status"], "rejected");
     let books = shop.conservation(VOID_DEADLINE).await;
     assert_eq!(books.available["apple"], 0);
     assert_eq!(books.deductions[&second], "refused");

@@ -149,7 +149,7 @@ impl Wish {
                     return Told::Cancelled(id);
                 }
                 Ok(answer) if answer.status == 409 => {
-                    assert_eq!(answer.body["status"], "rejected", "{}", answer.text);
+                    assert_eq!(answer.body["order_status"], "rejected", "{}", answer.text);
                     return Told::Rejected(id);
                 }
                 Ok(answer) => assert!([503, 504].contains(&answer.status), "{}", answer.text),
