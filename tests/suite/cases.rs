@@ -174,7 +174,8 @@ macro_rules! cases {
                 kafka_away_and_back
             }
             [services::soak] {
-                long_500_orders_of_all_flows_and_eight_kills_conserve_the_stock
+                long_500_orders_of_all_flows_and_seven_kills_conserve_the_stock
+                long_500_orders_of_all_flows_while_the_broker_is_killed
             }
         }
         $crate::suite::cases::embedded_tier! { $tier

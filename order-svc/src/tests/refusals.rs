@@ -79,7 +79,7 @@ async fn paths_and_queries(shop: &Shop) {
         .await;
     let cancel = Request::post(format!("/orders/{id}/cancel")).body(Body::empty()).unwrap();
     let cancel = shop.call(cancel).await;
-    assert_eq!((cancel.status, cancel.text("code")), (404, "cancel_unavailable"));
+    assert_eq!((cancel.status, cancel.text("code")), (404, "not_found"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

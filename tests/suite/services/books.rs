@@ -75,6 +75,8 @@ pub(crate) struct Books {
     pub(crate) delivered: HashMap<Uuid, usize>,
     /// The keys in the inbox of stock-svc.
     pub(crate) inbox: BTreeSet<String>,
+    /// Where each of them is, for a finding: topic, partition, offset.
+    pub(crate) places: HashMap<Uuid, Vec<String>>,
     /// Answers by their identity, and how often each is in its topic.
     pub(crate) answers: HashMap<Uuid, (AnswerRow, usize)>,
     /// The keys of answers in the inbox of order-svc.
@@ -106,7 +108,7 @@ impl Books {
         for (topic, schema) in
             [(&ground.rollback_topic, ROLLBACK_SCHEMA), (&ground.created_topic, CREATED_SCHEMA)]
         {
-            books.read_deliveries(read_all(&ground.kafka(), topic).await, schema)?;
+            books.read_deliveries(topic, read_all(&ground.kafka(), topic).await, schema)?;
         }
         books.read_answers(read_all(&ground.kafka(), &ground.outbound_topic).await)?;
         books.read_orders(orders).await.map_err(|error| format!("orders: {error}"))?;
@@ -148,12 +150,16 @@ impl Books {
 
     fn read_deliveries(
         &mut self,
+        topic: &str,
         messages: Vec<Entry>,
         schema: &'static str,
     ) -> Result<(), String> {
         for message in messages {
             events::check(&message, schema);
-            *self.delivered.entry(identity(&message)?).or_default() += 1;
+            let id = identity(&message)?;
+            *self.delivered.entry(id).or_default() += 1;
+            let place = format!("{topic}[{}]@{}", message.partition, message.offset);
+            self.places.entry(id).or_default().push(place);
         }
         Ok(())
     }

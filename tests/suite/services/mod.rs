@@ -5,7 +5,7 @@
 //! - [`saga`]: flow B, CONFORMANCE 39 and 40; [`cancelling`]: flow C
 //! - [`crashes`]: CONFORMANCE 22, order-svc dies at every step
 //! - [`replicas`]: CONFORMANCE 23, two order-svc on one database
-//! - [`soak`]: 500 orders, five kills, and what must be conserved
+//! - [`soak`]: 500 orders, seven kills, and what must be conserved
 //! - [`bad_input`]: what is refused, and that nothing comes of it
 //! - [`repeats`]: requests with an Idempotency-Key, repeated
 //! - [`operators`]: half messages as people see and settle them

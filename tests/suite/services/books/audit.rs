@@ -59,7 +59,8 @@ impl Books {
     /// # Errors
     /// Those that are, in words.
     pub(crate) fn audit_once(&self) -> Result<(), String> {
-        let again: Vec<_> = self.delivered.iter().filter(|(_, times)| **times > 1).collect();
+        let again = self.delivered.iter().filter(|(_, times)| **times > 1);
+        let again: Vec<_> = again.map(|(id, _)| (id, self.places.get(id))).collect();
         if again.is_empty() { Ok(()) } else { Err(format!("delivered again: {again:?}")) }
     }
 
