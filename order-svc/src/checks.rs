@@ -7,7 +7,7 @@ use halfmsg_service_kit::telemetry::LIFE;
 
 use crate::decision::Fate;
 use crate::draft::Draft;
-use crate::model::Flow;
+use crate::model::{Flow, Order, OrderStatus};
 use crate::payload::PayloadError;
 use crate::store::fence::Fenced;
 use crate::store::{OrderStore, StoreError};
@@ -115,8 +115,7 @@ fn drafts(
 }
 
 /// Says in the log what became of an order.
-pub(crate) fn tell_life(order: &crate::model::Order) {
-    use crate::model::{Order, OrderStatus};
+pub(crate) fn tell_life(order: &Order) {
     let Order { id: order_id, transaction_id, .. } = order;
     match (order.status, &order.reason) {
         (OrderStatus::Void, reason) => tracing::info!(

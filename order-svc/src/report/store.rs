@@ -63,7 +63,9 @@ impl ReportStore {
                 return Ok(Begun { generation, former: None });
             }
             // Somebody emptied one table of the two.
-            (_, None) => drop(tx.execute(Query::delete().from_table("report_product")).await?),
+            (_, None) => {
+                tx.execute(Query::delete().from_table("report_product")).await?;
+            }
             (None, Some(_)) => {}
         }
         let generation = begin_in_tx(&tx).await?;

@@ -1,13 +1,16 @@
 //! Cancelling, and what stock-svc answered: the two that may change the status of a stored order,
 //! each by comparing it first. Whoever is first on the row's lock decides what the other one finds.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use halfmsg_producer::fence::{self, FenceError, FenceOptions};
 use halfmsg_producer::{HalfMessage, LocalTransactionState, TransactionId};
 use halfmsg_service_kit::db::{begin_write, now};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
-use std::time::Duration;
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
+};
 
 use super::entity::orders;
 use super::{OrderStore, StoreError, read_order};
@@ -124,7 +127,6 @@ impl OrderStore {
         &self,
         before: DateTime<Utc>,
     ) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
-        use sea_orm::{PaginatorTrait, QueryOrder};
         let pending = || {
             orders::Entity::find()
                 .filter(orders::Column::Status.eq(OrderStatus::PendingStock.as_str()))

@@ -89,8 +89,12 @@ async fn whatever_an_order_becomes_later_its_message_is_delivered() {
         let half = created(&order);
         assert_eq!(listener.execute_local_transaction(&half, local).await.unwrap(), Commit);
         match end {
-            Some("confirmed") => drop(answer(&db, order.id, None).await),
-            Some("rejected") => drop(answer(&db, order.id, Some("unknown_sku")).await),
+            Some("confirmed") => {
+                answer(&db, order.id, None).await;
+            }
+            Some("rejected") => {
+                answer(&db, order.id, Some("unknown_sku")).await;
+            }
             Some(_) => drop(store.cancel(order.id, transaction()).await.unwrap()),
             None => {}
         }
