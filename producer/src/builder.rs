@@ -14,9 +14,11 @@ use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{ProducerConfig, validate_name};
 use crate::error::StartError;
+use crate::life::Life;
 use crate::listener::{ErasedListener, TransactionListener, erase};
 use crate::log::StoreLog;
 use crate::metrics::Metrics;
+use crate::observe::LifeObserver;
 use crate::partition::Partitioner;
 use crate::producer::{Inner, TransactionProducer};
 use crate::resolver::{Parts, Resolver};
@@ -31,6 +33,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 pub struct ProducerBuilder {
     pub(crate) config: ProducerConfig,
     pub(crate) listeners: HashMap<String, Arc<dyn ErasedListener>>,
+    pub(crate) observer: Option<Arc<dyn LifeObserver>>,
 }
 
 impl ProducerBuilder {
@@ -46,13 +49,21 @@ impl ProducerBuilder {
         self
     }
 
+    /// Tells the steps in the lives of half messages to `observer`, which must never block. A second
+    /// one replaces the first.
+    #[must_use]
+    pub fn observer(mut self, observer: impl LifeObserver) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
+    }
+
     /// Creates or verifies the topics and starts the resolver's thread. Waits for Kafka up to the
     /// start deadline. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(self) -> Result<TransactionProducer, StartError> {
-        let Self { config, listeners } = self;
+        let Self { config, listeners, observer } = self;
         config.validate()?;
         for purpose in listeners.keys() {
             validate_name("purpose", purpose)?;
@@ -71,6 +82,7 @@ impl ProducerBuilder {
         ));
         let shared = Arc::new(Shared::new(partitions));
         let metrics = Metrics::default();
+        let life = Life::new(observer);
         let (inputs, receiver) = mpsc::channel();
         let bodies = Arc::new(Bodies::new(&config));
         let targets = Arc::new(Targets::new(Arc::clone(&log)));
@@ -82,6 +94,7 @@ impl ProducerBuilder {
             checker: Arc::clone(&checker),
             shared: Arc::clone(&shared),
             metrics: metrics.clone(),
+            life: life.clone(),
             runtime: tokio::runtime::Handle::current(),
             inputs: receiver,
             to_self: inputs.clone(),
@@ -99,6 +112,7 @@ impl ProducerBuilder {
             checker,
             shared,
             metrics,
+            life,
             inputs,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

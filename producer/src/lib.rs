@@ -11,6 +11,7 @@
 //! - [`listener`]: runs a local transaction and answers for it
 //! - [`builder`], [`producer`]: RocketMQ's `TransactionMQProducer`
 //! - [`several`]: messages that share one local transaction
+//! - [`observe`]: hears each step in the life of a half message
 //! - [`transaction`]: from a stored half message to its recorded decision
 //! - `fence` (feature `fence`): a table that keeps a check-back and its local transaction apart
 //! - `prepare`: stores a half message, or says why not
@@ -38,6 +39,7 @@ pub mod listener;
 mod log;
 pub mod message;
 mod metrics;
+pub mod observe;
 pub mod operator;
 mod owner;
 mod parked;
@@ -60,9 +62,10 @@ pub use admin::{
 pub use builder::ProducerBuilder;
 pub use config::{Assignment, ConfigError, CrashPoint, Emission, ProducerConfig};
 pub use error::{DecisionError, Invalid, PrepareError, StartError};
-pub use halfmsg_protocol::{Backoff, TransactionId};
+pub use halfmsg_protocol::{Backoff, Origin, TransactionId, Verdict};
 pub use listener::{ListenerError, ListenerResult, LocalTransactionState, TransactionListener};
 pub use message::{HalfMessage, Message};
+pub use observe::{LifeEvent, LifeObserver, LifeStep};
 pub use operator::{
     NewTopics, OperatorClient, Redelivered, ResetPlan, ResetTo, Skipped, TopicReport,
 };

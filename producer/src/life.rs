@@ -1,60 +1,139 @@
-//! One readable line for each step in the life of a half message, on the target
-//! `halfmsg::life`.
+//! Each step in the life of a half message: a readable line on the target `halfmsg::life`, and the
+//! observer, if there is one. Nothing may depend on either.
 
-use halfmsg_protocol::{Answer, Half, HalfRef, Origin, ParkedHalf};
+use std::sync::Arc;
 
+use halfmsg_protocol::{Answer, Decision, Half, ParkedHalf, Reopen, TransactionId};
+
+use crate::clock;
 use crate::message::HalfMessage;
+use crate::observe::{LifeEvent, LifeObserver, LifeStep};
+use crate::transaction::LocalOutcome;
 
 const TARGET: &str = "halfmsg::life";
 
-pub(crate) fn stored(half: &HalfMessage) {
-    tracing::info!(
-        target: TARGET,
-        transaction_id = %half.transaction_id,
-        "half message stored for topic {} (purpose {}, partition {}, offset {})",
-        half.topic, half.purpose, half.partition, half.offset
-    );
+/// Tells the steps. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Life {
+    observer: Option<Arc<dyn LifeObserver>>,
 }
 
-pub(crate) fn decided(half: &HalfMessage, verdict: &str, by: &str) {
-    tracing::info!(
-        target: TARGET,
-        transaction_id = %half.transaction_id,
-        "{verdict} decided by {by}"
-    );
-}
+impl Life {
+    pub(crate) fn new(observer: Option<Arc<dyn LifeObserver>>) -> Self {
+        Self { observer }
+    }
 
-pub(crate) fn checked(of: HalfRef, answer: &Answer) {
-    let text = match answer {
-        Answer::Commit => "commit",
-        Answer::Rollback => "rollback",
-        Answer::Unknown(reason) | Answer::Failed(reason) => reason,
-        Answer::NotAsked(_) => "not asked",
-    };
-    tracing::info!(target: TARGET, transaction_id = %of.id, "check-back asked; answer: {text}");
-}
+    /// Whether it is worth keeping what only an observer wants.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
 
-pub(crate) fn delivering(half: &Half) {
-    tracing::info!(
-        target: TARGET,
-        transaction_id = %half.meta.id,
-        "committed: delivering to topic {}", half.meta.topic
-    );
-}
+    fn observe(&self, transaction_id: TransactionId, key: Option<&[u8]>, step: LifeStep<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(&LifeEvent { transaction_id, key, at_ms: clock::wall_ms(), step });
+        }
+    }
 
-pub(crate) fn dropped(half: &Half, origin: Origin, reason: &str) {
-    let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    tracing::info!(
-        target: TARGET,
-        transaction_id = %half.meta.id,
-        "rolled back by {}: dropped{why}", origin.as_str()
-    );
-}
+    pub(crate) fn stored(&self, half: &HalfMessage) {
+        tracing::info!(
+            target: TARGET,
+            transaction_id = %half.transaction_id,
+            "half message stored for topic {} (purpose {}, partition {}, offset {})",
+            half.topic, half.purpose, half.partition, half.offset
+        );
+        let &HalfMessage { partition, offset, .. } = half;
+        let step =
+            LifeStep::Stored { purpose: &half.purpose, topic: &half.topic, partition, offset };
+        self.observe(half.transaction_id, half.key.as_deref(), step);
+    }
 
-pub(crate) fn parked(parked: &ParkedHalf) {
-    tracing::warn!(
-        target: TARGET,
-        transaction_id = %parked.half.meta.id,
-        "parked ({}): {}; an operator decides", parked.cause.as_str(), parked.reason
-    );
+    pub(crate) fn local_transaction(&self, half: &HalfMessage, outcome: &LocalOutcome) {
+        let step = LifeStep::LocalTransaction { outcome };
+        self.observe(half.transaction_id, half.key.as_deref(), step);
+    }
+
+    /// The decision is stored. Whether it is the first, the partition's owner reads and tells.
+    pub(crate) fn decided(&self, half: &HalfMessage, verdict: &str, by: &str) {
+        tracing::info!(
+            target: TARGET,
+            transaction_id = %half.transaction_id,
+            "{verdict} decided by {by}"
+        );
+    }
+
+    pub(crate) fn checked(&self, id: TransactionId, key: Option<&[u8]>, answer: &Answer) {
+        let (answer, reason) = match answer {
+            Answer::Commit => ("commit", ""),
+            Answer::Rollback => ("rollback", ""),
+            Answer::Unknown(reason) => ("unknown", reason.as_str()),
+            Answer::Failed(reason) => ("failed", reason.as_str()),
+            Answer::NotAsked(_) => return,
+        };
+        let text = if reason.is_empty() { answer } else { reason };
+        tracing::info!(target: TARGET, transaction_id = %id, "check-back asked; answer: {text}");
+        self.observe(id, key, LifeStep::Checked { answer, reason });
+    }
+
+    /// `decision`: the record that was read, if it was kept for an observer.
+    pub(crate) fn delivering(&self, half: &Half, decision: Option<&Decision>) {
+        tracing::info!(
+            target: TARGET,
+            transaction_id = %half.meta.id,
+            "committed: delivering to topic {}", half.meta.topic
+        );
+        self.decision_read(half, decision);
+    }
+
+    pub(crate) fn delivered(&self, half: &Half) {
+        let step = LifeStep::Delivered { topic: &half.meta.topic };
+        self.observe(half.meta.id, half.body.key.as_deref(), step);
+    }
+
+    pub(crate) fn dropped(
+        &self,
+        half: &Half,
+        by: &'static str,
+        reason: &str,
+        decision: Option<&Decision>,
+    ) {
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        tracing::info!(
+            target: TARGET,
+            transaction_id = %half.meta.id,
+            "rolled back by {by}: dropped{why}"
+        );
+        self.decision_read(half, decision);
+        self.observe(half.meta.id, half.body.key.as_deref(), LifeStep::Dropped);
+    }
+
+    pub(crate) fn parked(&self, parked: &ParkedHalf) {
+        let (cause, reason) = (parked.cause.as_str(), parked.reason.as_str());
+        tracing::warn!(
+            target: TARGET,
+            transaction_id = %parked.half.meta.id,
+            "parked ({cause}): {reason}; an operator decides"
+        );
+        let key = parked.half.body.key.as_deref();
+        self.observe(parked.half.meta.id, key, LifeStep::Parked { cause, reason });
+    }
+
+    pub(crate) fn reopened(&self, half: &Half, reopen: &Reopen) {
+        let Reopen { operator, reason, .. } = reopen;
+        self.observe(
+            half.meta.id,
+            half.body.key.as_deref(),
+            LifeStep::Reopened { operator, reason },
+        );
+    }
+
+    fn decision_read(&self, half: &Half, decision: Option<&Decision>) {
+        let Some(Decision { verdict, origin, operator, reason, .. }) = decision else { return };
+        let step = LifeStep::Decided {
+            verdict: *verdict,
+            by: *origin,
+            operator: operator.as_deref(),
+            reason,
+        };
+        self.observe(half.meta.id, half.body.key.as_deref(), step);
+    }
 }

@@ -10,7 +10,7 @@ use crate::error::PrepareError;
 use crate::log::AppendError;
 use crate::message::{HalfMessage, Message};
 use crate::producer::TransactionProducer;
-use crate::{TransactionId, clock, life};
+use crate::{TransactionId, clock};
 
 /// Bytes of one store partition that may await a decision on the embedded broker, which keeps
 /// 5 MiB and forgets what is older.
@@ -25,7 +25,7 @@ impl TransactionProducer {
         match &prepared {
             Ok((half, _)) => {
                 self.inner.metrics.prepared();
-                life::stored(half);
+                self.inner.life.stored(half);
             }
             Err(_) => self.inner.metrics.prepare_failed(),
         }

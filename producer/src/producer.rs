@@ -18,6 +18,7 @@ use crate::builder::ProducerBuilder;
 use crate::checker::Checker;
 use crate::config::ProducerConfig;
 use crate::error::{Invalid, PrepareError};
+use crate::life::Life;
 use crate::listener::ErasedListener;
 use crate::log::StoreLog;
 use crate::message::Message;
@@ -39,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) checker: Arc<Checker>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Metrics,
+    pub(crate) life: Life,
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) targets: Arc<Targets>,
     pub(crate) bodies: Arc<Bodies>,
@@ -73,7 +75,7 @@ pub struct TransactionProducer {
 impl TransactionProducer {
     /// Begins to build a producer.
     pub fn builder(config: ProducerConfig) -> ProducerBuilder {
-        ProducerBuilder { config, listeners: HashMap::new() }
+        ProducerBuilder { config, listeners: HashMap::new(), observer: None }
     }
 
     /// A fresh identity.

@@ -17,18 +17,22 @@
 //! - `trim`: deletes what no owner will need
 //! - `skip`: goes on behind a record of a newer format
 //! - `query`: what the views and operators ask; `watch`: what is told unasked
+//! - `tell`: what an observer hears of the records that are read
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use halfmsg_protocol::{Answer, Body, Command, Event, HalfRef, Ledger, Progress, ResolverCore};
+use halfmsg_protocol::{
+    Answer, Body, Command, Decision, Event, HalfRef, Ledger, Progress, ResolverCore,
+};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
 use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{Assignment, Emission, ProducerConfig};
+use crate::life::Life;
 use crate::log::StoreLog;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
@@ -46,6 +50,7 @@ pub(crate) mod query;
 mod reading;
 mod skip;
 pub(crate) mod takeover;
+mod tell;
 mod trim;
 mod wanted;
 mod watch;
@@ -147,6 +152,7 @@ pub(crate) struct Parts {
     pub(crate) targets: Arc<Targets>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) metrics: Metrics,
+    pub(crate) life: Life,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) inputs: mpsc::Receiver<Input>,
     pub(crate) to_self: mpsc::Sender<Input>,
@@ -163,6 +169,7 @@ pub(crate) struct Resolver {
     targets: Arc<Targets>,
     bodies: Arc<Bodies>,
     metrics: Metrics,
+    life: Life,
     runtime: tokio::runtime::Handle,
     inputs: mpsc::Receiver<Input>,
     to_self: mpsc::Sender<Input>,
@@ -192,6 +199,8 @@ pub(crate) struct Resolver {
     renewals: u32,
     /// The foreign record in hand.
     foreign: Body,
+    /// The decision in hand, if somebody observes.
+    decision: Option<Decision>,
     commands: Vec<Command>,
     /// Partitions that the metrics show.
     shown: BTreeSet<i32>,
@@ -220,6 +229,7 @@ impl Resolver {
             targets: parts.targets,
             bodies: parts.bodies,
             metrics: parts.metrics,
+            life: parts.life,
             runtime: parts.runtime,
             inputs: parts.inputs,
             to_self: parts.to_self,
@@ -241,6 +251,7 @@ impl Resolver {
             is_renewed: true,
             renewals: 0,
             foreign: Body::default(),
+            decision: None,
             commands: Vec::new(),
             shown: BTreeSet::new(),
         })
@@ -287,9 +298,7 @@ impl Resolver {
             }
             Input::Answered { partition, generation, of, answer } => {
                 self.metrics.checked(&answer);
-                if !matches!(answer, Answer::NotAsked(_)) {
-                    crate::life::checked(of, &answer);
-                }
+                self.tell_checked(partition, of, &answer);
                 self.step(partition, Some(generation), Event::Answered { of, answer });
             }
             Input::BatchOver { partition, generation } => {

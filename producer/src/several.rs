@@ -57,7 +57,7 @@ impl TransactionProducer {
             match stored {
                 Ok(half) => {
                     self.inner.metrics.prepared();
-                    crate::life::stored(&half);
+                    self.inner.life.stored(&half);
                     halves.push(half);
                 }
                 Err(error) => {

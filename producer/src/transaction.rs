@@ -14,7 +14,7 @@ use crate::listener::LocalTransactionState;
 use crate::log::Part;
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
-use crate::{TransactionId, life};
+use crate::TransactionId;
 
 /// Where a half message is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl Receipt {
 impl TransactionProducer {
     /// Records what the local transaction said, or what its check says.
     pub(crate) async fn decide(&self, half: &HalfMessage, local: LocalOutcome) -> SendResult {
+        self.inner.life.local_transaction(half, &local);
         let (state, origin) = match &local {
             LocalOutcome::Answered(LocalTransactionState::Commit) => {
                 (LocalTransactionState::Commit, Origin::Producer)
@@ -94,7 +95,7 @@ impl TransactionProducer {
         let application = self.inner.config.application.clone();
         let answer = self.inner.checker.ask_one(Asked { application, half: half.clone() }).await;
         self.inner.metrics.checked(&answer);
-        life::checked(half_ref(half), &answer);
+        self.inner.life.checked(half.transaction_id, half.key.as_deref(), &answer);
         let (outcome, reason) = match answer {
             Answer::Commit => return LocalTransactionState::Commit,
             Answer::Rollback => return LocalTransactionState::Rollback,
@@ -128,7 +129,7 @@ impl TransactionProducer {
         match inner.log.append_by(half.partition, &packed, Part::default(), until).await {
             Ok(_) => {
                 inner.metrics.decided(origin, verdict);
-                life::decided(half, verdict.as_str(), origin.as_str());
+                inner.life.decided(half, verdict.as_str(), origin.as_str());
                 if inner.config.crash_at == Some(CrashPoint::AfterDecision) {
                     tracing::error!("aborting after a decision, as configured");
                     std::process::abort();

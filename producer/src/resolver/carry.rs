@@ -7,13 +7,13 @@ use halfmsg_protocol::{
 };
 
 use super::emitter::{Item, JobEnd, Work};
-use super::{Input, Resolver};
+use super::{Input, Resolver, tell};
 use crate::bodies::Bodies;
 use crate::checker::Asked;
 use crate::log::Waiter;
 use crate::message::HalfMessage;
 use crate::parked::ParkedRecord;
-use crate::{clock, life};
+use crate::clock;
 
 impl Resolver {
     /// A batch has come to its end.
@@ -32,6 +32,7 @@ impl Resolver {
             return self.lost(partition, why);
         }
         self.metrics.batch_ended(matches!(end, JobEnd::Done(_)));
+        let halves = tell::deliveries(&self.life, &items);
         let ended = owned.lane.ended(items, progress, end);
         if !ended.done.is_empty() || ended.stored.is_some() {
             self.wanted.works(partition);
@@ -40,6 +41,9 @@ impl Resolver {
         for (at, delivered) in ended.done {
             if delivered {
                 self.metrics.delivered();
+            }
+            if let Some(half) = halves.get(&at) {
+                self.life.delivered(half);
             }
             self.step(partition, Some(generation), Event::CarriedOut { at });
         }
@@ -82,12 +86,12 @@ impl Resolver {
         };
         match command {
             Command::Deliver { at, half, settled } => {
-                life::delivering(&half);
+                self.life.delivering(&half, self.decision.as_ref());
                 send(at, Work::Deliver(half, settled));
             }
             Command::Settle { at, settled } => send(at, Work::Settle(settled)),
             Command::WriteParked { at, parked } => {
-                life::parked(&parked);
+                self.life.parked(&parked);
                 let cause = parked.cause;
                 send(at, Work::Park(parked));
                 if let Some(owned) = self.owned.get_mut(&partition) {
@@ -112,7 +116,7 @@ impl Resolver {
             }
             Command::Dropped { half, origin, reason } => {
                 self.metrics.dropped();
-                life::dropped(&half, origin, &reason);
+                self.life.dropped(&half, origin.as_str(), &reason, self.decision.as_ref());
             }
         }
     }
