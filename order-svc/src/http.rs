@@ -18,6 +18,8 @@ use halfmsg_producer::Admin;
 use halfmsg_service_kit::{AdminToken, ApiError};
 
 use crate::cancel::Canceller;
+use crate::console::{self, Desk};
+use crate::events::{self, Hub};
 use crate::place::Placer;
 use crate::report::store::ReportStore;
 use crate::store::OrderStore;
@@ -39,11 +41,20 @@ pub struct Api {
     pub token: AdminToken,
     /// Whether X-Fault is obeyed.
     pub faults: bool,
+    /// What happens.
+    pub events: Hub,
+    /// What the console asks of stock-svc.
+    pub desk: Desk,
 }
 
 /// The routes, without the frame around them.
 pub fn routes(api: Api) -> Router {
-    orders::routes().merge(halves::routes()).merge(report::routes()).with_state(api)
+    orders::routes()
+        .merge(halves::routes())
+        .merge(report::routes())
+        .merge(events::routes())
+        .merge(console::routes())
+        .with_state(api)
 }
 
 /// The number of items in a page: `default` if unset.

@@ -18,6 +18,8 @@
 //! - [`store`]: everything that is said to the database
 //! - [`model`], [`draft`], [`reason`], [`payload`]: an order, one that is being placed, why it is
 //!   void, its messages
+//! - [`events`]: what happens, as it happens, for whoever watches
+//! - [`console`]: the page at `/` and what it needs beyond the interface
 //! - [`fault`]: induced failures
 //! - [`metrics`], [`housekeeping`]: what is counted, what is forgotten
 
@@ -25,8 +27,10 @@ pub mod answer;
 pub mod answers;
 pub mod cancel;
 pub mod checks;
+pub mod console;
 pub mod decision;
 pub mod draft;
+pub mod events;
 pub mod fault;
 pub mod housekeeping;
 pub mod http;

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answers::AnswerHandler;
 use crate::cancel::{self, CancelListener, Canceller};
+use crate::console::Desk;
+use crate::events::Hub;
 use crate::housekeeping;
 use crate::http::{Api, routes};
 use crate::listener::OrderListener;
@@ -66,6 +68,7 @@ pub struct Service {
     producer: TransactionProducer,
     placer: Placer,
     store: OrderStore,
+    events: Hub,
     router: Router,
     answers: Consumer,
     reporter: Reporter,
@@ -84,7 +87,9 @@ impl Service {
         let requests = db::connect(&common.database_url, &common.db).await?;
         migrate::<OrderMigrator>(&requests).await.context("the schema cannot be brought up")?;
         let checks = db::connect(&common.database_url, &config.check_db).await?;
-        let store = OrderStore::new(requests.clone(), checks, config.store);
+        let events = Hub::default();
+        let store = OrderStore::new(requests.clone(), checks, config.store).watched(events.clone());
+        let desk = Desk::new(config.stock.clone());
         let metrics = OrderMetrics::default();
         let answers = Consumer::builder(consumer_config(&config, &requests, "answers"))
             .subscribe(&config.topics.outbound, AnswerHandler::new(metrics.clone()))
@@ -102,6 +107,7 @@ impl Service {
             .listener(PURPOSE, listener.clone())
             .listener(CREATED_PURPOSE, saga.clone())
             .listener(CANCEL_PURPOSE, CancelListener::new(store.clone()))
+            .observer(events.clone())
             .start()
             .await?;
         let mut frame = frame(&store, &producer, &answers);
@@ -133,9 +139,21 @@ impl Service {
             admin: producer.admin(),
             token: common.admin_token.clone(),
             faults: common.faults,
+            events: events.clone(),
+            desk,
         }));
         let stuck_after = config.stuck_after;
-        Ok(Self { producer, placer, store, router, answers, reporter, metrics, stuck_after })
+        Ok(Self {
+            producer,
+            placer,
+            store,
+            events,
+            router,
+            answers,
+            reporter,
+            metrics,
+            stuck_after,
+        })
     }
 
     /// Everything that it answers.
@@ -157,13 +175,23 @@ impl Service {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let Self { producer, placer, store, router, answers, reporter, metrics, stuck_after } =
-            self;
+        let Self {
+            producer,
+            placer,
+            store,
+            events,
+            router,
+            answers,
+            reporter,
+            metrics,
+            stuck_after,
+        } = self;
         let stop = shutdown.child_token();
         let beside = [
             tokio::spawn(housekeeping::run(store.clone(), stop.clone())),
             tokio::spawn(housekeeping::count_stuck(store, metrics, stuck_after, stop.clone())),
             tokio::spawn(reporter.run(stop.clone())),
+            tokio::spawn(close(events, stop.clone())),
         ];
         let serving = async {
             let served = shutdown::serve(listener, router, stop.clone(), DRAIN_DEADLINE).await;
@@ -194,6 +222,12 @@ impl Service {
 async fn stop_producing(placer: &Placer, producer: &TransactionProducer) {
     placer.drain(TASKS_DEADLINE).await;
     producer.shutdown().await;
+}
+
+/// Streams have no end of their own, and would be waited for.
+async fn close(events: Hub, stop: CancellationToken) {
+    stop.cancelled().await;
+    events.close();
 }
 
 /// Its groups lie under the names that its topics have.

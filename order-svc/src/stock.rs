@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ pub struct StockClient {
     http: Client,
     products: Url,
     deductions: Url,
+    base: Url,
 }
 
 /// An address that cannot be used.
@@ -148,7 +149,17 @@ impl StockClient {
             .retry(reqwest::retry::never())
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
             .build()?;
-        Ok(Self { http, products: join("products")?, deductions: join("deductions")? })
+        Ok(Self { http, products: join("products")?, deductions: join("deductions")?, base })
+    }
+
+    /// A request for something that only people look at.
+    ///
+    /// # Errors
+    /// [`StockUrlError::NotAUrl`] if the path makes no address.
+    pub(crate) fn view(&self, method: Method, path: &str) -> Result<RequestBuilder, StockUrlError> {
+        let text = format!("{}/{path}", self.base.as_str().trim_end_matches('/'));
+        let url = Url::parse(&text).map_err(|_| StockUrlError::NotAUrl(text))?;
+        Ok(self.http.request(method, url))
     }
 
     /// The price of one piece of each product, in cents, by sku.
@@ -255,7 +266,11 @@ fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 
-async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
+/// The body of an answer, up to a bound.
+///
+/// # Errors
+/// In words, without the URL.
+pub(crate) async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|error| brief(&error))? {
         if body.len() + chunk.len() > MAX_ANSWER_BYTES {
@@ -267,7 +282,7 @@ async fn read(mut answer: Response) -> Result<Vec<u8>, String> {
 }
 
 /// What went wrong, without the URL: it becomes part of an order's reason.
-fn brief(error: &reqwest::Error) -> String {
+pub(crate) fn brief(error: &reqwest::Error) -> String {
     let kind = match error {
         error if error.is_timeout() => "no answer within the deadline",
         error if error.is_connect() => "no connection to stock-svc",

@@ -7,7 +7,7 @@
 //! - this file: storing an order, writing it void, reading it
 //! - [`fence`]: what the check-back reads and writes, on connections of its own
 //! - [`cancel`]: cancelling, and the answers of stock-svc
-//! - [`list`]: pages of orders
+//! - [`list`]: pages of orders; [`live`]: what the orders that stand hold of each product
 //! - [`idempotency`]: requests that may be repeated
 //! - `entity`: the tables
 
@@ -16,6 +16,7 @@ mod entity;
 pub mod fence;
 pub mod idempotency;
 pub mod list;
+pub mod live;
 
 use std::future::Future;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use sea_orm::{
 
 use uuid::Uuid;
 
+use crate::events::Hub;
 use crate::model::{Flow, Order, OrderId, OrderLine, OrderStatus};
 use entity::{order_line, orders};
 
@@ -106,6 +108,8 @@ pub struct OrderStore {
     requests: DatabaseConnection,
     checks: DatabaseConnection,
     limits: StoreLimits,
+    /// Told of every status that is committed; nothing depends on it.
+    events: Option<Hub>,
 }
 
 impl OrderStore {
@@ -115,7 +119,20 @@ impl OrderStore {
         checks: DatabaseConnection,
         limits: StoreLimits,
     ) -> Self {
-        Self { requests, checks, limits }
+        Self { requests, checks, limits, events: None }
+    }
+
+    /// The same, which tells `events` of every status that it has written.
+    #[must_use]
+    pub fn watched(self, events: Hub) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// To be called when the row is committed.
+    fn tell(&self, order: &Order) {
+        if let Some(events) = &self.events {
+            events.order(order.id, order.transaction_id, order.status, order.reason.as_deref());
+        }
     }
 
     /// Whether the database answers.
@@ -137,6 +154,7 @@ impl OrderStore {
             let tx = begin_write(&self.requests).await?;
             if insert_order_in_tx(&tx, order).await? {
                 tx.commit().await?;
+                self.tell(order);
                 Ok(Stored::Inserted)
             } else {
                 tx.rollback().await?;
@@ -157,6 +175,7 @@ impl OrderStore {
             let tx = begin_write(&self.requests).await?;
             if insert_order_in_tx(&tx, void).await? {
                 tx.commit().await?;
+                self.tell(void);
                 return Ok(void.clone());
             }
             let found = read_order(&tx, void.id).await?;

@@ -7,6 +7,7 @@ use halfmsg_protocol::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::TransactionId;
 use crate::checker::Asked;
 use crate::config::CrashPoint;
 use crate::error::DecisionError;
@@ -14,7 +15,6 @@ use crate::listener::LocalTransactionState;
 use crate::log::Part;
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
-use crate::TransactionId;
 
 /// Where a half message is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

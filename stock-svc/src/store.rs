@@ -6,10 +6,11 @@
 //! - [`receipts`]: stock that comes in, once per reference
 //! - `seed`: products that are there from the start
 //! - [`barrier`]: deductions and restores, which meet at one row
-//! - [`movements`]: the audit trail
+//! - [`movements`]: the audit trail; [`books`]: its sums
 //! - `entity`: the tables
 
 pub mod barrier;
+pub mod books;
 pub mod movements;
 pub mod products;
 pub mod receipts;

@@ -81,6 +81,7 @@ impl OrderStore {
         let tombstone = draft.void(VoidReason::Fenced.to_text(""), None, false);
         if insert_order_in_tx(&tx, &tombstone).await? {
             tx.commit().await?;
+            self.tell(&tombstone);
             return Ok(Fenced { fate: Fate::from(&tombstone), tombstone: true });
         }
         let fates = select_fates(&tx, vec![draft.id.as_uuid()]).await?;

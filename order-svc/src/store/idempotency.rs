@@ -93,12 +93,14 @@ impl OrderStore {
             if let Some(claim) = claim_of_first(first, key, now) {
                 return Ok(claim);
             }
-            if !insert_order_in_tx(&tx, &abandoned(first_id, order)).await? {
+            let abandoned = abandoned(first_id, order);
+            if !insert_order_in_tx(&tx, &abandoned).await? {
                 let settled = read_order(&tx, first_id).await?;
                 return settled.map(Claim::Settled).ok_or_else(|| conflicting(first_id));
             }
             pass_key_on_in_tx(&tx, &order.user_id, &key.key, id, lease_until).await?;
             tx.commit().await?;
+            self.tell(&abandoned);
             Ok(Claim::Place(id))
         })
         .await

@@ -10,10 +10,10 @@ use super::emitter::{Item, JobEnd, Work};
 use super::{Input, Resolver, tell};
 use crate::bodies::Bodies;
 use crate::checker::Asked;
+use crate::clock;
 use crate::log::Waiter;
 use crate::message::HalfMessage;
 use crate::parked::ParkedRecord;
-use crate::clock;
 
 impl Resolver {
     /// A batch has come to its end.

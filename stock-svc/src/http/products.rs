@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Api, List, limit};
 use crate::fault::Fault;
+use crate::store::books::StockBook;
 use crate::store::products::Product;
 use crate::store::receipts::{MAX_AVAILABLE, MAX_RECEIPT, Received};
 
@@ -22,6 +23,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/products", get(list))
         .route("/products/{sku}", get(find).put(put))
         .route("/products/{sku}/receipts", post(receive))
+        .route("/stock", get(books))
         .route("/stock/{sku}", get(stock))
 }
 
@@ -154,6 +156,22 @@ async fn receive(
         Received::UnknownSku => return Err(unknown(&sku)),
     };
     Ok((status, Json(Receipt { sku, reference, quantity, available })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BooksQuery {
+    limit: Option<u64>,
+    cursor: Option<String>,
+}
+
+async fn books(
+    State(api): State<Api>,
+    Query(query): Query<BooksQuery>,
+) -> Result<Json<List<StockBook>>, ApiError> {
+    let limit = limit(query.limit)?;
+    let items = api.store.books(query.cursor.as_deref(), limit + 1).await?;
+    Ok(Json(List::page(items, limit, |book| book.sku.clone())))
 }
 
 #[derive(Debug, Serialize)]

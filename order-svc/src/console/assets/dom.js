@@ -1,0 +1,47 @@
+// Makes elements. Text goes in as text, never as markup: what the services say may come from anybody.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export const byId = (id) => document.getElementById(id);
+
+/** h("td", {class: "acts", onclick: f}, "text", element, ...); null and false are left out. */
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Sets text only if it changed: a screen reader says a live region again each time it is set. */
+export function say(element, text, state) {
+  if (element.textContent !== text) element.textContent = text;
+  if (state !== undefined && element.dataset.state !== state) element.dataset.state = state;
+}
+
+export const short = (id) => (id ? `…${id.slice(-8)}` : "");
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false, fractionalSecondDigits: 3 });
+
+export const timeOf = (at) => (at ? clock.format(new Date(at)) : "");
+
+export function seconds(number) {
+  if (number < 120) return `${Math.round(number)} s`;
+  if (number < 7200) return `${Math.round(number / 60)} min`;
+  return `${Math.round(number / 3600)} h`;
+}
+
+export function millis(number) {
+  if (number < 1000) return `${Math.round(number)} ms`;
+  return number < 100_000 ? `${(number / 1000).toFixed(1)} s` : seconds(number / 1000);
+}

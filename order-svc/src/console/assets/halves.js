@@ -1,0 +1,106 @@
+// Open and parked half messages, a page at a time, and what an operator does about them. A page has
+// a fixed height and a bounded number of rows, so ten thousand of them move nothing.
+
+import { ask } from "./api.js";
+import { describe, open, showHalf } from "./dialog.js";
+import { byId, h, say, seconds, short, timeOf } from "./dom.js";
+
+const PAGE = 50;
+const EVERY_MS = 4_000;
+const SOON_MS = 500;
+
+const ACTIONS = {
+  check: { ok: "Check now", title: "Ask the application now", text: "Its answer decides, as at any check-back.", force: false },
+  commit: { ok: "Commit", title: "Commit: deliver the message", text: "The application is asked first; a contradiction is refused. The decision cannot be taken back.", force: true },
+  rollback: { ok: "Roll back", title: "Roll back: drop the message", text: "The application is asked first; a contradiction is refused. The decision cannot be taken back.", force: true },
+  resume: { ok: "Resume", title: "Resume: open it again", text: "The application is asked at once.", force: false },
+};
+
+const view = { state: "open", cursors: [null], next: null, number: 0 };
+let soon = null;
+
+export function start() {
+  for (const state of ["open", "parked"]) byId(`halves-${state}`).addEventListener("click", () => turn(state));
+  byId("halves-refresh").addEventListener("click", load);
+  byId("halves-next").addEventListener("click", () => {
+    if (!view.next) return;
+    view.cursors.push(view.next);
+    load();
+  });
+  byId("halves-back").addEventListener("click", () => {
+    if (view.cursors.length > 1) view.cursors.pop();
+    load();
+  });
+  load();
+  setInterval(() => document.hidden || load(), EVERY_MS);
+}
+
+export function touch() {
+  soon ??= setTimeout(() => {
+    soon = null;
+    load();
+  }, SOON_MS);
+}
+
+function turn(state) {
+  Object.assign(view, { state, cursors: [null], next: null });
+  for (const name of ["open", "parked"]) byId(`halves-${name}`).setAttribute("aria-pressed", String(name === state));
+  load();
+}
+
+async function load() {
+  const number = ++view.number;
+  const cursor = view.cursors.at(-1);
+  const path = `/halves?state=${view.state}&limit=${PAGE}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`;
+  try {
+    const page = await ask(path);
+    // An answer that was overtaken by a later question is dropped.
+    if (number === view.number) show(page);
+  } catch (error) {
+    if (number === view.number) message(`The half messages cannot be listed: ${error.message}`, "empty problem");
+  }
+}
+
+function message(text, kind) {
+  byId("halves").tBodies[0].replaceChildren(h("tr", {}, h("td", { colspan: 7, class: kind }, text)));
+}
+
+function show({ items, next_cursor: next }) {
+  view.next = next;
+  const pages = view.cursors.length;
+  if (items.length === 0 && pages > 1) {
+    view.cursors.pop();
+    load();
+    return;
+  }
+  const focused = document.activeElement?.closest?.("#halves button")?.dataset.key;
+  const empty = { open: "No half message is open: every local transaction is decided.", parked: "None is parked: nothing waits for an operator." };
+  if (items.length === 0) message(empty[view.state], "empty");
+  else byId("halves").tBodies[0].replaceChildren(...items.map(row));
+  if (focused) byId("halves").querySelector(`[data-key="${focused}"]`)?.focus();
+  byId("halves-back").disabled = pages === 1;
+  byId("halves-next").disabled = !next;
+  say(byId("halves-page"), items.length ? `page ${pages}, ${(pages - 1) * PAGE + 1} to ${(pages - 1) * PAGE + items.length}${next ? ", there are more" : ""}` : "");
+}
+
+function row(half) {
+  const button = (key, text, onclick) => h("button", { type: "button", "data-key": `${half.transaction_id}-${key}`, "aria-label": `${text}: ${short(half.transaction_id)}`, onclick }, text);
+  const verbs = half.state === "parked" ? ["resume", "commit", "rollback"] : ["check", "commit", "rollback"];
+  return h("tr", { "data-tx": half.transaction_id },
+    h("td", { class: "mono", title: half.transaction_id }, short(half.transaction_id)),
+    h("td", { class: "mono", title: half.key ?? "" }, short(half.key)),
+    h("td", {}, seconds(half.age_seconds)), h("td", {}, String(half.attempts)),
+    h("td", {}, half.next_check_at ? timeOf(half.next_check_at).slice(0, 8) : ""),
+    h("td", { class: "text" }, half.last_outcome ?? ""),
+    h("td", { class: "acts" }, button("show", "Details", () => showHalf(half.transaction_id).catch((error) => message(error.message, "empty problem"))),
+      verbs.map((verb) => button(verb, ACTIONS[verb].ok, () => settle(half, verb)))));
+}
+
+function settle(half, verb) {
+  const { ok, title, text, force } = ACTIONS[verb];
+  const run = async (request) => {
+    await ask(`/halves/${half.transaction_id}/${verb}`, { method: "POST", body: request, trusted: true });
+    load();
+  };
+  open({ title, body: [h("p", {}, text), ...describe(half)], ok, force, run });
+}

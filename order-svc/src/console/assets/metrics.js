@@ -1,0 +1,79 @@
+// The charts: counters of this replica from /metrics, and times between events.
+
+import { bars, lines } from "./charts.js";
+import { byId, millis } from "./dom.js";
+
+const EVERY_MS = 2_000;
+const POINTS = 60;
+const KEPT_TIMES = 200;
+
+const rates = { stored: [], delivered: [], dropped: [] };
+const COUNTERS = { stored: "halfmsg_prepared_total", delivered: "halfmsg_delivered_total", dropped: "halfmsg_dropped_total" };
+const times = { decided: [], delivered: [] };
+const stored = new Map(); // by transaction: when
+let before = null;
+
+export function start() {
+  load();
+  setInterval(() => document.hidden || load(), EVERY_MS);
+}
+
+/** Times from the half message to its decision and to its delivery. */
+export function event(name, data) {
+  if (name === "half_stored") {
+    stored.set(data.transaction_id, Date.parse(data.at));
+    if (stored.size > KEPT_TIMES * 5) stored.delete(stored.keys().next().value);
+    return;
+  }
+  const list = times[name];
+  const since = stored.get(data.transaction_id);
+  if (!list || since === undefined) return;
+  list.push(Math.max(0, Date.parse(data.at) - since));
+  if (list.length > KEPT_TIMES) list.shift();
+}
+
+async function load() {
+  try {
+    const answer = await fetch("/metrics", { signal: AbortSignal.timeout(EVERY_MS), cache: "no-store" });
+    if (!answer.ok) return;
+    draw(parse(await answer.text()));
+  } catch {
+    // The connection's pill says it; the charts go on when it is back.
+    before = null;
+  }
+}
+
+/** [{name, labels, value}] of the text format. */
+function parse(text) {
+  const samples = [];
+  for (const line of text.split("\n")) {
+    const found = /^([a-z_]+)(?:\{(.*)\})? ([^ ]+)/.exec(line);
+    if (!found) continue;
+    const labels = Object.fromEntries([...(found[2] ?? "").matchAll(/([a-z_]+)="([^"]*)"/g)].map(([, name, value]) => [name, value]));
+    samples.push({ name: found[1], labels, value: Number(found[3]) });
+  }
+  return samples;
+}
+
+function draw(samples) {
+  const sum = (name) => samples.filter((sample) => sample.name === name).reduce((total, { value }) => total + value, 0);
+  const now = performance.now();
+  const counts = Object.fromEntries(Object.entries(COUNTERS).map(([name, metric]) => [name, sum(metric)]));
+  for (const [name, points] of Object.entries(rates)) {
+    const passed = before ? (now - before.at) / 1000 : 0;
+    // A smaller count is a restarted service.
+    points.push(passed ? Math.max(0, (counts[name] - before.counts[name]) / passed) : 0);
+    if (points.length > POINTS) points.shift();
+  }
+  before = { at: now, counts };
+  lines(byId("chart-rate"), Object.entries(rates).map(([name, points]) => ({ name, points, text: points.at(-1).toFixed(1) })));
+  const of = (metric, name) => samples.filter((sample) => sample.name === metric).map(({ labels, value }) => [name(labels), value]).sort(([a], [b]) => a.localeCompare(b));
+  bars(byId("chart-decisions"), of("halfmsg_decisions_total", ({ origin, verdict }) => `${verdict} by ${origin}`), "No decision yet.");
+  bars(byId("chart-checks"), of("halfmsg_checks_total", ({ outcome }) => outcome.replace("_", " ")), "Nobody had to be asked yet.");
+  const quantiles = Object.entries(times).filter(([, list]) => list.length).flatMap(([name, list]) => {
+    const sorted = list.toSorted((a, b) => a - b);
+    const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
+    return [[`to ${name}, half within`, at(0.5), millis(at(0.5))], [`to ${name}, 95 % within`, at(0.95), millis(at(0.95))]];
+  });
+  bars(byId("chart-latency"), quantiles, "No half message was decided while this page watched.");
+}

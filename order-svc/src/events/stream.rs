@@ -1,0 +1,155 @@
+//! `GET /events`: one task per watcher sends what it has not heard yet.
+//!
+//! A watcher that does not read is dropped after [`SLOW_DEADLINE`], one that falls behind what is
+//! kept at once: it comes back with its Last-Event-ID and is told to read the lists again.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures::StreamExt;
+use halfmsg_service_kit::{ApiError, Query};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::event::frame;
+use super::hub::{Hub, MAX_SUBSCRIBERS, Start};
+use crate::http::Api;
+
+/// Without events a comment shows that the connection lives.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A watcher that takes nothing for so long is dropped.
+const SLOW_DEADLINE: Duration = Duration::from_secs(10);
+/// Events in one piece, and pieces that wait for the watcher.
+const EVENTS_AT_ONCE: usize = 256;
+const PIECES_WAITING: usize = 8;
+/// When a refused watcher may come again.
+const COME_AGAIN_SECS: u64 = 5;
+/// After a broken connection a browser comes back so soon.
+const RETRY_MS: u64 = 1_000;
+const LAST_EVENT_ID: &str = "last-event-id";
+
+pub(crate) fn routes() -> Router<Api> {
+    Router::new().route("/events", get(events))
+}
+
+/// For clients that cannot set the header Last-Event-ID.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    last_event_id: Option<String>,
+}
+
+async fn events(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Query(query): Query<EventsQuery>,
+) -> Result<Response, ApiError> {
+    let refused = |code, title: String| {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, title).retry_after(COME_AGAIN_SECS)
+    };
+    if api.events.closed().is_cancelled() {
+        return Err(refused("shutting_down", "The service is stopping.".into()));
+    }
+    let place = api.events.place().ok_or_else(|| {
+        refused("too_many_watchers", format!("{MAX_SUBSCRIBERS} watch the events already."))
+    })?;
+    let last_id = match headers.get(LAST_EVENT_ID) {
+        // An id that is no text is none of ours.
+        Some(id) => Some(id.to_str().unwrap_or_default().to_owned()),
+        None => query.last_event_id,
+    };
+    let (pieces, mut waiting) = mpsc::channel::<Bytes>(PIECES_WAITING);
+    tokio::spawn(async move {
+        Watcher { hub: api.events, pieces, faults: api.faults }.run(last_id.as_deref()).await;
+        drop(place);
+    });
+    let body = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
+    let body = Body::from_stream(body.map(Ok::<_, Infallible>));
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        // A proxy that gathers the answer would make it silent.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// One connection. Its end closes the answer.
+struct Watcher {
+    hub: Hub,
+    pieces: mpsc::Sender<Bytes>,
+    faults: bool,
+}
+
+/// The watcher is gone, or too slow.
+struct Over;
+
+impl Watcher {
+    async fn run(self, last_id: Option<&str>) {
+        let work = async {
+            if self.greet(last_id).await.is_err() {
+                tracing::debug!("a watcher of the events is gone or too slow");
+            }
+        };
+        tokio::select! {
+            () = self.hub.closed().cancelled() => {}
+            () = self.pieces.closed() => {}
+            () = work => {}
+        }
+    }
+
+    async fn greet(&self, last_id: Option<&str>) -> Result<(), Over> {
+        let mut news = self.hub.listen();
+        let Start { after, reset } = self.hub.start(last_id);
+        let mut hello = format!("retry: {RETRY_MS}\n\n");
+        let (name, data) = match reset {
+            Some(reason) => ("reset", json!({"reason": reason, "faults": self.faults})),
+            None => ("hello", json!({"faults": self.faults})),
+        };
+        frame(self.hub.boot(), after, name, &data, &mut hello);
+        self.send(hello).await?;
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = after;
+        loop {
+            heard = self.send_after(heard).await?;
+            tokio::select! {
+                changed = news.changed() => changed.map_err(|_| Over)?,
+                _ = heartbeat.tick() => self.send(":\n\n".into()).await?,
+            }
+        }
+    }
+
+    /// Sends all that is there behind a number; the number of the last.
+    async fn send_after(&self, heard: u64) -> Result<u64, Over> {
+        let mut heard = heard;
+        loop {
+            let events = self.hub.after(heard, EVENTS_AT_ONCE).map_err(|_| Over)?;
+            if events.is_empty() {
+                return Ok(heard);
+            }
+            let mut piece = String::new();
+            for event in events {
+                heard += 1;
+                event.write(self.hub.boot(), heard, &mut piece);
+            }
+            self.send(piece).await?;
+        }
+    }
+
+    async fn send(&self, piece: String) -> Result<(), Over> {
+        match timeout(SLOW_DEADLINE, self.pieces.send(piece.into())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Over),
+        }
+    }
+}
