@@ -120,6 +120,12 @@ need_tls_tools() {
   pkg-config --exists openssl || die "OpenSSL's headers are still missing after installing libssl-dev"
 }
 
+# need_browser: the console is tested in a real browser, driven by chromedriver; the two are of one version.
+need_browser() {
+  [ -n "${HALFMSG_TEST_CHROMEDRIVER:-}" ] || need chromedriver chromium-driver chromium
+  [ -n "${HALFMSG_TEST_CHROMIUM:-}" ] || need chromium chromium
+}
+
 # --- ports -------------------------------------------------------------------------------------
 
 port_taken() {

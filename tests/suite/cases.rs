@@ -170,6 +170,10 @@ macro_rules! cases {
                 bad_input_is_refused_and_changes_nothing
                 bad_input_without_faults_and_token
             }
+            [services::watching] {
+                events_are_told_and_told_again
+                events_have_bounds_and_do_not_hold_up_a_stop
+            }
             [services::outages] {
                 kafka_away_and_back
             }
@@ -261,6 +265,10 @@ macro_rules! cases {
             [services::crashes] {
                 c22_at_least_once_where_asked_for
                 c22_killed_between_commit_and_its_report
+            }
+            [services::console] {
+                console_tells_the_story_by_clicks
+                console_settles_open_halves
             }
             [services::replicas] {
                 c23_long_a_killed_replica_is_replaced

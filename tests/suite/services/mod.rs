@@ -12,6 +12,7 @@
 //! - [`cli`]: the same from the command line, with the service down
 //! - [`dead_letters`]: the same for what stock-svc has given up on
 //! - [`outages`]: Kafka away, PostgreSQL away
+//! - [`watching`]: the event stream; [`console`]: the page, in a `browser`
 //! - [`launcher`]: `halfmsg` without a command
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
 //! - [`books`]: what databases and topics say, and whether they agree;
@@ -20,8 +21,10 @@
 
 pub(crate) mod bad_input;
 mod books;
+mod browser;
 pub(crate) mod cancelling;
 pub(crate) mod cli;
+pub(crate) mod console;
 pub(crate) mod crashes;
 pub(crate) mod dead_letters;
 mod events;
@@ -41,3 +44,4 @@ pub(crate) mod replicas;
 pub(crate) mod saga;
 mod shop;
 pub(crate) mod soak;
+pub(crate) mod watching;

@@ -29,6 +29,38 @@ export function say(element, text, state) {
   if (state !== undefined && element.dataset.state !== state) element.dataset.state = state;
 }
 
+/**
+ * Makes `old` look like `fresh` and keeps what is the same: an element that is replaced loses the
+ * focus, and a click that has begun on it. Kept elements keep their first listeners.
+ */
+export function patch(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  const alike = old.nodeName === fresh.nodeName && old.nodeType === Node.ELEMENT_NODE && old.childNodes.length === fresh.childNodes.length;
+  if (!alike) {
+    old.replaceWith(fresh);
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const news = [...fresh.childNodes];
+  [...old.childNodes].forEach((child, at) => patch(child, news[at]));
+}
+
+/** The same for the rows of a table's body, told apart by data-row. */
+export function patchRows(body, rows) {
+  const known = new Map([...body.rows].map((row) => [row.dataset.row, row]));
+  const next = rows.map((row) => {
+    const old = known.get(row.dataset.row);
+    if (!old || row.dataset.row === undefined) return row;
+    patch(old, row);
+    return old;
+  });
+  if (next.length === body.rows.length && next.every((row, at) => row === body.rows[at])) return;
+  const focused = document.activeElement;
+  body.replaceChildren(...next);
+  if (body.contains(focused)) focused.focus();
+}
+
 export const short = (id) => (id ? `…${id.slice(-8)}` : "");
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false, fractionalSecondDigits: 3 });

@@ -3,7 +3,7 @@
 
 import { ask } from "./api.js";
 import { describe, open, showHalf } from "./dialog.js";
-import { byId, h, say, seconds, short, timeOf } from "./dom.js";
+import { byId, h, patchRows, say, seconds, short, timeOf } from "./dom.js";
 
 const PAGE = 50;
 const EVERY_MS = 4_000;
@@ -18,6 +18,7 @@ const ACTIONS = {
 
 const view = { state: "open", cursors: [null], next: null, number: 0 };
 let soon = null;
+let latest = new Map(); // by transaction id: what a row's buttons are about
 
 export function start() {
   for (const state of ["open", "parked"]) byId(`halves-${state}`).addEventListener("click", () => turn(state));
@@ -73,11 +74,10 @@ function show({ items, next_cursor: next }) {
     load();
     return;
   }
-  const focused = document.activeElement?.closest?.("#halves button")?.dataset.key;
+  latest = new Map(items.map((half) => [half.transaction_id, half]));
   const empty = { open: "No half message is open: every local transaction is decided.", parked: "None is parked: nothing waits for an operator." };
   if (items.length === 0) message(empty[view.state], "empty");
-  else byId("halves").tBodies[0].replaceChildren(...items.map(row));
-  if (focused) byId("halves").querySelector(`[data-key="${focused}"]`)?.focus();
+  else patchRows(byId("halves").tBodies[0], items.map(row));
   byId("halves-back").disabled = pages === 1;
   byId("halves-next").disabled = !next;
   say(byId("halves-page"), items.length ? `page ${pages}, ${(pages - 1) * PAGE + 1} to ${(pages - 1) * PAGE + items.length}${next ? ", there are more" : ""}` : "");
@@ -86,14 +86,14 @@ function show({ items, next_cursor: next }) {
 function row(half) {
   const button = (key, text, onclick) => h("button", { type: "button", "data-key": `${half.transaction_id}-${key}`, "aria-label": `${text}: ${short(half.transaction_id)}`, onclick }, text);
   const verbs = half.state === "parked" ? ["resume", "commit", "rollback"] : ["check", "commit", "rollback"];
-  return h("tr", { "data-tx": half.transaction_id },
+  return h("tr", { "data-row": `${half.transaction_id} ${half.state}` },
     h("td", { class: "mono", title: half.transaction_id }, short(half.transaction_id)),
     h("td", { class: "mono", title: half.key ?? "" }, short(half.key)),
     h("td", {}, seconds(half.age_seconds)), h("td", {}, String(half.attempts)),
     h("td", {}, half.next_check_at ? timeOf(half.next_check_at).slice(0, 8) : ""),
     h("td", { class: "text" }, half.last_outcome ?? ""),
     h("td", { class: "acts" }, button("show", "Details", () => showHalf(half.transaction_id).catch((error) => message(error.message, "empty problem"))),
-      verbs.map((verb) => button(verb, ACTIONS[verb].ok, () => settle(half, verb)))));
+      verbs.map((verb) => button(verb, ACTIONS[verb].ok, () => settle(latest.get(half.transaction_id) ?? half, verb)))));
 }
 
 function settle(half, verb) {

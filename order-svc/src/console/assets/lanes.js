@@ -2,7 +2,7 @@
 // events cannot tell (an earlier process, another replica) is asked for.
 
 import { ask } from "./api.js";
-import { byId, say } from "./dom.js";
+import { byId, patch, say } from "./dom.js";
 import { apply, applyHalf, applyMovements, applyOrder, awaitsStock, isOpen, newLane, render } from "./lane.js";
 
 const MOST_LANES = 40;
@@ -29,7 +29,6 @@ export function event(name, data) {
   const lane = get(data.transaction_id, name);
   if (!lane) return;
   if (apply(lane, name, data)) mark(lane);
-  if (name === "order") lane.fresh = false;
   if (["delivered", "dropped", "parked", "order"].includes(name)) handlers.settled(name, lane);
 }
 
@@ -58,9 +57,6 @@ export async function reload(restarted) {
     lane.seen = 0;
   }
 }
-
-/** Whether half messages wait here for a decision. */
-export const hasOpen = () => [...lanes.values()].some(isOpen);
 
 function get(transaction, name) {
   const known = lanes.get(transaction);
@@ -94,20 +90,16 @@ function draw() {
     if (!lane) continue;
     const old = elements.get(transaction);
     const element = render(lane, placed.get(lane.order), (name) => handlers[name](lane));
-    elements.set(transaction, element);
-    if (!old) list.prepend(element);
-    else keepFocus(old, element);
+    if (old) {
+      patch(old, element);
+    } else {
+      elements.set(transaction, element);
+      list.prepend(element);
+    }
   }
   changed.clear();
   byId("lanes-empty").hidden = lanes.size > 0;
   say(byId("lanes-count"), total > lanes.size ? `the last ${lanes.size} of ${total}` : `${lanes.size}`);
-}
-
-function keepFocus(old, element) {
-  const at = [...old.querySelectorAll("button")].indexOf(document.activeElement);
-  element.style.animation = "none";
-  old.replaceWith(element);
-  if (at >= 0) element.querySelectorAll("button")[at]?.focus();
 }
 
 /** Asks about lanes that events have left unfinished, a few at a time. */

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { open } from "./dialog.js";
-import { byId, h, say, short, timeOf } from "./dom.js";
+import { byId, h, patchRows, say, short, timeOf } from "./dom.js";
 
 const PAGE = 20;
 const EVERY_MS = 10_000;
@@ -30,7 +30,7 @@ async function load() {
   try {
     const page = await ask(`/api/dead-letters?state=open&limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`);
     next = page.next_cursor;
-    if (page.items.length) body.replaceChildren(...page.items.map(row));
+    if (page.items.length) patchRows(body, page.items.map(row));
     else message("There are none: every delivered message was consumed.", "empty");
     byId("letters-next").disabled = !next;
     byId("letters-back").disabled = cursor === null;
@@ -42,7 +42,7 @@ async function load() {
 
 function row(letter) {
   const name = letter.transaction_id ?? letter.message_key;
-  return h("tr", {},
+  return h("tr", { "data-row": letter.id },
     h("td", { class: "mono", title: name }, short(name)), h("td", {}, letter.topic), h("td", { class: "text" }, letter.cause),
     h("td", {}, String(letter.attempts)), h("td", {}, timeOf(letter.last_failed_at)),
     h("td", { class: "acts" }, h("button", { type: "button", "aria-label": `Replay ${short(name)}`, onclick: () => replay(letter, name) }, "Replay")));

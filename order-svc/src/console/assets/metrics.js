@@ -73,7 +73,7 @@ function draw(samples) {
   const quantiles = Object.entries(times).filter(([, list]) => list.length).flatMap(([name, list]) => {
     const sorted = list.toSorted((a, b) => a - b);
     const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
-    return [[`to ${name}, half within`, at(0.5), millis(at(0.5))], [`to ${name}, 95 % within`, at(0.95), millis(at(0.95))]];
+    return [[`${name}, median`, at(0.5), millis(at(0.5))], [`${name}, 95th percentile`, at(0.95), millis(at(0.95))]];
   });
   bars(byId("chart-latency"), quantiles, "No half message was decided while this page watched.");
 }

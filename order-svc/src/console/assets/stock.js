@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { spark } from "./charts.js";
-import { byId, h, say } from "./dom.js";
+import { byId, h, patchRows, say } from "./dom.js";
 
 const EVERY_MS = 5_000;
 const SOON_MS = 400; // after an event, once for many
@@ -51,14 +51,14 @@ function show(books) {
     const wrong = line.difference !== 0 || !line.adds_up;
     const tone = wrong ? (books.state === "broken" ? "bad" : "warn") : null;
     const cell = (name, value) => h("td", { "data-col": name, class: name === "difference" ? tone : null }, String(value));
-    return h("tr", { "data-sku": line.sku },
+    return h("tr", { "data-row": line.sku, "data-sku": line.sku },
       h("th", { scope: "row" }, line.sku),
       cell("available", line.available), cell("live", line.live), cell("restored", line.restored),
       cell("received", line.received), cell("difference", line.difference),
       h("td", {}, spark(points, `available of ${line.sku}, from ${points[0]} to ${points.at(-1)}`)));
   });
   const empty = h("tr", {}, h("td", { colspan: 7, class: "empty" }, "There are no products. Add one with PUT /products/{sku} at stock-svc."));
-  byId("stock").tBodies[0].replaceChildren(...(rows.length ? rows : [empty]));
+  patchRows(byId("stock").tBodies[0], rows.length ? rows : [empty]);
   light(books);
 }
 

@@ -1,0 +1,230 @@
+//! A real browser without a window: Chromium, driven by chromedriver over W3C WebDriver.
+//!
+//! Both come from the system (`scripts/test` installs them); a test that does not find them fails.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::http::{client, send};
+use crate::suite::{PATIENCE, until};
+
+/// Names another chromedriver and another browser than those in the path.
+const DRIVER: &str = "HALFMSG_TEST_CHROMEDRIVER";
+const BROWSER: &str = "HALFMSG_TEST_CHROMIUM";
+/// Where screenshots go, if anybody wants them.
+const SCREENSHOTS: &str = "HALFMSG_TEST_SCREENSHOTS";
+/// Nothing is asked of the internet, at the start neither.
+const ARGUMENTS: [&str; 9] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+];
+/// The key of an element in WebDriver's JSON.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// A browser with one page. It ends with the test, whatever happens.
+pub(crate) struct Browser {
+    driver: Child,
+    http: Client,
+    session: String,
+    // Last: the profile is deleted when nobody uses it any more.
+    profile: TempDir,
+}
+
+impl Browser {
+    /// Starts it, with a window of this size.
+    pub(crate) async fn start(width: u32, height: u32) -> Self {
+        let port = super::ports::free();
+        let name = std::env::var(DRIVER).unwrap_or_else(|_| "chromedriver".into());
+        let profile = tempfile::Builder::new().prefix("halfmsg-browser-").tempdir();
+        let profile = profile.expect("a temporary directory");
+        let driver = Command::new(&name)
+            .arg(format!("--port={port}"))
+            .env("TMPDIR", profile.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let driver = driver.unwrap_or_else(|error| {
+            panic!(
+                "{name}: {error}: install it (Debian, Ubuntu: apt-get install chromium \
+                 chromium-driver), or name it with {DRIVER}"
+            )
+        });
+        let base = format!("http://127.0.0.1:{port}");
+        let mut browser =
+            Self { driver, http: client(), session: format!("{base}/session"), profile };
+        until(PATIENCE, "chromedriver to listen", async || {
+            TcpStream::connect(("127.0.0.1", port)).map(drop)
+        })
+        .await;
+        let mut arguments: Vec<String> = ARGUMENTS.map(str::to_owned).into();
+        arguments.push(format!("--user-data-dir={}", browser.profile.path().display()));
+        arguments.push(format!("--window-size={width},{height}"));
+        let mut options = json!({"args": arguments});
+        if let Ok(browser) = std::env::var(BROWSER) {
+            options["binary"] = json!(browser);
+        }
+        let wanted = json!({
+            "browserName": "chrome", "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        });
+        let body = json!({"capabilities": {"alwaysMatch": wanted}});
+        let made = browser.ask(Method::POST, "", body).await;
+        let id = made["sessionId"].as_str().expect("a session");
+        browser.session = format!("{base}/session/{id}");
+        browser.resize(width, height).await;
+        browser
+    }
+
+    /// Opens an address.
+    pub(crate) async fn open(&self, url: &str) {
+        self.ask(Method::POST, "/url", json!({"url": url})).await;
+    }
+
+    /// What a function body returns in the page.
+    pub(crate) async fn run(&self, script: &str) -> Value {
+        self.ask(Method::POST, "/execute/sync", json!({"script": script, "args": []})).await
+    }
+
+    /// Clicks, as a person does: what is hidden or covered cannot be clicked.
+    pub(crate) async fn click(&self, css: &str) {
+        let element = self.find(css).await;
+        self.ask(Method::POST, &format!("/element/{element}/click"), json!({})).await;
+    }
+
+    /// Types into a field, in place of what is there.
+    pub(crate) async fn fill(&self, css: &str, text: &str) {
+        let element = self.find(css).await;
+        self.ask(Method::POST, &format!("/element/{element}/clear"), json!({})).await;
+        self.ask(Method::POST, &format!("/element/{element}/value"), json!({"text": text})).await;
+    }
+
+    /// Presses keys where the focus is.
+    pub(crate) async fn press(&self, keys: &str) {
+        let press = |key: char| {
+            let key = key.to_string();
+            [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
+        };
+        let actions: Vec<Value> = keys.chars().flat_map(press).collect();
+        let body = json!({"actions": [{"type": "key", "id": "keys", "actions": actions}]});
+        self.ask(Method::POST, "/actions", body).await;
+    }
+
+    /// Waits until the first such element has this text in it.
+    pub(crate) async fn shows(&self, css: &str, text: &str) {
+        let script = format!("return document.querySelector({css:?})?.innerText ?? 'is not there'");
+        until(PATIENCE, &format!("{css} to show '{text}'"), async || {
+            let seen = self.run(&script).await;
+            let seen = seen.as_str().unwrap_or_default();
+            if seen.contains(text) { Ok(()) } else { Err(seen.to_owned()) }
+        })
+        .await;
+    }
+
+    /// What the page and the browser have said of errors.
+    pub(crate) async fn complaints(&self) -> Vec<String> {
+        let log = self.ask(Method::POST, "/se/log", json!({"type": "browser"})).await;
+        let severe = |entry: &&Value| entry["level"] == "SEVERE";
+        let entries = log.as_array().into_iter().flatten().filter(severe);
+        entries.map(|entry| entry["message"].to_string()).collect()
+    }
+
+    /// Another size of the page.
+    pub(crate) async fn resize(&self, width: u32, height: u32) {
+        let size = json!(
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}
+        );
+        self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+    }
+
+    /// `light` or `dark`, as the system would ask for it.
+    pub(crate) async fn theme(&self, theme: &str) {
+        let feature = json!({"name": "prefers-color-scheme", "value": theme});
+        self.devtools("Emulation.setEmulatedMedia", json!({"features": [feature]})).await;
+    }
+
+    /// Keeps the whole page as a PNG file, if a directory for it is named.
+    pub(crate) async fn screenshot(&self, name: &str) {
+        let Ok(directory) = std::env::var(SCREENSHOTS) else { return };
+        let whole = self.devtools("Page.getLayoutMetrics", json!({})).await;
+        let size = &whole["cssContentSize"];
+        let clip = json!(
+            {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        );
+        let how = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
+        let taken = self.devtools("Page.captureScreenshot", how).await;
+        let png = from_base64(taken["data"].as_str().expect("a picture"));
+        fs::create_dir_all(&directory).expect("the directory for screenshots");
+        fs::write(Path::new(&directory).join(format!("{name}.png")), png).expect("a screenshot");
+    }
+
+    async fn devtools(&self, command: &str, parameters: Value) -> Value {
+        let body = json!({"cmd": command, "params": parameters});
+        self.ask(Method::POST, "/goog/cdp/execute", body).await
+    }
+
+    async fn find(&self, css: &str) -> String {
+        let by = json!({"using": "css selector", "value": css});
+        let found = self.ask(Method::POST, "/element", by).await;
+        found[ELEMENT].as_str().expect("an element").to_owned()
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
+        let request = self.http.request(method.clone(), format!("{}{path}", self.session));
+        let request = if method == Method::GET { request } else { request.json(&body) };
+        let answer = send(request).await.expect("chromedriver answers");
+        assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text);
+        answer.body["value"].clone()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It may have ended by itself. What it started is known by its profile.
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+        let mark = self.profile.path().display().to_string();
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for id in all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+            let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(&mark) {
+                let _ = Command::new("sh").arg("-c").arg(format!("kill -KILL {id}")).status();
+            }
+        }
+    }
+}
+
+/// Base64 as browsers write it, without line ends.
+fn from_base64(text: &str) -> Vec<u8> {
+    let digit = |c: u8| match c {
+        b'A'..=b'Z' => Some(c - b'A'),
+        b'a'..=b'z' => Some(c - b'a' + 26),
+        b'0'..=b'9' => Some(c - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0_u32);
+    for digit in text.bytes().filter_map(digit) {
+        bits = bits << 6 | u32::from(digit);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count & 0xff) as u8);
+        }
+    }
+    bytes
+}
