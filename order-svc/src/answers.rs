@@ -11,6 +11,7 @@ use halfmsg_service_kit::telemetry::LIFE;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::events::Hub;
 use crate::metrics::OrderMetrics;
 use crate::model::OrderId;
 use crate::store::StoreError;
@@ -86,12 +87,13 @@ pub(crate) fn failed(error: StoreError) -> HandlerError {
 #[derive(Debug, Clone, Default)]
 pub struct AnswerHandler {
     metrics: OrderMetrics,
+    events: Hub,
 }
 
 impl AnswerHandler {
-    /// A handler that counts in `metrics`.
-    pub fn new(metrics: OrderMetrics) -> Self {
-        Self { metrics }
+    /// A handler that counts in `metrics` and tells `events` of what it has changed.
+    pub fn new(metrics: OrderMetrics, events: Hub) -> Self {
+        Self { metrics, events }
     }
 }
 
@@ -110,8 +112,13 @@ impl MessageHandler for AnswerHandler {
         for answer in answers {
             let answered = answer_in_tx(context.transaction(), &answer).await.map_err(failed)?;
             let outcome = outcome(&answer, &answered)?;
-            let metrics = self.metrics.clone();
-            context.after_commit(move || tell(&metrics, &answer, outcome));
+            let (metrics, events) = (self.metrics.clone(), self.events.clone());
+            context.after_commit(move || {
+                tell(&metrics, &answer, outcome);
+                if let Answered::Now(status) = answered {
+                    events.answered(answer.order_id, status, answer.refusal.as_deref());
+                }
+            });
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Service {
         let desk = Desk::new(config.stock.clone());
         let metrics = OrderMetrics::default();
         let answers = Consumer::builder(consumer_config(&config, &requests, "answers"))
-            .subscribe(&config.topics.outbound, AnswerHandler::new(metrics.clone()))
+            .subscribe(&config.topics.outbound, AnswerHandler::new(metrics.clone(), events.clone()))
             .build()?;
         let report = ReportStore::new(requests.clone());
         let reporter = Reporter {

@@ -13,7 +13,8 @@ const MAX_TEXT_CHARS: usize = 300;
 /// What happened, to which order, when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
-    pub(super) transaction_id: TransactionId,
+    /// None where an order's status is all that is known.
+    pub(super) transaction_id: Option<TransactionId>,
     /// The message's key; none if it is no order's.
     pub(super) order_id: Option<Uuid>,
     pub(super) at_ms: i64,
@@ -62,7 +63,7 @@ impl Event {
         };
         let order_id = event.key.and_then(|key| Uuid::try_parse_ascii(key).ok());
         let &LifeEvent { transaction_id, at_ms, .. } = event;
-        Some(Self { transaction_id, order_id, at_ms, what })
+        Some(Self { transaction_id: Some(transaction_id), order_id, at_ms, what })
     }
 
     /// Its name, in `event:`.
@@ -98,7 +99,7 @@ impl Event {
             What::Reopened { operator, reason } => json!({"operator": operator, "reason": reason}),
             What::Order { status, reason } => json!({"status": status, "reason": reason}),
         };
-        data["transaction_id"] = json!(self.transaction_id.to_string());
+        data["transaction_id"] = json!(self.transaction_id.map(|id| id.to_string()));
         data["order_id"] = json!(self.order_id);
         data["at"] = json!(rfc3339(self.at_ms));
         data

@@ -86,6 +86,23 @@ impl Hub {
         status: OrderStatus,
         reason: Option<&str>,
     ) {
+        // A void row that was written before its half message was known names itself.
+        let known = transaction_id.as_uuid() != id.as_uuid();
+        self.status(known.then_some(transaction_id), id, status, reason);
+    }
+
+    /// An order that waited has this status now, by what stock-svc answered.
+    pub fn answered(&self, id: OrderId, status: OrderStatus, reason: Option<&str>) {
+        self.status(None, id, status, reason);
+    }
+
+    fn status(
+        &self,
+        transaction_id: Option<TransactionId>,
+        id: OrderId,
+        status: OrderStatus,
+        reason: Option<&str>,
+    ) {
         self.push(Event {
             transaction_id,
             order_id: Some(id.as_uuid()),

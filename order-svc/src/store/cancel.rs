@@ -98,6 +98,7 @@ impl OrderStore {
             }
             let order = found.ok_or_else(|| super::conflicting(id))?;
             tx.commit().await?;
+            self.tell(&order);
             Ok(Cancelled::Now(order))
         })
         .await

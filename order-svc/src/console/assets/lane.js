@@ -5,6 +5,8 @@ import { h, millis, short, timeOf } from "./dom.js";
 
 /** The purpose of half messages that tell stock-svc of an order; all others restore stock. */
 const CREATED = "order.created";
+/** What stock-svc has done when nothing more is to come. */
+const ENDS = ["restored", "nothing to restore", "sold", "untouched", "refused"];
 
 /** The parts of a lane, in their order; each is null or {text, tone, at, why}. */
 const PARTS = [
@@ -48,6 +50,8 @@ export function apply(lane, name, event) {
       if (lane.status === event.status) return false;
       lane.status = event.status;
       steps.local = orderStep(event.status, at, event.reason);
+      // What was sold comes back.
+      if (event.status === "cancelled") delete steps.stock;
       return true;
     case "checked":
       lane.checks += 1;
@@ -117,10 +121,12 @@ export function applyMovements(lane, movements) {
   const of = (kind) => movements.filter((movement) => movement.kind === kind);
   const words = (list) => list.map((movement) => `${movement.quantity} ${movement.sku}`).join(", ");
   const [restored, voided, deducted] = [of("restore"), of("void"), of("deduct")];
+  const sold = lane.status !== "cancelled";
   if (restored.length) lane.steps.stock = { text: "restored", tone: "good", at: restored.at(-1).created_at, why: words(restored) };
   else if (voided.length) lane.steps.stock = { text: "nothing to restore", tone: "good", at: voided[0].created_at };
-  else if (deducted.length && lane.purpose === CREATED) lane.steps.stock = { text: "sold", tone: "good", at: deducted.at(-1).created_at, why: words(deducted) };
-  else if (lane.steps.message?.text === "dropped") {
+  else if (lane.status === "rejected") lane.steps.stock = { text: "refused", tone: "warn", at: null };
+  else if (deducted.length && sold && lane.purpose === CREATED) lane.steps.stock = { text: "sold", tone: "good", at: deducted.at(-1).created_at, why: words(deducted) };
+  else if (sold && lane.steps.message?.text === "dropped") {
     lane.steps.stock = deducted.length
       ? { text: "sold", tone: "good", at: deducted.at(-1).created_at, why: words(deducted) }
       : { text: "untouched", tone: "good", at: null };
@@ -130,7 +136,7 @@ export function applyMovements(lane, movements) {
 /** Whether stock-svc has still to do something for it. */
 export const awaitsStock = (lane) =>
   lane.order !== null && ["delivered", "dropped"].includes(lane.steps.message?.text)
-  && !["restored", "nothing to restore", "sold", "untouched"].includes(lane.steps.stock?.text);
+  && !ENDS.includes(lane.steps.stock?.text);
 
 function waiting(lane, part) {
   if (part === "local") return lane.steps.decided ? "" : lane.interrupted ? "interrupted: the service died" : "running";

@@ -26,7 +26,7 @@ export function start(given) {
 }
 
 export function event(name, data) {
-  const lane = get(data.transaction_id, name);
+  const lane = data.transaction_id ? get(data.transaction_id, name) : ofOrder(data.order_id);
   if (!lane) return;
   if (apply(lane, name, data)) mark(lane);
   if (["delivered", "dropped", "parked", "order"].includes(name)) handlers.settled(name, lane);
@@ -57,6 +57,9 @@ export async function reload(restarted) {
     lane.seen = 0;
   }
 }
+
+/** The lane that an order began with, if it is still here. */
+const ofOrder = (id) => [...lanes.values()].find((lane) => lane.order === id);
 
 function get(transaction, name) {
   const known = lanes.get(transaction);
