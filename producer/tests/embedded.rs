@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use halfmsg_kafka::EmbeddedBroker;
 use halfmsg_producer::{
-    HalfFilter, HalfMessage, ListenerResult, LocalOutcome, LocalTransactionState, Message,
-    OperatorRequest, ProducerConfig, TransactionListener, TransactionProducer,
+    HalfFilter, HalfMessage, LifeEvent, LifeObserver, LifeStep, ListenerResult, LocalOutcome,
+    LocalTransactionState, Message, OperatorRequest, Origin, ProducerConfig, TransactionId,
+    TransactionListener, TransactionProducer, Verdict,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message as _};
@@ -41,6 +42,51 @@ impl TransactionListener for Told {
         let checks = self.checks.lock().expect("no test panics while holding it");
         let payload = half.payload.clone().unwrap_or_default();
         Ok(checks.get(payload.as_ref()).copied().unwrap_or(LocalTransactionState::Unknown))
+    }
+}
+
+/// Writes down what it hears, in short.
+#[derive(Clone, Default)]
+struct Heard {
+    steps: Arc<Mutex<Vec<(TransactionId, String)>>>,
+}
+
+impl LifeObserver for Heard {
+    fn observe(&self, event: &LifeEvent<'_>) {
+        assert_eq!(event.key, Some(&b"k"[..]), "{event:?}");
+        let said = match event.step {
+            LifeStep::Stored { purpose, topic, .. } => format!("stored {purpose} {topic}"),
+            LifeStep::LocalTransaction { outcome } => format!("local {outcome:?}"),
+            LifeStep::Checked { answer, .. } => format!("checked {answer}"),
+            LifeStep::Decided { verdict, by, operator, reason } => {
+                assert_eq!(by == Origin::Operator, operator == Some("ann"), "{event:?}");
+                assert_eq!(by == Origin::Operator, reason == "looked up", "{event:?}");
+                let verdict = if verdict == Verdict::Commit { "commit" } else { "rollback" };
+                format!("{verdict} by {}", by.as_str())
+            }
+            LifeStep::Delivered { topic } => format!("delivered {topic}"),
+            LifeStep::Dropped => "dropped".into(),
+            LifeStep::Parked { cause, .. } => format!("parked {cause}"),
+            LifeStep::Reopened { operator, .. } => format!("reopened by {operator}"),
+            other => format!("{other:?}"),
+        };
+        self.steps.lock().expect("unpoisoned").push((event.transaction_id, said));
+    }
+}
+
+impl Heard {
+    /// Waits for the last step of a message, and gives all of them.
+    async fn until(&self, id: TransactionId, last: &str) -> Vec<String> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let steps = self.steps.lock().expect("unpoisoned").clone();
+            let of: Vec<_> = steps.into_iter().filter(|(of, _)| *of == id).collect();
+            if of.iter().any(|(_, step)| step == last) {
+                return of.into_iter().map(|(_, step)| step).collect();
+            }
+            assert!(Instant::now() < until, "no {last}: {of:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -179,5 +225,54 @@ async fn a_half_that_nobody_can_explain_is_parked_once_and_settled_by_hand() {
     let read = tokio::task::spawn_blocking(move || (delivered(&embedded, 1), embedded));
     let (found, _embedded) = read.await.expect("the reader ends");
     assert_eq!(found, [(id.to_string(), b"x".to_vec())]);
+    producer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_hears_each_step_once_and_in_its_order() {
+    use LocalTransactionState::{Commit, Rollback, Unknown};
+    let embedded = EmbeddedBroker::start().expect("a loopback port");
+    let mut config = config(&embedded);
+    config.max_checks = 1;
+    broker(&config, &embedded);
+    let (told, heard) = (Told::default(), Heard::default());
+    told.checks.lock().expect("unpoisoned").insert(b"late".to_vec(), Rollback);
+    let producer = TransactionProducer::builder(config)
+        .listener("order", told)
+        .observer(heard.clone())
+        .start()
+        .await
+        .expect("starts on the embedded broker");
+    let message = |payload: &'static str| Message::new("target", payload).key("k");
+
+    let sent = producer.send_in_transaction("order", message("now"), Ok(Commit)).await;
+    let steps = heard.until(sent.expect("stored").transaction_id, "delivered target").await;
+    let local = "local Answered(Commit)";
+    assert_eq!(steps, ["stored order target", local, "commit by producer", "delivered target"]);
+
+    let sent = producer.send_in_transaction("order", message("late"), Ok(Unknown)).await;
+    let steps = heard.until(sent.expect("stored").transaction_id, "dropped").await;
+    let local = "local Answered(Unknown)";
+    assert_eq!(
+        steps,
+        ["stored order target", local, "checked rollback", "rollback by check-back", "dropped"]
+    );
+
+    let half = producer.begin("order", message("never")).await.expect("stored");
+    let id = half.leave_open().transaction_id;
+    let steps = heard.until(id, "parked max_checks").await;
+    assert_eq!(steps, ["stored order target", "checked unknown", "parked max_checks"]);
+    let request =
+        OperatorRequest { operator: "ann".into(), reason: "looked up".into(), force: true };
+    producer.admin().commit(id, request).await.expect("forced");
+    let steps = heard.until(id, "delivered target").await;
+    let by_hand = ["reopened by ann", "commit by operator", "delivered target"];
+    assert!(
+        by_hand.iter().all(|step| steps.iter().filter(|of| of == step).count() == 1),
+        "{steps:?}"
+    );
+    assert!(
+        steps.iter().position(|of| of == by_hand[0]) < steps.iter().position(|of| of == by_hand[1])
+    );
     producer.shutdown().await;
 }

@@ -170,6 +170,9 @@ macro_rules! cases {
                 bad_input_is_refused_and_changes_nothing
                 bad_input_without_faults_and_token
             }
+            [services::console] {
+                console_views_say_what_is
+            }
             [services::watching] {
                 events_are_told_and_told_again
                 events_have_bounds_and_do_not_hold_up_a_stop
@@ -269,6 +272,8 @@ macro_rules! cases {
             [services::console] {
                 console_tells_the_story_by_clicks
                 console_settles_open_halves
+                console_follows_the_saga_and_a_cancellation
+                console_long_pages_through_10000_halves
             }
             [services::replicas] {
                 c23_long_a_killed_replica_is_replaced

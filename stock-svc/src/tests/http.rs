@@ -284,3 +284,29 @@ async fn operators_calls_need_the_token() {
     let off = World::new(false, None).await;
     assert_problem(&off.send(with("Bearer s3cret")).await, 403, "admin_disabled");
 }
+
+#[tokio::test]
+async fn the_books_are_the_sums_of_the_movements() {
+    let world = World::seeded().await;
+    let order = Uuid::now_v7();
+    let items = json!([{"sku": "apple", "quantity": 7}]);
+    assert_eq!(world.deduct(order, items).await.status, 200);
+    let books = world.get("/stock").await.body;
+    let expected = json!([
+        {"sku": "apple", "name": "apple", "price_cents": 25,
+         "available": 93, "received": 100, "deducted": 7, "restored": 0},
+        {"sku": "banana", "name": "banana", "price_cents": 25,
+         "available": 50, "received": 50, "deducted": 0, "restored": 0},
+    ]);
+    assert_eq!(books, json!({"items": expected, "next_cursor": null}));
+    let first = world.get("/stock?limit=1").await.body;
+    assert_eq!(
+        (&first["items"][0]["sku"], &first["next_cursor"]),
+        (&json!("apple"), &json!("apple"))
+    );
+    let second = world.get("/stock?limit=1&cursor=apple").await.body;
+    assert_eq!(
+        (&second["items"][0]["sku"], &second["next_cursor"]),
+        (&json!("banana"), &Value::Null)
+    );
+}

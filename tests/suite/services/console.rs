@@ -1,16 +1,25 @@
 //! The console page, used by clicks and keys in a real browser.
 
-use serde_json::Value;
+use std::time::Duration;
+
+use halfmsg_producer::{Message, ProducerConfig, TransactionProducer};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::browser::Browser;
 use super::heavy::alone;
+use super::http::send;
 use super::shop::settled::VOID_DEADLINE;
 use super::shop::{Shop, TOKEN};
+use crate::suite::told::{Do, Told};
 use crate::suite::{Env, PATIENCE, until};
 
 const RECEIVED: i64 = 50;
 /// A check that comes before the operator would settle what he is to settle.
 const LATE_CHECK_MS: &str = "600000";
+/// More than anybody would page through.
+const MANY: usize = 10_000;
+const ROWS_OF_A_PAGE: usize = 50;
 /// WebDriver's names of keys.
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
@@ -190,4 +199,121 @@ pub(crate) async fn console_settles_open_halves(env: Env) {
     page.lane_shows("settled", "message", "dropped").await;
     page.apples(RECEIVED - 4).await;
     shop.conservation(VOID_DEADLINE).await;
+}
+
+/// The saga's lane follows stock-svc's answer; what is cancelled by a click comes back.
+pub(crate) async fn console_follows_the_saga_and_a_cancellation(env: Env) {
+    let _alone = alone().await;
+    let shop = Shop::open(env).await;
+    let page = open(&shop).await;
+    page.click("#flow option[value='saga']").await;
+    page.order("later", "").await;
+    page.lane_shows("later", "local", "order confirmed").await;
+    page.lane_shows("later", "message", "delivered").await;
+    page.lane_shows("later", "stock", "sold").await;
+    page.apples(RECEIVED - 2).await;
+    page.click(".lane .acts button:nth-child(2)").await;
+    page.shows("#dialog-title", "Cancel order").await;
+    page.click("#dialog-ok").await;
+    page.lane_shows("later", "local", "order cancelled").await;
+    page.lane_shows("later", "stock", "restored").await;
+    page.apples(RECEIVED).await;
+    shop.conservation(VOID_DEADLINE).await;
+}
+
+/// Ten thousand open half messages: a page at a time, and nothing on the page moves.
+pub(crate) async fn console_long_pages_through_10000_halves(env: Env) {
+    let _alone = alone().await;
+    let mut shop = Shop::open(env).await;
+    shop.seed("apple", 100, RECEIVED).await;
+    shop.order.process().signal("TERM");
+    shop.order.process().end(PATIENCE).await;
+    leave_open(&shop, MANY).await;
+    shop.restart_orders().await;
+    let page = Browser::start(1_280, 900).await;
+    page.open(&shop.order_url("/")).await;
+    page.shows("#halves-page", "page 1, 1 to 50, there are more").await;
+    let place = "document.getElementById('letters-title').getBoundingClientRect().top + scrollY";
+    // Lanes are asked for, too: they are a bounded number, and at their places soon.
+    page.shows("#lanes-count", "20").await;
+    let before = page.run(&format!("return {place}")).await;
+    for number in 2..=4 {
+        page.click("#halves-next").await;
+        page.shows("#halves-page", &format!("page {number}, ")).await;
+        let rows = page.run("return document.querySelectorAll('#halves tbody tr').length").await;
+        assert_eq!(rows, ROWS_OF_A_PAGE);
+        assert_eq!(page.run(&format!("return {place}")).await, before, "page {number} moved it");
+    }
+    page.click("#halves-back").await;
+    page.shows("#halves-page", "page 3, ").await;
+    page.screenshot("console-10000").await;
+}
+
+/// Stores half messages as order-svc would, which is down, and leaves them to a check much later.
+async fn leave_open(shop: &Shop, count: usize) {
+    let config = ProducerConfig { application: "order-svc".into(), ..shop.ground.group.clone() };
+    let purpose = "order.rollback";
+    let builder =
+        TransactionProducer::builder(config).listener(purpose, Told::otherwise(Do::Unknown));
+    let producer = builder.start().await.expect("the group is free");
+    let orders: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
+    for some in orders.chunks(500) {
+        let begun = some.iter().map(|order| {
+            let item = json!({"sku": "apple", "quantity": 1});
+            let payload = json!({"order_id": order, "user_id": "many", "items": [item]});
+            let message = Message::new(&shop.ground.rollback_topic, payload.to_string())
+                .key(order.to_string())
+                .check_after(Duration::from_secs(3_600));
+            producer.begin(purpose, message)
+        });
+        for begun in futures::future::join_all(begun).await {
+            begun.expect("it is stored").leave_open();
+        }
+    }
+    producer.shutdown().await;
+}
+
+/// What the page is made of and what it asks for: protected, from one origin, and true.
+pub(crate) async fn console_views_say_what_is(env: Env) {
+    let shop = Shop::open(env).await;
+    shop.seed("apple", 100, RECEIVED).await;
+    let page = shop.get("/").await.expect(200);
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    assert_eq!(
+        shop.get("/console/app.js").await.expect(200).header("content-type"),
+        "text/javascript; charset=utf-8"
+    );
+    shop.get("/console/../Cargo.toml").await.expect_problem(404, "not_found");
+
+    shop.place(&[("apple", 3)]).send().await.expect(201);
+    let fails = shop.place(&[("apple", 5)]).fault("after-deduct").send().await.expect(500);
+    let books = until(VOID_DEADLINE, "balanced books", async || {
+        let books = shop.get("/api/stock").await.expect(200).body;
+        let restored = books["items"][0]["restored"] == 5;
+        if books["state"] == "balanced" && restored { Ok(books) } else { Err(books.to_string()) }
+    })
+    .await;
+    let line = &books["items"][0];
+    for (name, value) in [
+        ("received", RECEIVED),
+        ("available", RECEIVED - 3),
+        ("live", 3),
+        ("deducted", 8),
+        ("difference", 0),
+    ] {
+        assert_eq!(line[name], value, "{name}: {line}");
+    }
+    let order = fails.body["order_id"].as_str().expect("an order");
+    let movements = shop.get(&format!("/api/movements?order_id={order}")).await.expect(200).body;
+    assert_eq!(movements["items"][1]["kind"], "restore");
+
+    assert_eq!(shop.get("/api/dead-letters").await.expect(200).body["items"], json!([]));
+    let replay = shop.order_url(&format!("/api/dead-letters/{}/replay", Uuid::now_v7()));
+    let refused = send(shop.http.post(&replay)).await.expect("order-svc answers");
+    refused.expect_problem(401, "unauthorized");
+    let passed = send(shop.http.post(&replay).bearer_auth(TOKEN)).await.expect("order-svc answers");
+    passed.expect_problem(404, "not_found");
 }
