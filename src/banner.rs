@@ -24,6 +24,8 @@ pub(crate) fn banner(places: &Places) -> String {
 halfmsg is ready. Nothing is kept after it ends: the broker is in this process, the databases are
 in a temporary directory.
 
+  Open http://{order}/ in a browser: place orders there, let them fail, watch what becomes of them.
+
   orders  http://{order}    stock  http://{stock}    Kafka (in-process)  {kafka}
   operator's token (HALFMSG_ADMIN_TOKEN)  {token}
 

@@ -16,8 +16,8 @@ use crate::transaction::LocalOutcome;
 ///
 /// [`LifeStep::Stored`], [`LifeStep::LocalTransaction`] and the check that follows a local
 /// transaction at once are told by the process that runs the local transaction; all else by the
-/// owner of the store's partition, when it reads the record or has carried it out. What is carried
-/// out before a takeover is not told again.
+/// owner of the store's partition, when it reads the record or has carried it out. A next owner tells
+/// again what the stored progress does not cover, and nothing else of what was before it.
 ///
 /// ```
 /// use std::sync::mpsc::SyncSender;

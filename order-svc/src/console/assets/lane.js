@@ -18,7 +18,7 @@ const PARTS = [
 ];
 
 export function newLane(transaction) {
-  return { transaction, order: null, status: null, purpose: null, user: null, items: null, checks: 0, lastCheck: null, seen: Date.now(), interrupted: false, steps: {} };
+  return { transaction, order: null, status: null, purpose: null, user: null, items: null, checks: 0, lastCheck: null, seen: Date.now(), interrupted: false, listed: false, steps: {} };
 }
 
 /** Whether nobody has decided: the lane has something to wait for. */
@@ -58,12 +58,16 @@ export function apply(lane, name, event) {
       lane.lastCheck = { answer: event.answer, at, reason: event.reason };
       return true;
     case "decided":
+      // A restarted owner reads again what its progress does not cover.
+      if (steps.decided) return false;
       steps.decided = { text: event.verdict === "commit" ? "deliver" : "drop", tone: "info", at, why: by(event.by, event.operator) + (event.reason ? `: ${event.reason}` : "") };
       return true;
     case "delivered":
+      if (steps.message?.text === "delivered") return false;
       steps.message = { text: "delivered", tone: "info", at, why: event.topic };
       return true;
     case "dropped":
+      if (steps.message?.text === "dropped") return false;
       steps.message = { text: "dropped", tone: "good", at };
       return true;
     case "parked":
@@ -95,13 +99,12 @@ export function applyOrder(lane, order) {
   lane.steps.local = orderStep(order.status, order.updated_at, order.reason);
 }
 
-/** What GET /halves/{id} says, for what was missed: events are more exact, so they stay. */
+/** What GET /halves and GET /halves/{id} say, for what was missed: events are more exact, so they stay. */
 export function applyHalf(lane, half) {
   lane.order ??= half.key;
   lane.purpose ??= half.purpose;
-  const step = (event) => half.history.findLast((entry) => entry.event === event);
-  const stored = step("stored");
-  if (stored) lane.steps.stored ??= { text: "stored", tone: "info", at: stored.at, why: `partition ${half.partition}, offset ${half.offset}` };
+  const step = (event) => half.history?.findLast((entry) => entry.event === event);
+  lane.steps.stored ??= { text: "stored", tone: "info", at: half.stored_at, why: `partition ${half.partition}, offset ${half.offset}` };
   lane.checks = Math.max(lane.checks, half.attempts);
   if (half.state === "parked") {
     lane.steps.message ??= { text: "parked", tone: "bad", at: step("parked")?.at, why: half.last_outcome };
@@ -139,7 +142,7 @@ export const awaitsStock = (lane) =>
   && !ENDS.includes(lane.steps.stock?.text);
 
 function waiting(lane, part) {
-  if (part === "local") return lane.steps.decided ? "" : lane.interrupted ? "interrupted: the service died" : "running";
+  if (part === "local") return lane.steps.decided ? "" : lane.interrupted ? "interrupted: the service died" : lane.listed ? "no outcome known" : "running";
   if (part === "decided") {
     if (!lane.steps.stored && !lane.steps.local) return "";
     if (lane.lastCheck && !lane.steps.decided) return `asked: ${lane.lastCheck.answer}`;

@@ -53,8 +53,10 @@ export async function reload(restarted) {
   for (const half of items) {
     const lane = get(half.transaction_id, "half_stored");
     if (!lane) continue;
-    if (!lane.steps.stored) lane.interrupted = restarted;
+    if (!lane.steps.stored) Object.assign(lane, { interrupted: restarted, listed: true });
+    applyHalf(lane, half);
     lane.seen = 0;
+    mark(lane);
   }
 }
 
