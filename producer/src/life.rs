@@ -1,6 +1,7 @@
 //! Each step in the life of a half message: a readable line on the target `halfmsg::life`, and the
 //! observer, if there is one. Nothing may depend on either.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use halfmsg_protocol::{Answer, Decision, Half, ParkedHalf, Reopen, TransactionId};
@@ -29,8 +30,11 @@ impl Life {
     }
 
     fn observe(&self, transaction_id: TransactionId, key: Option<&[u8]>, step: LifeStep<'_>) {
-        if let Some(observer) = &self.observer {
-            observer.observe(&LifeEvent { transaction_id, key, at_ms: clock::wall_ms(), step });
+        let Some(observer) = &self.observer else { return };
+        let event = LifeEvent { transaction_id, key, at_ms: clock::wall_ms(), step };
+        // Whatever is wrong with it, messages go on being delivered.
+        if catch_unwind(AssertUnwindSafe(|| observer.observe(&event))).is_err() {
+            tracing::error!(%transaction_id, "the observer of half messages panicked");
         }
     }
 
@@ -62,16 +66,17 @@ impl Life {
     }
 
     pub(crate) fn checked(&self, id: TransactionId, key: Option<&[u8]>, answer: &Answer) {
-        let (answer, reason) = match answer {
-            Answer::Commit => ("commit", ""),
-            Answer::Rollback => ("rollback", ""),
-            Answer::Unknown(reason) => ("unknown", reason.as_str()),
-            Answer::Failed(reason) => ("failed", reason.as_str()),
-            Answer::NotAsked(_) => return,
-        };
+        self.answered(id, answer);
+        if let Some((answer, reason)) = words(answer) {
+            self.observe(id, key, LifeStep::Checked { answer, reason });
+        }
+    }
+
+    /// The answer may come too late: the message was decided meanwhile.
+    pub(crate) fn answered(&self, id: TransactionId, answer: &Answer) {
+        let Some((answer, reason)) = words(answer) else { return };
         let text = if reason.is_empty() { answer } else { reason };
         tracing::info!(target: TARGET, transaction_id = %id, "check-back asked; answer: {text}");
-        self.observe(id, key, LifeStep::Checked { answer, reason });
     }
 
     /// `decision`: the record that was read, if it was kept for an observer.
@@ -135,5 +140,16 @@ impl Life {
             reason,
         };
         self.observe(half.meta.id, half.body.key.as_deref(), step);
+    }
+}
+
+/// Nothing if nobody was asked.
+fn words(answer: &Answer) -> Option<(&'static str, &str)> {
+    match answer {
+        Answer::Commit => Some(("commit", "")),
+        Answer::Rollback => Some(("rollback", "")),
+        Answer::Unknown(reason) => Some(("unknown", reason)),
+        Answer::Failed(reason) => Some(("failed", reason)),
+        Answer::NotAsked(_) => None,
     }
 }

@@ -11,7 +11,7 @@ use crate::transaction::LocalOutcome;
 /// Hears each step in the lives of half messages, as this process takes or reads it.
 ///
 /// It is called on the threads that do the work, the resolver's among them: it must return at once,
-/// never block and never panic. A bounded queue that drops its oldest entry is the right thing
+/// and never block. A panic is caught and logged. A bounded queue that drops its oldest entry is the right thing
 /// behind it. Without an observer a step costs one comparison.
 ///
 /// [`LifeStep::Stored`], [`LifeStep::LocalTransaction`] and the check that follows a local
@@ -73,7 +73,7 @@ pub enum LifeStep<'a> {
         outcome: &'a LocalOutcome,
     },
     /// The listener was asked. `commit` and `rollback` become a decision; `unknown` and `failed` count
-    /// as an attempt.
+    /// as an attempt. An answer to a message that was decided meanwhile is not told.
     Checked {
         /// `commit`, `rollback`, `unknown` or `failed`.
         answer: &'static str,

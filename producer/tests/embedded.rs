@@ -235,22 +235,23 @@ async fn an_observer_hears_each_step_once_and_in_its_order() {
     let mut config = config(&embedded);
     config.max_checks = 1;
     broker(&config, &embedded);
-    let (told, heard) = (Told::default(), Heard::default());
-    told.checks.lock().expect("unpoisoned").insert(b"late".to_vec(), Rollback);
+    let (listener, heard) = (Told::default(), Heard::default());
+    listener.checks.lock().expect("unpoisoned").insert(b"late".to_vec(), Rollback);
     let producer = TransactionProducer::builder(config)
-        .listener("order", told)
+        .listener("order", listener)
         .observer(heard.clone())
         .start()
         .await
         .expect("starts on the embedded broker");
     let message = |payload: &'static str| Message::new("target", payload).key("k");
+    let told = |state| Ok::<_, String>(state);
 
-    let sent = producer.send_in_transaction("order", message("now"), Ok(Commit)).await;
+    let sent = producer.send_in_transaction("order", message("now"), told(Commit)).await;
     let steps = heard.until(sent.expect("stored").transaction_id, "delivered target").await;
     let local = "local Answered(Commit)";
     assert_eq!(steps, ["stored order target", local, "commit by producer", "delivered target"]);
 
-    let sent = producer.send_in_transaction("order", message("late"), Ok(Unknown)).await;
+    let sent = producer.send_in_transaction("order", message("late"), told(Unknown)).await;
     let steps = heard.until(sent.expect("stored").transaction_id, "dropped").await;
     let local = "local Answered(Unknown)";
     assert_eq!(
