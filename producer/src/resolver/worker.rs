@@ -177,7 +177,13 @@ impl<'a> Worker<'a> {
         if let Some(progress) = job.progress {
             self.store(progress)?;
         }
-        self.insist(|| self.client.commit_transaction(STEP))?;
+        // From here on an error that asks for an abort does not say that nothing was committed: the
+        // broker may have done it and died before its answer (librdkafka, "a tricky state" in
+        // rd_kafka_txn_handle_EndTxn). Only the stored progress tells, to whoever takes over.
+        self.insist(|| self.client.commit_transaction(STEP)).map_err(|stuck| match stuck {
+            Stuck::Abort(error) => Stuck::Lost(error),
+            stuck => stuck,
+        })?;
         self.crash_at(CrashPoint::AfterCommit, job);
         Ok(JobEnd::Done(Vec::new()))
     }

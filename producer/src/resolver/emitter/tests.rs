@@ -1,8 +1,10 @@
-//! Who may still fence, on a broker in this process (which fences nobody itself).
+//! Who may still fence, and what is known after a failed commit, on a broker in this process (which
+//! fences nobody itself).
 
 use std::time::{Duration, Instant};
 
 use halfmsg_kafka::EmbeddedBroker;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::config::Emission;
@@ -62,4 +64,23 @@ fn a_takeover_that_is_overtaken_under_way_does_not_try_on() {
     parts.claim.withdraw();
     assert_eq!(answer(&answers), Err(WITHDRAWN.to_owned()));
     assert!(overtaken.elapsed() < worker::OPEN_DEADLINE, "only its call came to its end");
+}
+
+#[test]
+fn after_a_failed_commit_only_the_stored_progress_tells() {
+    let broker = EmbeddedBroker::start().expect("a loopback port");
+    let (inputs, ended) = mpsc::channel();
+    let parts = EmitterParts { inputs, ..parts(&broker) };
+    broker.create_topic(&parts.config.parked_topic(), 1).expect("a fresh broker");
+    let (emitter, answers) = begin(&parts);
+    assert_eq!(answer(&answers), Ok(()));
+    // An error that the client does not know asks for an abort.
+    let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    broker.refuse(RDKafkaApiKey::EndTxn, &[unknown]).expect("it runs");
+    let clears = vec![TransactionId::from_bytes([1; 16])];
+    let job = Job { items: Vec::new(), clears, progress: None };
+    assert!(emitter.begin(job).is_ok());
+    let ended = ended.recv_timeout(DEADLINE).expect("it ends");
+    let Input::Emitted { end, .. } = ended else { panic!("the end of a batch") };
+    assert!(matches!(end, JobEnd::Lost(_)), "sent again, it might be there twice: {end:?}");
 }
