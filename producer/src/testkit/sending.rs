@@ -177,7 +177,10 @@ impl Inner {
         found.map(|_| ()).ok_or_else(|| PrepareError::NoListener(purpose.to_owned()))
     }
 
-    async fn begun(self: &Arc<Self>, halves: Vec<HalfMessage>) -> Result<TestTransaction, KitError> {
+    async fn begun(
+        self: &Arc<Self>,
+        halves: Vec<HalfMessage>,
+    ) -> Result<TestTransaction, KitError> {
         self.crashes(Fault::CrashAfterHalf)?;
         self.run().await?;
         Ok(TestTransaction { kit: Arc::clone(self), halves })
