@@ -13,7 +13,6 @@ use halfmsg_producer::{
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 
 struct Payments(DatabaseConnection);
-
 static ASKED: AtomicU32 = AtomicU32::new(0);
 
 #[async_trait::async_trait]
@@ -32,7 +31,8 @@ impl TransactionListener for Payments {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        let state = fence::check(&self.0, &[half.clone()], FenceOptions::default()).await[0];
+        let state =
+            fence::check(&self.0, std::slice::from_ref(half), FenceOptions::default()).await[0];
         println!("asked about {}: {state:?}", half.local_transaction_id);
         ASKED.fetch_add(1, Relaxed);
         Ok(state)

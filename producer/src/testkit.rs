@@ -10,6 +10,9 @@
 //! what is left, and a kit built on it is the process that was started again. [`TestKit::audit`] finds
 //! listeners that answer one way today and another way tomorrow.
 //!
+//! It has one replica and knows no topics: every target exists and takes everything. What brokers,
+//! replicas and sizes do to a message is for tests on a broker.
+//!
 //! It must never be part of a program: what is in memory is gone with it.
 //!
 //! ```

@@ -1,6 +1,10 @@
 //! What can be made to fail.
 
 /// A failure at one step. It happens once, at the next step that it is about.
+///
+/// [`Fault::CheckFirst`] and [`Fault::CrashDuringLocal`] are about the local transaction that
+/// `send_in_transaction` runs. Behind `begin` it is the test that runs it: there, let time pass with
+/// `advance`, or drop the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The half message is not stored; the local transaction does not run.
