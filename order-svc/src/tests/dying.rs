@@ -84,14 +84,11 @@ async fn stock_and_order_agree_at_every_fault() {
 #[tokio::test]
 async fn stock_and_order_agree_wherever_the_local_transaction_dies() {
     let world = World::new().await;
-    for waits in 1..500 {
+    let mut died = 0;
+    for waits in 1..=40 {
         let placed = world.order(Fault::CrashDuringLocal { waits }, None).await;
-        let what = format!("at wait {waits}");
-        let confirmed = world.assert_agreement(&placed, &what).await;
-        if !placed.crashed {
-            assert!(confirmed && waits > 6, "two calls and a transaction wait: {waits}");
-            return;
-        }
+        world.assert_agreement(&placed, &format!("at wait {waits}")).await;
+        died += usize::from(placed.crashed);
     }
-    panic!("a local transaction of 500 waits");
+    assert!(died >= 2, "two calls of another service are waited for: {died}");
 }

@@ -18,7 +18,9 @@ pub enum Fault {
     /// been answered, and then goes on. A listener without a fence is found out here.
     CheckFirst,
     /// The process dies when the local transaction waits for the so many-th time (from 1): for a
-    /// connection, a lock, a statement, its commit. If it ends with fewer waits nothing happens.
+    /// connection, a lock, a statement, its commit. If it ends with fewer waits nothing happens, and
+    /// the fault is used up: what answers at once is not waited for, so that the number of waits may
+    /// differ from run to run. Go through some numbers, and assert what holds either way.
     CrashDuringLocal {
         /// The number of the wait.
         waits: u32,
