@@ -161,7 +161,8 @@ impl ProducerBuilder {
     /// # Errors
     /// As `start`: a setting that cannot work.
     pub fn test_kit_on(self, store: TestStore) -> Result<TestKit, StartError> {
-        let Self { config, listeners } = self;
+        // Nobody is told of lives that are none.
+        let Self { config, listeners, observer: _ } = self;
         config.validate()?;
         for purpose in listeners.keys() {
             validate_name("purpose", purpose)?;
@@ -187,6 +188,11 @@ impl TestKit {
     /// Takes back what was injected and has not happened.
     pub fn clear_faults(&self) {
         self.inner.world().faults.clear();
+    }
+
+    /// A fresh identity.
+    pub fn new_transaction_id(&self) -> TransactionId {
+        TransactionId::from_uuid(uuid::Uuid::now_v7())
     }
 
     /// Ends the process without ceremony: what is left is the store. Open transactions of this kit

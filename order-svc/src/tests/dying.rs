@@ -34,7 +34,7 @@ impl World {
         let (id, order) = (OrderId::generate(), apples(2));
         let mut kit = self.start().test_kit().unwrap();
         kit.inject(fault);
-        let message = RollbackPayload::new(id, &order).to_message(TOPIC);
+        let message = RollbackPayload::new(id, &order).to_message(TOPIC, kit.new_transaction_id());
         let (tell, _) = oneshot::channel();
         let local = LocalOrder { id, order, fault: induced, tell };
         let sent = kit.send_in_transaction(PURPOSE, message, local).await.map(|_| ());

@@ -91,7 +91,7 @@ impl TestKit {
         if !(1..=most).contains(&count) {
             return Err(PrepareError::from(Invalid::MessageCount { count, most }).into());
         }
-        let local = TransactionId::from_uuid(uuid::Uuid::now_v7());
+        let local = self.new_transaction_id();
         let mut halves = Vec::with_capacity(count);
         for message in messages {
             match inner.store(purpose, message, Some(local)) {
@@ -198,7 +198,7 @@ impl Inner {
         if self.alive(|world| world.takes(Fault::PrepareFails))? {
             return Err(self.unavailable(None).into());
         }
-        let id = TransactionId::from_uuid(uuid::Uuid::now_v7());
+        let id = message.id.unwrap_or_else(|| TransactionId::from_uuid(uuid::Uuid::now_v7()));
         let record = Record::Half(HalfMeta {
             id,
             application: config.application.clone(),
