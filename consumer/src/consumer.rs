@@ -157,7 +157,7 @@ impl ConsumerBuilder {
 
 /// A consumer. Its tables must be in the database before it runs.
 pub struct Consumer {
-    config: ConsumerConfig,
+    pub(crate) config: ConsumerConfig,
     deliverer: Arc<Deliverer>,
     sender: Arc<Sender>,
     metrics: ConsumerMetrics,
@@ -196,6 +196,14 @@ impl Consumer {
     /// Its metrics.
     pub fn metrics(&self) -> ConsumerMetrics {
         self.metrics.clone()
+    }
+
+    /// Keeps replies there in place of sending them.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn keep_replies(&mut self, outbox: &crate::sender::Outbox) {
+        let (database, subscriber) = (self.config.database.clone(), &self.config.subscriber);
+        let sender = Sender::keeping(database, subscriber.clone(), self.metrics(), outbox.clone());
+        self.sender = Arc::new(sender);
     }
 
     /// Its health.
@@ -334,7 +342,7 @@ impl Consumer {
         Ok(())
     }
 
-    fn worker(&self, generation: Arc<AtomicU64>, shutdown: CancellationToken) -> Worker {
+    pub(crate) fn worker(&self, generation: Arc<AtomicU64>, shutdown: CancellationToken) -> Worker {
         // SQLite has one writer: more would only wait for each other.
         let one = self.config.database.get_database_backend() == DbBackend::Sqlite;
         Worker {
@@ -360,7 +368,7 @@ impl Consumer {
         }
     }
 
-    fn scheduler(&self, shutdown: CancellationToken) -> Scheduler {
+    pub(crate) fn scheduler(&self, shutdown: CancellationToken) -> Scheduler {
         Scheduler {
             deliverer: self.deliverer.clone(),
             sender: self.sender.clone(),

@@ -59,6 +59,7 @@
 //! - [`reply`]: [`Reply`], stored; `sender`: sends what is stored
 //! - `background`: what was left behind, the inbox's retention, gauges
 //! - [`dead_letter`]: what was given up on, its filters, its replay
+//! - `testkit` (feature `testkit`): tests of handlers without Kafka
 //! - `record`, `headers`: how a message is kept in a table
 //! - [`metrics`]: [`ConsumerMetrics`], what can be watched
 
@@ -81,6 +82,8 @@ mod record;
 mod retry;
 mod scheduler;
 mod sender;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod worker;
 
 pub use config::{Assignment, ConsumerConfig, KeyOrder, RetryLevels, Spread, TopicSettings};

@@ -85,6 +85,15 @@ impl Scheduler {
         }
     }
 
+    /// Hands out what is due now and ends.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn work_off(&self) {
+        let mut pace = Pace { size: self.max_batch, in_a_row: 0 };
+        while self.due_in().await == Some(Duration::ZERO) {
+            tokio::time::sleep(self.step(&mut pace).await.min(self.retries.longest)).await;
+        }
+    }
+
     /// Until the next retry; `None` if there is none, or nobody can tell.
     async fn due_in(&self) -> Option<Duration> {
         if self.handle.is_paused() {

@@ -32,13 +32,49 @@ impl From<DbErr> for NotSent {
     }
 }
 
+/// What a test kit keeps in place of sending it. Cheap to clone.
+#[cfg(feature = "testkit")]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outbox(std::sync::Arc<std::sync::Mutex<Vec<crate::testkit::SentReply>>>);
+
+#[cfg(feature = "testkit")]
+impl Outbox {
+    pub(crate) fn sent(&self) -> Vec<crate::testkit::SentReply> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, one: &Unsent) -> Sent {
+        let reply = crate::testkit::SentReply { id: one.id, reply: one.reply.clone() };
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(reply);
+        Sent::Acknowledged
+    }
+}
+
+/// Where replies go.
+#[derive(Clone)]
+enum Outlet {
+    Kafka(FutureProducer),
+    #[cfg(feature = "testkit")]
+    Kept(Outbox),
+}
+
+impl Outlet {
+    async fn send(&self, one: &Unsent) -> Sent {
+        match self {
+            Self::Kafka(producer) => send_one(producer, one).await,
+            #[cfg(feature = "testkit")]
+            Self::Kept(outbox) => outbox.keep(one),
+        }
+    }
+}
+
 /// The producer of a consumer's replies. It is made with the first of them.
 pub(crate) struct Sender {
     kafka: KafkaConfig,
     database: DatabaseConnection,
     subscriber: String,
     metrics: ConsumerMetrics,
-    producer: Mutex<Option<FutureProducer>>,
+    outlet: Mutex<Option<Outlet>>,
 }
 
 /// What became of one reply.
@@ -56,7 +92,20 @@ impl Sender {
         subscriber: String,
         metrics: ConsumerMetrics,
     ) -> Self {
-        Self { kafka, database, subscriber, metrics, producer: Mutex::default() }
+        Self { kafka, database, subscriber, metrics, outlet: Mutex::default() }
+    }
+
+    /// One that sends nothing, for a test kit.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn keeping(
+        database: DatabaseConnection,
+        subscriber: String,
+        metrics: ConsumerMetrics,
+        outbox: Outbox,
+    ) -> Self {
+        let outlet = Mutex::new(Some(Outlet::Kept(outbox)));
+        let kafka = KafkaConfig::new("in-memory:9092");
+        Self { kafka, database, subscriber, metrics, outlet }
     }
 
     /// Sends what these messages are owed, behind earlier replies of the same keys. Behind more than
@@ -96,9 +145,9 @@ impl Sender {
     async fn in_order(&self, unsent: Vec<Unsent>) -> Result<(), NotSent> {
         let mut chains = chains(unsent);
         while !chains.is_empty() {
-            let producer = self.producer().await?;
+            let outlet = self.outlet().await?;
             let heads = chains.iter().filter_map(VecDeque::front);
-            let sent = join_all(heads.map(|one| send_one(&producer, one))).await;
+            let sent = join_all(heads.map(|one| outlet.send(one))).await;
             let (mut acknowledged, mut refused, mut away) = (Vec::new(), Vec::new(), None);
             let mut going_on = Vec::with_capacity(chains.len());
             for (mut chain, sent) in chains.into_iter().zip(sent) {
@@ -120,7 +169,7 @@ impl Sender {
                 self.note_refusal(&one, &cause).await?;
             }
             if let Some(cause) = away {
-                self.let_go_if_broken(&producer).await;
+                self.let_go_if_broken(&outlet).await;
                 return Err(NotSent(cause));
             }
             chains = going_on;
@@ -136,10 +185,10 @@ impl Sender {
         reply::refused(&self.database, one.seq, cause).await
     }
 
-    async fn producer(&self) -> Result<FutureProducer, NotSent> {
-        let mut present = self.producer.lock().await;
-        if let Some(producer) = &*present {
-            return Ok(producer.clone());
+    async fn outlet(&self) -> Result<Outlet, NotSent> {
+        let mut present = self.outlet.lock().await;
+        if let Some(outlet) = &*present {
+            return Ok(outlet.clone());
         }
         let mut client = self.kafka.producer();
         client
@@ -149,15 +198,21 @@ impl Sender {
             .set("message.timeout.ms", TIMEOUT_MILLIS);
         let producer: FutureProducer =
             client.create().map_err(|error| NotSent(error.to_string()))?;
-        *present = Some(producer.clone());
-        Ok(producer)
+        let outlet = Outlet::Kafka(producer);
+        *present = Some(outlet.clone());
+        Ok(outlet)
     }
 
     /// A producer that met a fatal error sends nothing any more: the next reply makes a new one.
-    async fn let_go_if_broken(&self, producer: &FutureProducer) {
-        if let Some((code, text)) = producer.client().fatal_error() {
+    async fn let_go_if_broken(&self, outlet: &Outlet) {
+        let fatal = match outlet {
+            Outlet::Kafka(producer) => producer.client().fatal_error(),
+            #[cfg(feature = "testkit")]
+            Outlet::Kept(_) => None,
+        };
+        if let Some((code, text)) = fatal {
             tracing::warn!(%code, text, "the producer of replies is broken; it is made anew");
-            *self.producer.lock().await = None;
+            *self.outlet.lock().await = None;
         }
     }
 }

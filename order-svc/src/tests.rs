@@ -3,6 +3,7 @@
 //! They run on SQLite; with `HALFMSG_TEST_POSTGRES` (an address whose user may create databases)
 //! on PostgreSQL, each in a database of its own.
 
+mod dying;
 mod fence;
 mod idempotency;
 mod listing;

@@ -23,6 +23,7 @@
 //! - `checker`: asks listeners, in batches and within bounds
 //! - `bodies`: reads payloads again that memory has no room for
 //! - `log`, `parked`, `owner`, `topics`, `targets`, `partition`, `scan`: the store on Kafka
+//! - `testkit` (feature `testkit`): tests of listeners without Kafka, with faults and a virtual clock
 //! - `shared`, `metrics`, `life`, `clock`: what is seen from outside
 
 pub mod admin;
@@ -53,6 +54,8 @@ mod shared;
 pub mod snapshot;
 mod stored;
 mod targets;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod topics;
 pub mod transaction;
 

@@ -112,13 +112,8 @@ impl TransactionProducer {
                 outcome
             })
         };
-        let local = match tokio::time::timeout(self.inner.config.local_deadline, &mut run).await {
-            Ok(Ok(Ok(state))) => LocalOutcome::Answered(state),
-            Ok(Ok(Err(error))) => LocalOutcome::Failed(error.to_string()),
-            Ok(Err(error)) if error.is_panic() => LocalOutcome::Failed("it panicked".into()),
-            Ok(Err(_)) => LocalOutcome::Failed("it was cancelled".into()),
-            Err(_) => LocalOutcome::TimedOut,
-        };
+        let end = tokio::time::timeout(self.inner.config.local_deadline, &mut run).await;
+        let local = LocalOutcome::of(end);
         Ok(self.decide(&half, local).await)
     }
 

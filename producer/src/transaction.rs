@@ -6,12 +6,14 @@ use halfmsg_protocol::{
     Answer, CheckOutcome, Checked, Decision, HalfOffset, HalfRef, Origin, Record, Verdict, codec,
 };
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinError;
+use tokio::time::error::Elapsed;
 
 use crate::TransactionId;
 use crate::checker::Asked;
 use crate::config::CrashPoint;
 use crate::error::DecisionError;
-use crate::listener::LocalTransactionState;
+use crate::listener::{ListenerResult, LocalTransactionState};
 use crate::log::Part;
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
@@ -53,6 +55,22 @@ pub struct SendResult {
     pub state: LocalTransactionState,
     /// Whether the decision is stored; if not, the check-back decides.
     pub decision_recorded: bool,
+}
+
+/// What the task of a local transaction gave, or that it takes too long.
+pub(crate) type LocalEnd =
+    Result<Result<ListenerResult<LocalTransactionState>, JoinError>, Elapsed>;
+
+impl LocalOutcome {
+    pub(crate) fn of(end: LocalEnd) -> Self {
+        match end {
+            Ok(Ok(Ok(state))) => Self::Answered(state),
+            Ok(Ok(Err(error))) => Self::Failed(error.to_string()),
+            Ok(Err(error)) if error.is_panic() => Self::Failed("it panicked".into()),
+            Ok(Err(_)) => Self::Failed("it was cancelled".into()),
+            Err(_) => Self::TimedOut,
+        }
+    }
 }
 
 impl Receipt {
@@ -207,7 +225,7 @@ impl Transaction {
     }
 }
 
-fn verdict(state: LocalTransactionState) -> Option<Verdict> {
+pub(crate) fn verdict(state: LocalTransactionState) -> Option<Verdict> {
     match state {
         LocalTransactionState::Commit => Some(Verdict::Commit),
         LocalTransactionState::Rollback => Some(Verdict::Rollback),
@@ -215,7 +233,7 @@ fn verdict(state: LocalTransactionState) -> Option<Verdict> {
     }
 }
 
-fn half_ref(half: &HalfMessage) -> HalfRef {
+pub(crate) fn half_ref(half: &HalfMessage) -> HalfRef {
     HalfRef {
         id: half.transaction_id,
         half: HalfOffset(half.offset),

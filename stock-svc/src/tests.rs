@@ -4,6 +4,7 @@
 //! on PostgreSQL, each in a database of its own.
 
 mod barrier;
+mod dying;
 mod http;
 mod service;
 mod support;
