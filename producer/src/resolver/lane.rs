@@ -73,6 +73,11 @@ pub(crate) struct Lane {
     /// Since when the first of them waits.
     waiting_since: Option<Instant>,
     clears: Vec<TransactionId>,
+    /// Those of the batch under way.
+    clears_under_way: Vec<TransactionId>,
+    /// A batch with some was aborted: from then on they are tried by themselves, so that a parked
+    /// topic that takes none holds up nothing else.
+    clears_alone_from: Option<Instant>,
     busy: bool,
     /// Since when the oldest outcome of the batch under way waits.
     under_way_since: Option<Duration>,
@@ -101,6 +106,8 @@ impl Lane {
             busy_bytes: 0,
             waiting_since: None,
             clears: Vec::new(),
+            clears_under_way: Vec::new(),
+            clears_alone_from: None,
             busy: false,
             under_way_since: None,
             trouble: None,
@@ -187,15 +194,37 @@ impl Lane {
         let items = if self.is_due(now, idle) { self.take(now) } else { Vec::new() };
         let Ok(progress) = self.progress_with(&items, core) else { return false };
         let stores = progress.is_some() && self.is_progress_due(now);
-        if items.is_empty() && self.clears.is_empty() && !stores {
+        let clears = self.take_clears(now, items.is_empty() && !stores);
+        if items.is_empty() && clears.is_empty() && !stores {
             return true;
         }
+        let alone = self.clears_alone_from.is_some() && !clears.is_empty();
+        let progress = progress.filter(|_| !alone);
         self.busy = true;
         self.under_way_since = items.first().map(|item| item.since);
         self.not_before = None;
-        self.emitter
-            .begin(Job { items, clears: std::mem::take(&mut self.clears), progress })
-            .is_ok()
+        self.clears_under_way.clone_from(&clears);
+        self.emitter.begin(Job { items, clears, progress }).is_ok()
+    }
+
+    fn take_clears(&mut self, now: Instant, is_free: bool) -> Vec<TransactionId> {
+        match self.clears_alone_from {
+            Some(from) if !is_free || now < from => Vec::new(),
+            _ => std::mem::take(&mut self.clears),
+        }
+    }
+
+    /// Nobody names them again: those of an aborted batch wait for another.
+    fn clears_ended(&mut self, aborted: bool) {
+        let mut ended = std::mem::take(&mut self.clears_under_way);
+        if ended.is_empty() {
+            return;
+        }
+        self.clears_alone_from = aborted.then(|| Instant::now() + RETRY_DELAY);
+        if aborted {
+            ended.append(&mut self.clears);
+            self.clears = ended;
+        }
     }
 
     fn is_due(&self, now: Instant, idle: bool) -> bool {
@@ -310,11 +339,14 @@ impl Lane {
             // The lane is given up: whatever it was, the next owner finds what is stored.
             JobEnd::Lost(_) => return ended,
         };
+        self.clears_ended(none_is_done);
         if !none_is_done && progress.is_some() {
             (self.stored, self.stored_at) = (progress, Some(Instant::now()));
             ended.stored = progress;
         }
-        if none_is_done && troubles.is_empty() {
+        // What was only to be cleared has a pause of its own, and holds up nothing else.
+        let only_clears = items.is_empty() && progress.is_none();
+        if none_is_done && troubles.is_empty() && !only_clears {
             self.not_before = Some(Instant::now() + RETRY_DELAY);
         }
         let by_itself = items.len() == 1;

@@ -238,6 +238,38 @@ fn an_aborted_batch_goes_out_again_whole_and_later() {
 }
 
 #[test]
+fn what_an_aborted_batch_clears_is_tried_again_by_itself() {
+    let mut rig = Rig::new(limits(true));
+    let first = rig.batch(true).expect("progress is stored at once");
+    rig.end(first, JobEnd::Done(Vec::new()));
+    let settled = [1, 2].map(|id| TransactionId::from_bytes([id; 16]));
+    let decided = rig.commit(1);
+    rig.lane.clear(vec![settled[0]]);
+    let job = rig.batch(true).unwrap();
+    assert_eq!(job.clears, settled[..1]);
+    rig.end(job, JobEnd::Aborted(Vec::new()));
+    rig.again();
+    rig.lane.clear(vec![settled[1]]);
+    let job = rig.batch(true).unwrap();
+    assert!(places(&job) == [decided] && job.clears.is_empty(), "they hold up no delivery");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert!(rig.batch(true).is_none(), "not at once");
+    rig.lane.clears_alone_from = Some(Instant::now());
+    let job = rig.batch(true).unwrap();
+    assert!(job.items.is_empty() && job.progress.is_none() && job.clears == settled);
+    rig.end(job, JobEnd::Aborted(Vec::new()));
+    let decided = rig.commit(1);
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [decided], "nor do they by themselves");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    rig.lane.clears_alone_from = Some(Instant::now());
+    let job = rig.batch(true).unwrap();
+    assert_eq!(job.clears, settled);
+    rig.end(job, JobEnd::Done(Vec::new()));
+    assert!(rig.lane.clears.is_empty() && rig.lane.clears_alone_from.is_none());
+}
+
+#[test]
 fn a_refused_message_is_parked_in_its_place_and_the_others_are_delivered() {
     let mut rig = Rig::new(limits(true));
     rig.committed(3, 1);
