@@ -21,7 +21,7 @@ use crate::parked::ParkedRecord;
 use crate::targets::Targets;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// One outcome to be carried out.
 pub(crate) struct Item {

@@ -1,5 +1,6 @@
 //! The emitter's work: the calls to the client, and how their errors are climbed down from. What a
-//! batch becomes as records is in `sending`, who is to blame for a failure in `judging`.
+//! batch becomes as records is in `sending`, who is to blame for a failure in `judging`, and for a
+//! transaction that the broker refuses as a whole in `refusal`.
 //!
 //! The ladder is librdkafka's: a fatal error ends the client, one that requires an abort ends the
 //! transaction, a retriable one repeats the very same call (INTRODUCTION.md, "Transactional
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 use halfmsg_protocol::{Half, Progress};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{Producer, PurgeConfig};
 
-use super::delivery::{self, Blame, Client, blame};
+use super::delivery::{self, Client};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
 use super::takeover::WITHDRAWN;
 use crate::bodies::{StoreReader, Whole};
@@ -23,9 +24,13 @@ use crate::config::{CrashPoint, Emission};
 use crate::stored::offsets;
 
 mod judging;
+mod refusal;
 mod sending;
 
-use judging::{all_suspects, cannot_be_read, suspects};
+#[cfg(test)]
+mod tests;
+
+use judging::cannot_be_read;
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
@@ -167,10 +172,10 @@ impl<'a> Worker<'a> {
         // Before the abort: it would add the records that it takes back.
         let failures = reports.failures();
         if !failures.is_empty() {
-            let troubles = match self.refused_as_a_whole(job, &failures) {
-                Some(suspects) => return self.begin_anew(suspects).ok_or(Stuck::Stopped),
-                None => self.judge(job, failures),
-            };
+            if let Some(refusal) = self.refused_as_a_whole(&failures) {
+                return self.find_who_is_refused(job, failures, &refusal);
+            }
+            let troubles = self.judge(job, failures);
             return self.abort(troubles).ok_or(Stuck::Stopped);
         }
         self.crash_at(CrashPoint::AfterDelivery, job);
@@ -186,63 +191,6 @@ impl<'a> Worker<'a> {
         })?;
         self.crash_at(CrashPoint::AfterCommit, job);
         Ok(JobEnd::Done(Vec::new()))
-    }
-
-    /// Who may be to blame if the broker lets none of the batch's topics into the transaction: it says
-    /// it of the transaction, and the client then sends nothing and says of each record only that it
-    /// was taken back (a topic without the right to write, say).
-    fn refused_as_a_whole(
-        &self,
-        job: &Job,
-        failures: &[(usize, KafkaError)],
-    ) -> Option<Vec<(usize, Trouble)>> {
-        use RDKafkaErrorCode::{PurgeInflight, PurgeQueue, State};
-        let taken_back = |error: &KafkaError| {
-            matches!(error, KafkaError::MessageProduction(PurgeInflight | PurgeQueue | State))
-        };
-        if !failures.iter().all(|(_, error)| taken_back(error)) {
-            return None;
-        }
-        // It does nothing in this state but tell why.
-        match self.client.commit_transaction(STEP) {
-            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
-                let blamed = blame(&KafkaError::MessageProduction(error.code()));
-                // A record that is refused leaves a gap in the sequence, and those sent behind it
-                // are refused for the gap; that may be all that the client tells. Of one alone it
-                // says nothing.
-                let gap = error.code() == RDKafkaErrorCode::OutOfOrderSequenceNumber;
-                match blamed {
-                    Blame::Nobody if gap && job.items.len() > 1 => Some(all_suspects(job, &error)),
-                    Blame::Nobody => None,
-                    _ => Some(suspects(job, &error.to_string())),
-                }
-            }
-            _ => None,
-        }
-    }
-
-    /// The broker knows nothing of a transaction whose topics it has all refused, and ending it is a
-    /// fatal error of the client: then it is made anew. Nobody else has fenced it, so the partition
-    /// is still its own.
-    fn begin_anew(&mut self, troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {
-        match self.abort(troubles.clone())? {
-            JobEnd::Lost(why) => {
-                let unknown = RDKafkaErrorCode::InvalidTransactionalState;
-                let fatal = self.client.client().fatal_error();
-                if fatal.is_none_or(|(code, _)| code != unknown) {
-                    return Some(JobEnd::Lost(why));
-                }
-                match delivery::client(&self.parts.config, self.partition) {
-                    Ok(client) => self.client = client,
-                    Err(error) => return Some(JobEnd::Lost(error.to_string())),
-                }
-                Some(match self.init() {
-                    Ok(()) => JobEnd::Aborted(troubles),
-                    Err(error) => JobEnd::Lost(error),
-                })
-            }
-            end => Some(end),
-        }
     }
 
     fn store(&self, progress: Progress) -> Result<(), Stuck> {

@@ -14,7 +14,7 @@ use crate::resolver::{assignment, worker};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-fn parts(broker: &EmbeddedBroker) -> EmitterParts {
+pub(in crate::resolver) fn parts(broker: &EmbeddedBroker) -> EmitterParts {
     let mut config = ProducerConfig::new(broker.config(), "tests", "group");
     config.emission = Emission::ExactlyOnce;
     let log = StoreLog::new(&config.kafka, config.store_topic(), DEADLINE, 1_000_000);

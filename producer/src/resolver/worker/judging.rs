@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use halfmsg_kafka::TopicError;
 use halfmsg_protocol::Half;
-use rdkafka::error::{KafkaError, RDKafkaError};
+use rdkafka::error::KafkaError;
 
 use super::sending::{MARK, NO_ITEM};
 use super::{STEP, Worker};
@@ -95,20 +95,4 @@ pub(super) fn cannot_be_read(job: &Job, unread: &Unread) -> Vec<(usize, Trouble)
     let is_it = |item: &Item| item.half().is_some_and(|half| half.stored_at == unread.stored_at);
     let trouble = Trouble::Passing(format!("it cannot be read again: {unread}"));
     job.items.iter().position(is_it).map(|index| (index, trouble)).into_iter().collect()
-}
-
-/// Every item of the batch may be to blame.
-pub(super) fn all_suspects(job: &Job, error: &RDKafkaError) -> Vec<(usize, Trouble)> {
-    let suspect = |index| (index, Trouble::Suspect(format!("its batch is refused: {error}")));
-    (0..job.items.len()).map(suspect).collect()
-}
-
-/// Every delivery of the batch may be to blame.
-pub(super) fn suspects(job: &Job, why: &str) -> Vec<(usize, Trouble)> {
-    let deliveries = job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
-        Work::Deliver(half, _) => Some((index, &half.meta.topic)),
-        _ => None,
-    });
-    let suspect = |topic| Trouble::Suspect(format!("topic '{topic}' refuses it: {why}"));
-    deliveries.map(|(index, topic)| (index, suspect(topic))).collect()
 }

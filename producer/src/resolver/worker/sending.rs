@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use halfmsg_protocol::TransactionId;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::Worker;
@@ -60,6 +61,16 @@ impl Worker<'_> {
             self.push_parked(&ParkedRecord::cleared(*id), report);
         }
         reports.done(NO_ITEM, Ok(()));
+        reports
+    }
+
+    /// Puts a record of the parked topic on its way that says nothing of any message: it is only to be
+    /// seen whether the topic takes it.
+    pub(super) fn send_probe(&self) -> Arc<Reports> {
+        let reports = Reports::of(1);
+        let nobody = TransactionId::from_bytes([0; 16]);
+        let report = Report { batch: Arc::clone(&reports), index: NO_ITEM };
+        self.push_parked(&ParkedRecord::cleared(nobody), report);
         reports
     }
 
