@@ -110,7 +110,7 @@ impl<'a> Worker<'a> {
 
     /// Carries a batch out; nothing if it was told to stop.
     pub(crate) fn carry_out(&mut self, job: &Job) -> Option<JobEnd> {
-        let unknown = self.unknown_targets(job);
+        let unknown = self.unknown_targets(job)?;
         let halves: Vec<&Arc<Half>> = job.items.iter().filter_map(Item::half).collect();
         let stop = self.stop;
         let given_up = || stop.load(Ordering::Relaxed);
@@ -119,6 +119,10 @@ impl<'a> Worker<'a> {
             Err(_) if given_up() => return None,
             Err(unread) => return Some(JobEnd::Aborted(cannot_be_read(job, &unread))),
         };
+        // All this may have taken long, and at least once nothing else keeps a former owner back.
+        if given_up() {
+            return None;
+        }
         if self.is_transactional() {
             if !unknown.is_empty() {
                 return Some(JobEnd::Aborted(unknown));

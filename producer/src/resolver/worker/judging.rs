@@ -2,6 +2,7 @@
 //! that is the lane's business.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use halfmsg_kafka::TopicError;
 use halfmsg_protocol::Half;
@@ -16,17 +17,21 @@ use crate::targets::MISSING_FOR;
 
 impl Worker<'_> {
     /// Targets are looked at before anything is sent, so that one that is missing does not abort a
-    /// transaction, or hold up a partition until the client gives the topic up.
-    pub(super) fn unknown_targets(&self, job: &Job) -> Vec<(usize, Trouble)> {
+    /// transaction, or hold up a partition until the client gives the topic up. Each look may take
+    /// its time: nothing if it was told to stop.
+    pub(super) fn unknown_targets(&self, job: &Job) -> Option<Vec<(usize, Trouble)>> {
         let mut found: HashMap<&str, Option<Trouble>> = HashMap::new();
         let mut troubles = Vec::new();
         for (index, item) in job.items.iter().enumerate() {
             let Work::Deliver(half, _) = &item.work else { continue };
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
             let topic = half.meta.topic.as_str();
             let trouble = found.entry(topic).or_insert_with(|| self.look_up(topic));
             troubles.extend(trouble.clone().map(|trouble| (index, trouble)));
         }
-        troubles
+        Some(troubles)
     }
 
     /// One look proves nothing: the broker that is asked may lag behind the others.

@@ -1,5 +1,7 @@
 //! Whom a refused transaction is blamed on, on a broker in this process.
 
+use std::time::Instant;
+
 use halfmsg_kafka::EmbeddedBroker;
 use halfmsg_protocol::{Body, Epoch, HalfMeta, HalfOffset, HalfRef, TransactionId};
 use rdkafka::types::RDKafkaApiKey;
@@ -66,4 +68,16 @@ fn a_target_is_not_blamed_for_the_parked_topic() {
     assert!(matches!(&target[..], [(0, Trouble::Suspect(_))]), "{target:?}");
     let target = end(job(vec![deliver("t", None)], Vec::new()), 1);
     assert!(matches!(&target[..], [(0, Trouble::Suspect(_))]), "{target:?}");
+}
+
+#[test]
+fn an_emitter_that_is_given_up_looks_for_no_target_and_sends_nothing() {
+    let (broker, parts) = broker(parts);
+    let stop = AtomicBool::new(false);
+    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    broker.stop().expect("it runs");
+    stop.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    let end = worker.carry_out(&job(vec![deliver("t", None), deliver("u", None)], Vec::new()));
+    assert!(end.is_none() && begun.elapsed() < STEP, "{end:?}");
 }
