@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::resolver::Owned;
 
@@ -14,12 +13,8 @@ pub(crate) struct Shared {
     resolver_runs: AtomicBool,
     /// Whether any partition is stopped: what every prepare asks, without the lock.
     any_stopped: AtomicBool,
-    started: Instant,
     state: Mutex<State>,
 }
-
-/// A replica that got no partitions by then is ready all the same: there may be none left for it.
-pub(crate) const JOIN_GRACE: Duration = Duration::from_secs(15);
 
 /// What the resolver says of itself.
 #[derive(Default)]
@@ -35,7 +30,7 @@ pub(crate) struct Standing {
 #[derive(Default)]
 struct State {
     standing: Standing,
-    /// The group has said which partitions are ours, if any.
+    /// The group has said which partitions are ours; there may be none left for this replica.
     joined: bool,
     stopped: BTreeMap<i32, String>,
     broker: Option<String>,
@@ -52,7 +47,6 @@ impl Shared {
             retained: (0..count).map(|_| AtomicU64::new(0)).collect(),
             resolver_runs: AtomicBool::new(true),
             any_stopped: AtomicBool::new(false),
-            started: Instant::now(),
             state: Mutex::default(),
         }
     }
@@ -82,6 +76,11 @@ impl Shared {
     /// The resolver's thread has ended.
     pub(crate) fn resolver_ended(&self) {
         self.resolver_runs.store(false, Ordering::Relaxed);
+    }
+
+    /// The group has dealt its partitions out.
+    pub(crate) fn joined(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).joined = true;
     }
 
     /// What the last look at the broker gave.
@@ -141,7 +140,7 @@ impl Shared {
         if let Some(why) = renewing.as_ref() {
             return Err(why.clone());
         }
-        if !state.joined && self.started.elapsed() < JOIN_GRACE {
+        if !state.joined {
             return Err("joining the producer group".into());
         }
         if *taking_over {
@@ -157,6 +156,15 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_is_ready_once_the_group_has_dealt_out_even_if_it_got_nothing() {
+        let shared = Shared::new(1);
+        shared.publish(&BTreeMap::new(), Standing::default());
+        assert_eq!(shared.health(), Err("joining the producer group".into()));
+        shared.joined();
+        assert_eq!(shared.health(), Ok(()));
+    }
 
     #[test]
     fn a_resolver_that_stands_still_is_told() {

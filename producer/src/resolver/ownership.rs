@@ -49,6 +49,11 @@ impl Resolver {
         self.owned.clear();
         self.wanted.clear();
         self.shared.takeover_failed(None);
+        self.shared.joined();
+        // What the old consumer was still told does not end its replacement.
+        if self.is_renewed {
+            self.renewal = None;
+        }
         self.wanted.add(partitions, Instant::now());
         self.reassign();
     }

@@ -7,7 +7,7 @@ use halfmsg_protocol::{HalfOffset, ParkCause, Progress};
 
 use super::{Owned, Resolver};
 use crate::clock;
-use crate::shared::{JOIN_GRACE, Standing};
+use crate::shared::Standing;
 
 /// An outcome that is not carried out for longer is told as a problem: a broker that moves takes
 /// less, and a target that is missing is refused before.
@@ -31,7 +31,7 @@ impl Uncounted {
     }
 }
 
-/// A consumer that could not go on, until its successor has partitions.
+/// A consumer that could not go on, until the group has dealt out to its successor.
 pub(crate) struct Renewal {
     /// When the successor is made.
     pub(super) due: Instant,
@@ -62,10 +62,10 @@ impl Resolver {
     }
 
     /// Why the store is not read at all, if its consumer is being replaced, or was and the group has
-    /// not given the new one anything yet.
+    /// not dealt out to the new one yet.
     fn renewing(&mut self) -> Option<String> {
         let has_any = !self.owned.is_empty() || !self.wanted.is_empty();
-        self.renewal.take_if(|renewal| has_any || renewal.due.elapsed() > JOIN_GRACE);
+        self.renewal.take_if(|_| has_any);
         self.renewal.as_ref().map(|renewal| renewal.why.clone())
     }
 
