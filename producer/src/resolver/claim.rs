@@ -1,9 +1,11 @@
 //! Whether a takeover still counts: the group may have given its partitions to another replica
 //! meanwhile, which a late `init_transactions` would fence.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// A takeover's right to fence former owners, shared by its threads and the resolver.
+/// A takeover's right to fence former owners, shared by its threads and the resolver. Its lanes keep it:
+/// a client that is made anew fences as well.
 #[derive(Default)]
 pub(crate) struct Claim {
     withdrawn: AtomicBool,
@@ -11,7 +13,7 @@ pub(crate) struct Claim {
 }
 
 /// Held from before `init_transactions` until it has succeeded, or its client is gone.
-pub(crate) struct Fencing<'a>(&'a Claim);
+pub(crate) struct Fencing(Arc<Claim>);
 
 impl Claim {
     /// From now on nobody begins to fence. What has begun is over once [`Claim::is_quiet`].
@@ -25,10 +27,10 @@ impl Claim {
     }
 
     /// Begins to fence; nothing once the claim is withdrawn.
-    pub(crate) fn fence(&self) -> Option<Fencing<'_>> {
+    pub(crate) fn fence(self: &Arc<Self>) -> Option<Fencing> {
         // Counted before the look: whoever withdraws and then finds nobody fencing can be sure.
         self.fencing.fetch_add(1, Ordering::SeqCst);
-        let fencing = Fencing(self);
+        let fencing = Fencing(Arc::clone(self));
         (!self.is_withdrawn()).then_some(fencing)
     }
 
@@ -38,7 +40,7 @@ impl Claim {
     }
 }
 
-impl Drop for Fencing<'_> {
+impl Drop for Fencing {
     fn drop(&mut self) {
         self.0.fencing.fetch_sub(1, Ordering::SeqCst);
     }

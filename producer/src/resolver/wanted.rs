@@ -20,8 +20,9 @@ pub(crate) struct Wanted {
     not_before: BTreeMap<i32, Instant>,
     /// The takeover under way, by its generation.
     taking: Option<(u64, Arc<Claim>)>,
-    /// Takeovers that count no more, and may still be fencing somebody.
-    withdrawn: Vec<Arc<Claim>>,
+    /// Takeovers that are over or count no more, as long as a thread of theirs may fence somebody: one
+    /// that was not waited for, or one whose lane makes its client anew.
+    others: Vec<Arc<Claim>>,
     /// How often each was lost since it last carried something out.
     losses: BTreeMap<i32, u32>,
 }
@@ -40,19 +41,18 @@ impl Wanted {
         self.withdraw();
     }
 
-    /// The takeover under way counts no more.
+    /// The takeover under way counts no more, and no lane of those before may fence any more.
     pub(super) fn withdraw(&mut self) {
-        if let Some((_, claim)) = self.taking.take() {
-            claim.withdraw();
-            self.withdrawn.push(claim);
-        }
+        self.others.extend(self.taking.take().map(|(_, claim)| claim));
+        self.others.iter().for_each(|claim| claim.withdraw());
     }
 
-    /// Whether no takeover of before fences anybody any more: each ends its call within
-    /// `worker::STEP`.
+    /// Whether no takeover of before fences anybody: once withdrawn, each ends its call within
+    /// `worker::INIT_STEP`.
     pub(super) fn is_quiet(&mut self) -> bool {
-        self.withdrawn.retain(|claim| !claim.is_quiet());
-        self.withdrawn.is_empty()
+        // Held by nobody else, nobody is left who could.
+        self.others.retain(|claim| Arc::strong_count(claim) > 1 || !claim.is_quiet());
+        self.others.iter().all(|claim| claim.is_quiet())
     }
 
     /// A takeover begins.
@@ -62,7 +62,10 @@ impl Wanted {
 
     /// A takeover has ended; false if it counts no more.
     pub(super) fn taken(&mut self, generation: u64) -> bool {
-        self.taking.take_if(|(taking, _)| *taking == generation).is_some()
+        let taken = self.taking.take_if(|(taking, _)| *taking == generation);
+        let counts = taken.is_some();
+        self.others.extend(taken.map(|(_, claim)| claim));
+        counts
     }
 
     /// The partition is owned now.
@@ -116,6 +119,25 @@ mod tests {
         assert!(claim.fence().is_none(), "no other begins");
         drop(fencing);
         assert_eq!(wanted.due(), [3]);
+    }
+
+    #[test]
+    fn a_takeover_that_is_over_is_waited_for_while_a_thread_of_it_fences() {
+        let (mut wanted, claim) = (Wanted::default(), Arc::<Claim>::default());
+        wanted.takes(1, Arc::clone(&claim));
+        let late = claim.fence().expect("nobody has withdrawn it");
+        assert!(wanted.taken(1), "one of its partitions did not answer in time");
+        wanted.add([3], Instant::now());
+        assert!(wanted.due().is_empty(), "that one's call is under way");
+        drop(late);
+        assert_eq!(wanted.due(), [3]);
+        let anew = claim.fence().expect("a lane may make its client anew");
+        assert!(!wanted.is_quiet());
+        wanted.withdraw();
+        drop(anew);
+        assert!(wanted.is_quiet() && claim.fence().is_none(), "not once it is given up");
+        drop(claim);
+        assert!(wanted.is_quiet() && wanted.others.is_empty());
     }
 
     #[test]

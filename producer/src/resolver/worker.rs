@@ -16,6 +16,8 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{Producer, PurgeConfig};
 
+use super::assignment::REVOKE_DEADLINE;
+use super::claim::Fencing;
 use super::delivery::{self, Client};
 use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work};
 use super::takeover::WITHDRAWN;
@@ -34,8 +36,15 @@ use judging::cannot_be_read;
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
+/// One call that fences: whoever gives the partition up waits for its end.
+pub(super) const INIT_STEP: Duration = Duration::from_secs(1);
 /// Fencing the former owner, whose open transaction the broker ends first.
 pub(super) const OPEN_DEADLINE: Duration = Duration::from_secs(20);
+
+const _: () = assert!(
+    INIT_STEP.as_millis() + STEP_PAUSE.as_millis() < REVOKE_DEADLINE.as_millis(),
+    "partitions must not be given up while their former owner may still fence the new one"
+);
 
 /// Why a transaction did not go on.
 enum Stuck {
@@ -54,6 +63,8 @@ pub(crate) struct Worker<'a> {
     store: String,
     parked_topic: String,
     client: Client,
+    /// Dropped after the client: one that failed here may go on trying until it is gone.
+    fencing: Option<Fencing>,
     /// Reads bodies again that memory had no room for.
     reader: StoreReader,
     stop: &'a AtomicBool,
@@ -68,13 +79,12 @@ impl<'a> Worker<'a> {
         stop: &'a AtomicBool,
     ) -> Result<Self, String> {
         let config = &parts.config;
-        let claim = Arc::clone(&parts.claim);
-        // Dropped after the worker: a client that failed here may go on trying until it is gone.
-        let _fencing = claim.fence().ok_or(WITHDRAWN)?;
+        let fencing = Some(parts.claim.fence().ok_or(WITHDRAWN)?);
         let client = delivery::client(config, partition).map_err(|error| error.to_string())?;
         let (store, parked_topic) = (config.store_topic(), config.parked_topic());
         let reader = StoreReader::new(config);
-        let worker = Self { parts, partition, store, parked_topic, client, reader, stop };
+        let mut worker =
+            Self { parts, partition, store, parked_topic, client, fencing, reader, stop };
         if worker.is_transactional() {
             worker.init()?;
         } else if let Err(error) = worker.client.client().fetch_metadata(Some(&worker.store), STEP)
@@ -82,6 +92,7 @@ impl<'a> Worker<'a> {
             // Only a connection in advance: without it the first delivery would wait for one.
             tracing::debug!(%error, partition, "connecting");
         }
+        worker.fencing = None;
         Ok(worker)
     }
 
@@ -95,7 +106,7 @@ impl<'a> Worker<'a> {
             if self.stop.load(Ordering::Relaxed) || self.parts.claim.is_withdrawn() {
                 return Err(WITHDRAWN.into());
             }
-            match self.client.init_transactions(STEP) {
+            match self.client.init_transactions(INIT_STEP) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(error))
                     if error.is_retriable() && Instant::now() < until =>

@@ -55,15 +55,14 @@ fn a_takeover_that_is_overtaken_under_way_does_not_try_on() {
     let parts = parts(&broker);
     broker.stop().expect("it runs");
     let (_emitter, answers) = begin(&parts);
-    let until = Instant::now() + DEADLINE;
-    while parts.claim.is_quiet() {
-        assert!(Instant::now() < until, "it begins");
-        std::thread::yield_now();
-    }
+    assert!(answers.recv_timeout(worker::INIT_STEP / 2).is_err(), "nobody answers its call");
+    assert!(!parts.claim.is_quiet(), "it is under way");
     let overtaken = Instant::now();
     parts.claim.withdraw();
     assert_eq!(answer(&answers), Err(WITHDRAWN.to_owned()));
-    assert!(overtaken.elapsed() < worker::OPEN_DEADLINE, "only its call came to its end");
+    // Its call comes to its end before the partitions are given up; a busy machine has its share.
+    let most = 2 * assignment::REVOKE_DEADLINE;
+    assert!(overtaken.elapsed() < most, "{:?}", overtaken.elapsed());
 }
 
 #[test]

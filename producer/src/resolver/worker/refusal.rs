@@ -7,6 +7,7 @@ use rdkafka::producer::Producer;
 use super::{STEP, Stuck, Worker};
 use crate::resolver::delivery::{self, Blame, blame};
 use crate::resolver::emitter::{Job, JobEnd, Trouble, Work};
+use crate::resolver::takeover::WITHDRAWN;
 
 /// What the parked topic says to a record in a transaction of its own.
 enum Parked {
@@ -130,12 +131,20 @@ impl Worker<'_> {
         if fatal.is_none_or(|(code, _)| code != unknown) {
             return Ok(JobEnd::Lost(why));
         }
+        // It fences as a takeover does: not once the partition is given up.
+        self.fencing = self.parts.claim.fence();
+        if self.fencing.is_none() {
+            return Ok(JobEnd::Lost(WITHDRAWN.into()));
+        }
         match delivery::client(&self.parts.config, self.partition) {
             Ok(client) => self.client = client,
             Err(error) => return Ok(JobEnd::Lost(error.to_string())),
         }
         Ok(match self.init() {
-            Ok(()) => JobEnd::Aborted(troubles),
+            Ok(()) => {
+                self.fencing = None;
+                JobEnd::Aborted(troubles)
+            }
             Err(error) => JobEnd::Lost(error),
         })
     }
