@@ -133,10 +133,8 @@ pub(crate) fn scan(
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
                 show(&message);
-                until.progress();
-                let end = ends.get(&message.partition());
-                if end.is_some_and(|end| message.offset() + 1 >= *end) {
-                    ends.remove(&message.partition());
+                if takes_further(&mut ends, message.partition(), message.offset()) {
+                    until.progress();
                 }
             }
             Some(Err(error)) if is_denied(&error) && !is_of_the_group(&error) => return Err(error),
@@ -152,6 +150,17 @@ pub(crate) fn scan(
         }
     }
     Ok(unread)
+}
+
+/// Whether a record is one of those that are wanted; behind the last one its partition is done. What
+/// is written meanwhile is no progress: a busy partition would hide for ever that another stands
+/// still.
+fn takes_further(ends: &mut HashMap<i32, i64>, partition: i32, offset: i64) -> bool {
+    let Some(end) = ends.get(&partition).copied() else { return false };
+    if offset + 1 >= end {
+        ends.remove(&partition);
+    }
+    offset < end
 }
 
 /// Those that nobody can be asked about now, or that are not there: the client would wait for them.
@@ -210,6 +219,15 @@ mod tests {
         assert_eq!(shown, [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]);
         let all = scan_all(&broker.config(), "t", &[0, 1], Patience::Idle(PATIENCE), |_| {});
         assert!(all.is_err(), "whoever needs all of them is told");
+    }
+
+    #[test]
+    fn only_records_that_are_wanted_are_progress() {
+        let mut ends = HashMap::from([(0, 2), (1, 5)]);
+        assert!(takes_further(&mut ends, 0, 0) && takes_further(&mut ends, 0, 1));
+        assert!(!takes_further(&mut ends, 0, 2), "written meanwhile");
+        assert!(!takes_further(&mut ends, 1, 7), "the end was taken away by compaction");
+        assert!(ends.is_empty());
     }
 
     #[test]
