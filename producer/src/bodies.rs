@@ -3,7 +3,7 @@
 //! was read is kept when the rest could not be: the next attempt goes on there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halfmsg_kafka::KafkaConfig;
@@ -16,6 +16,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::config::ProducerConfig;
 use crate::parked;
 use crate::scan::Patience;
+
+mod readers;
+
+use readers::{Readers, TURN_DEADLINE};
 
 /// Until the next body of a batch is there, or the next record of the parked topic.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -33,6 +37,8 @@ pub(crate) enum BodyError {
     Gone { topic: String, partition: i32, offset: i64 },
     #[error("{topic}[{partition}]@{offset}: not read within {patience:?}")]
     Late { topic: String, partition: i32, offset: i64, patience: Duration },
+    #[error("{topic}[{partition}]: others have read it for {TURN_DEADLINE:?}")]
+    Busy { topic: String, partition: i32 },
     #[error("given up")]
     GivenUp,
 }
@@ -49,26 +55,26 @@ pub(crate) struct Unread {
 /// Whole halves, by their `stored_at`.
 pub(crate) type Whole = BTreeMap<i64, Arc<Half>>;
 
-/// Reads single records of the store. Keeps its client and its place, because bodies are mostly
-/// asked for in their order.
+/// Reads single records of one partition of the store. Keeps its client and its place, because bodies
+/// are mostly asked for in their order.
 pub(crate) struct StoreReader {
     kafka: KafkaConfig,
     topic: String,
-    reading: Option<(BaseConsumer, i32, i64)>,
-    /// Of this partition, what the last attempt has read, if it did not come to its end.
-    kept: (i32, Whole),
+    partition: i32,
+    reading: Option<(BaseConsumer, i64)>,
+    /// What the last attempt has read, if it did not come to its end.
+    kept: Whole,
     patience: Duration,
 }
 
 impl StoreReader {
-    pub(crate) fn new(config: &ProducerConfig) -> Self {
-        Self {
-            kafka: config.kafka.clone(),
-            topic: config.store_topic(),
-            reading: None,
-            kept: (0, Whole::new()),
-            patience: DEADLINE,
-        }
+    pub(crate) fn new(config: &ProducerConfig, partition: i32) -> Self {
+        Self::of(&config.kafka, &config.store_topic(), partition)
+    }
+
+    fn of(kafka: &KafkaConfig, topic: &str, partition: i32) -> Self {
+        let (kafka, topic, patience) = (kafka.clone(), topic.to_owned(), DEADLINE);
+        Self { kafka, topic, partition, reading: None, kept: Whole::new(), patience }
     }
 
     /// The whole halves of these stubs; one that is whole is not read. Each may take its time; it ends
@@ -79,15 +85,13 @@ impl StoreReader {
     /// however slow the broker is, repeating the call comes to its end.
     pub(crate) fn whole(
         &mut self,
-        partition: i32,
         halves: &[&Arc<Half>],
         given_up: impl Fn() -> bool,
     ) -> Result<Whole, Unread> {
         let mut stubs: Vec<&Arc<Half>> =
             halves.iter().filter(|half| half.is_stub).copied().collect();
         stubs.sort_by_key(|half| half.stored_at);
-        let (of, mut kept) = std::mem::take(&mut self.kept);
-        kept.retain(|_, _| of == partition);
+        let mut kept = std::mem::take(&mut self.kept);
         let mut found = Whole::new();
         for half in stubs {
             let stored_at = half.stored_at;
@@ -95,33 +99,28 @@ impl StoreReader {
                 found.insert(stored_at, half);
                 continue;
             }
-            match self.body(partition, stored_at, &given_up) {
+            match self.body(stored_at, &given_up) {
                 Ok(body) => drop(found.insert(stored_at, Arc::new(half.with(body)))),
                 Err(error) => {
                     // One that is only late is on its way: asking anew would begin anew.
                     if !matches!(error, BodyError::Late { .. }) {
                         self.reading = None;
                     }
-                    self.kept = (partition, found);
+                    self.kept = found;
                     return Err(Unread { stored_at, error });
                 }
             }
         }
-        self.kept = (partition, kept);
+        self.kept = kept;
         Ok(found)
     }
 
-    fn body(
-        &mut self,
-        partition: i32,
-        offset: i64,
-        given_up: impl Fn() -> bool,
-    ) -> Result<Body, BodyError> {
-        self.stand_at(partition, offset)?;
-        let patience = self.patience;
+    fn body(&mut self, offset: i64, given_up: impl Fn() -> bool) -> Result<Body, BodyError> {
+        self.stand_at(offset)?;
+        let (partition, patience) = (self.partition, self.patience);
         let mut until = Instant::now() + patience;
         let topic = || self.topic.clone();
-        let Some((consumer, _, next)) = &mut self.reading else {
+        let Some((consumer, next)) = &mut self.reading else {
             return Err(KafkaError::Canceled.into());
         };
         loop {
@@ -152,13 +151,13 @@ impl StoreReader {
         }
     }
 
-    fn stand_at(&mut self, partition: i32, offset: i64) -> Result<(), KafkaError> {
+    fn stand_at(&mut self, offset: i64) -> Result<(), KafkaError> {
         let near = |next: i64| (next..=next.saturating_add(READ_ON)).contains(&offset);
-        if self.reading.as_ref().is_some_and(|(_, of, next)| *of == partition && near(*next)) {
+        if self.reading.as_ref().is_some_and(|(_, next)| near(*next)) {
             return Ok(());
         }
         let consumer = match self.reading.take() {
-            Some((consumer, ..)) => consumer,
+            Some((consumer, _)) => consumer,
             None => {
                 // The client needs a group's name, and asks whose coordinator it is: the group's own is one
                 // that the application has a right to. Nothing is committed.
@@ -174,9 +173,9 @@ impl StoreReader {
             }
         };
         let mut place = TopicPartitionList::new();
-        place.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
+        place.add_partition_offset(&self.topic, self.partition, Offset::Offset(offset))?;
         consumer.assign(&place)?;
-        self.reading = Some((consumer, partition, offset));
+        self.reading = Some((consumer, offset));
         Ok(())
     }
 }
@@ -197,22 +196,28 @@ fn is_lasting(error: &KafkaError) -> bool {
 pub(crate) struct Bodies {
     kafka: KafkaConfig,
     parked_topic: String,
-    store: Mutex<StoreReader>,
+    store: Readers,
 }
 
 impl Bodies {
     pub(crate) fn new(config: &ProducerConfig) -> Self {
-        let store = Mutex::new(StoreReader::new(config));
+        let store = Readers::new(config);
         Self { kafka: config.kafka.clone(), parked_topic: config.parked_topic(), store }
     }
 
     /// The whole halves of those of these open ones that are stubs, by their `stored_at`.
     pub(crate) fn open(&self, partition: i32, halves: &[&Arc<Half>]) -> Result<Whole, Unread> {
-        if halves.iter().all(|half| !half.is_stub) {
-            return Ok(Whole::new());
-        }
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.whole(partition, halves, || false)
+        let Some(stub) = halves.iter().find(|half| half.is_stub) else { return Ok(Whole::new()) };
+        let read = self.store.with(partition, |store| store.whole(halves, || false));
+        read.unwrap_or_else(|| {
+            let error = BodyError::Busy { topic: self.store.topic().to_owned(), partition };
+            Err(Unread { stored_at: stub.stored_at, error })
+        })
+    }
+
+    /// Readers of the store that nobody has asked for a while. Dropping them blocks.
+    pub(crate) fn take_unused(&self) -> Vec<StoreReader> {
+        self.store.take_unused()
     }
 
     /// The body of a parked message.
@@ -246,7 +251,7 @@ mod tests {
             let config = ProducerConfig::new(broker.config(), "tests", "group");
             broker.create_topic(&config.store_topic(), 1).expect("a topic");
             let producer = broker.config().producer().create().expect("a client");
-            let reader = StoreReader { patience, ..StoreReader::new(&config) };
+            let reader = StoreReader { patience, ..StoreReader::new(&config, 0) };
             Self { broker, producer, reader }
         }
 
@@ -262,7 +267,7 @@ mod tests {
 
         fn read(&mut self, offsets: &[i64]) -> Result<Whole, Unread> {
             let stubs: Vec<_> = offsets.iter().map(|offset| stub(*offset)).collect();
-            self.reader.whole(0, &stubs.iter().collect::<Vec<_>>(), || false)
+            self.reader.whole(&stubs.iter().collect::<Vec<_>>(), || false)
         }
     }
 
@@ -304,16 +309,16 @@ mod tests {
         store.reader.patience = Duration::from_millis(300);
         let late = store.read(&[0, 1]).expect_err("the second is not there yet");
         assert!(late.stored_at == 1 && matches!(late.error, BodyError::Late { .. }), "{late}");
-        assert!(store.reader.kept.1.contains_key(&0));
+        assert!(store.reader.kept.contains_key(&0));
         assert!(store.reader.reading.is_some(), "what is on its way still is");
         store.write(1);
         store.reader.patience = LONG;
         let whole = store.read(&[0, 1]).expect("both");
         assert_eq!(whole.keys().collect::<Vec<_>>(), [&0, &1]);
-        assert!(store.reader.kept.1.is_empty(), "memory is given back");
+        assert!(store.reader.kept.is_empty(), "memory is given back");
         let mut given_up = store.reader;
         let stub = stub(2);
-        let end = given_up.whole(0, &[&stub], || true).expect_err("nobody waits");
+        let end = given_up.whole(&[&stub], || true).expect_err("nobody waits");
         assert!(matches!(end.error, BodyError::GivenUp));
     }
 }

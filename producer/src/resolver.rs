@@ -331,7 +331,16 @@ impl Resolver {
         self.report_replay();
         self.trim();
         self.look_for_skips();
+        self.let_readers_go();
         self.publish();
+    }
+
+    /// The end of a client takes longer than this thread may wait.
+    fn let_readers_go(&self) {
+        let unused = self.bodies.take_unused();
+        if !unused.is_empty() {
+            drop(self.runtime.spawn_blocking(move || drop(unused)));
+        }
     }
 
     /// A line when a replay takes long, and one when all that the log held at the takeover is

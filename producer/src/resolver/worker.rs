@@ -82,7 +82,7 @@ impl<'a> Worker<'a> {
         let fencing = Some(parts.claim.fence().ok_or(WITHDRAWN)?);
         let client = delivery::client(config, partition).map_err(|error| error.to_string())?;
         let (store, parked_topic) = (config.store_topic(), config.parked_topic());
-        let reader = StoreReader::new(config);
+        let reader = StoreReader::new(config, partition);
         let mut worker =
             Self { parts, partition, store, parked_topic, client, fencing, reader, stop };
         if worker.is_transactional() {
@@ -125,7 +125,7 @@ impl<'a> Worker<'a> {
         let halves: Vec<&Arc<Half>> = job.items.iter().filter_map(Item::half).collect();
         let stop = self.stop;
         let given_up = || stop.load(Ordering::Relaxed);
-        let whole = match self.reader.whole(self.partition, &halves, given_up) {
+        let whole = match self.reader.whole(&halves, given_up) {
             Ok(whole) => whole,
             Err(_) if given_up() => return None,
             Err(unread) => return Some(JobEnd::Aborted(cannot_be_read(job, &unread))),
