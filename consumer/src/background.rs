@@ -11,7 +11,7 @@ use crate::backoff;
 use crate::deliver::Deliverer;
 use crate::metrics::ConsumerMetrics;
 use crate::sender::Sender;
-use crate::{inbox, record, reply};
+use crate::{dead_letter, inbox, record, reply};
 
 /// How often replies that were left behind are looked for, and the gauges set.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -59,6 +59,9 @@ impl Background {
         let Deliverer { database, subscriber, .. } = &*self.deliverer;
         if let Ok(depth) = record::count(database, "retry", subscriber).await {
             self.metrics.retry_depth.set(depth);
+        }
+        if let Ok(open) = dead_letter::count_open(database, subscriber).await {
+            self.metrics.dead_letters_open.set(open);
         }
         if let Ok(waiting) = reply::count(database, subscriber).await {
             self.metrics.replies_waiting.set(waiting);

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use chrono::{DateTime, TimeDelta, Utc};
 use halfmsg_db::{begin_write, now};
 use sea_orm::sea_query::{
-    Expr, ExprTrait, LikeExpr, LockBehavior, LockType, Order, Query, SelectStatement,
+    Asterisk, Expr, ExprTrait, LikeExpr, LockBehavior, LockType, Order, Query, SelectStatement,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,21 @@ pub(crate) use row::{failed_again_in_tx, replayed_in_tx, store_in_tx};
 const QUEUE_BATCH: u64 = 100;
 /// A reason is cut at this many characters.
 const MAX_REASON: usize = 500;
+
+/// How many nobody has replayed or discarded yet.
+pub(crate) async fn count_open(
+    database: &impl ConnectionTrait,
+    subscriber: &str,
+) -> Result<i64, DbErr> {
+    let mut select = Query::select();
+    select
+        .expr_as(Expr::col(Asterisk).count(), "rows")
+        .from("dead_letter")
+        .and_where(Expr::col("subscriber").eq(subscriber))
+        .and_where(row::in_state(DeadLetterState::Open));
+    let row = database.query_one(&select).await?;
+    row.map_or(Ok(0), |row| row.try_get("", "rows"))
+}
 
 /// What becomes of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

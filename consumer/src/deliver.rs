@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use halfmsg_db::{DbFault, begin_write};
+use halfmsg_traces::context::within;
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ use crate::handler::{Afterwards, Context, HandlerError, MessageHandler};
 use crate::message::{ReceivedMessage, key_hash};
 use crate::metrics::ConsumerMetrics;
 use crate::reply::Answers;
+use crate::spans::Processing;
 use crate::{inbox, reply, retry};
 
 /// What an attempt that succeeded did.
@@ -91,11 +93,13 @@ pub(crate) struct Deliverer {
 pub(crate) struct Handled {
     pub(crate) afterwards: Vec<Afterwards>,
     pub(crate) answers: Answers,
+    pub(crate) processing: Processing,
 }
 
 impl Handled {
     /// The transaction is committed: nothing that fails from here on is a failure of the message.
     pub(crate) fn committed(self) -> Answers {
+        self.processing.committed();
         for action in self.afterwards {
             if std::panic::catch_unwind(AssertUnwindSafe(action)).is_err() {
                 tracing::error!("what a handler left to be done after the commit panicked");
@@ -137,6 +141,22 @@ impl Deliverer {
         transaction: &DatabaseTransaction,
         messages: &[ReceivedMessage],
     ) -> Result<Handled, AttemptError> {
+        let processing = Processing::begin(messages, &self.subscriber);
+        match self.give_in_tx(transaction, messages, &processing).await {
+            Ok((afterwards, answers)) => Ok(Handled { afterwards, answers, processing }),
+            Err(error) => {
+                processing.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn give_in_tx(
+        &self,
+        transaction: &DatabaseTransaction,
+        messages: &[ReceivedMessage],
+        processing: &Processing,
+    ) -> Result<(Vec<Afterwards>, Answers), AttemptError> {
         let context = Context::new(transaction);
         for run in messages.chunk_by(|a, b| a.topic == b.topic) {
             let handler = run.first().and_then(|message| self.handlers.get(&message.topic));
@@ -145,12 +165,16 @@ impl Deliverer {
                 return Err(AttemptError::Failed(format!("no handler for topic {topic:?}")));
             };
             let began = Instant::now();
-            handler.handle(&context, run).await?;
+            match processing.of_one(run) {
+                Some(span) => within(&span, handler.handle(&context, run)).await?,
+                None => handler.handle(&context, run).await?,
+            }
             self.metrics.handled_in(began.elapsed());
         }
         let (replies, afterwards) = context.into_parts();
         let mut answers = Answers::default();
-        for (message_key, replies) in replies {
+        for (message_key, mut replies) in replies {
+            processing.go_on_in(&message_key, &mut replies);
             reply::store_in_tx(transaction, &self.subscriber, &message_key, &replies).await?;
             let keys = replies.iter().filter_map(|reply| reply.key.as_deref());
             answers.key_hashes.extend(keys.map(key_hash));
@@ -159,7 +183,7 @@ impl Deliverer {
         if !messages.is_empty() {
             still_sound_in_tx(transaction).await?;
         }
-        Ok(Handled { afterwards, answers })
+        Ok((afterwards, answers))
     }
 
     /// Within the deadline of an attempt, a panic being a failure like others.

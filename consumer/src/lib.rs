@@ -61,7 +61,7 @@
 //! - [`dead_letter`]: what was given up on, its filters, its replay
 //! - `testkit` (feature `testkit`): tests of handlers without Kafka
 //! - `record`, `headers`: how a message is kept in a table
-//! - [`metrics`]: [`ConsumerMetrics`], what can be watched
+//! - [`metrics`]: [`ConsumerMetrics`], what can be watched; `spans`: traces of what handlers have
 
 pub mod config;
 pub mod consumer;
@@ -82,6 +82,7 @@ mod record;
 mod retry;
 mod scheduler;
 mod sender;
+mod spans;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod worker;

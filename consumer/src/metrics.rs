@@ -18,6 +18,7 @@ pub struct ConsumerMetrics {
     pub(crate) in_flight: Gauge,
     handler_seconds: Histogram,
     pub(crate) retry_depth: Gauge,
+    pub(crate) dead_letters_open: Gauge,
     pub(crate) replies_waiting: Gauge,
     pub(crate) replies: Counter,
     pub(crate) replies_refused: Counter,
@@ -50,13 +51,19 @@ fn latency() -> Histogram {
 
 impl Default for ConsumerMetrics {
     fn default() -> Self {
+        // Known in advance, so that a scraper sees the first increase.
+        let outcomes = Family::default();
+        for outcome in [APPLIED, DUPLICATE, RETRIED, HELD, DEAD] {
+            outcomes.get_or_create(&outcome).inc_by(0);
+        }
         Self {
-            outcomes: Family::default(),
+            outcomes,
             failures: Counter::default(),
             lag_records: Family::default(),
             in_flight: Gauge::default(),
             handler_seconds: latency(),
             retry_depth: Gauge::default(),
+            dead_letters_open: Gauge::default(),
             replies_waiting: Gauge::default(),
             replies: Counter::default(),
             replies_refused: Counter::default(),
@@ -81,6 +88,8 @@ impl ConsumerMetrics {
         registry.register("handler_seconds", help, self.handler_seconds.clone());
         let help = "Messages of all replicas in the retry table, every 5 s";
         registry.register("retry_depth", help, self.retry_depth.clone());
+        let help = "Dead letters of all replicas that nobody has replayed or discarded, every 5 s";
+        registry.register("dead_letters_open", help, self.dead_letters_open.clone());
         let help = "Replies of all replicas that are not acknowledged, every 5 s";
         registry.register("replies_waiting", help, self.replies_waiting.clone());
         registry.register("replies", "Replies acknowledged", self.replies.clone());

@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use halfmsg_producer::{PrepareError, SendResult, TransactionId, TransactionProducer};
 use halfmsg_service_kit::{ApiError, db};
+use halfmsg_traces::context::carried;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -199,7 +200,8 @@ impl Placer {
             Err(void) => return self.refuse(&void).await,
         };
         let parts = Arc::clone(&self.parts);
-        let mut sending: Sending = self.tasks.spawn(async move { parts.send(local, trace).await });
+        let mut sending: Sending =
+            self.tasks.spawn(carried(async move { parts.send(local, trace).await }));
         let sent = tokio::select! {
             biased;
             Ok(row) = &mut told => return self.answer(&row),

@@ -3,6 +3,8 @@
 //! It must never guess: an answer that could hide a deduction is [`DeductError`] with
 //! `untouched()` false.
 
+mod client_span;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -181,7 +183,8 @@ impl StockClient {
         if let Some(fault @ Fault::PriceLookup) = fault {
             request = request.header(fault::HEADER, fault.as_str());
         }
-        let answer = request.send().await.map_err(|error| PriceError::Failed(brief(&error)))?;
+        let answer = client_span::send(request, Method::GET, &self.products).await;
+        let answer = answer.map_err(|error| PriceError::Failed(brief(&error)))?;
         let status = answer.status();
         let body = read(answer).await.map_err(PriceError::Failed)?;
         if status != StatusCode::OK {
@@ -221,7 +224,7 @@ impl StockClient {
         if let Some(fault @ (Fault::DeductRefused | Fault::DeductTimeout)) = fault {
             request = request.header(fault::HEADER, fault.as_str());
         }
-        let answer = match request.send().await {
+        let answer = match client_span::send(request, Method::POST, &self.deductions).await {
             Ok(answer) => answer,
             Err(error) if error.is_timeout() => return Err(DeductError::Timeout),
             Err(error) if error.is_connect() => {

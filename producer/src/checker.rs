@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use halfmsg_protocol::{Answer, NotAsked, TransactionId};
+use halfmsg_traces::context::{carried, within};
 use tokio::sync::Semaphore;
 
 use crate::listener::{ErasedListener, LocalTransactionState};
 use crate::message::HalfMessage;
+use crate::spans;
 
 /// A half to ask about, and the application that it belongs to.
 pub(crate) struct Asked {
@@ -73,6 +75,15 @@ impl Checker {
     }
 
     async fn call(&self, purpose: &str, halves: Vec<HalfMessage>) -> Vec<Answer> {
+        let Some(check) = spans::Check::begin(purpose, &halves) else {
+            return self.call_listener(purpose, halves).await;
+        };
+        let answers = within(&check.context(), self.call_listener(purpose, halves)).await;
+        check.answered(&answers);
+        answers
+    }
+
+    async fn call_listener(&self, purpose: &str, halves: Vec<HalfMessage>) -> Vec<Answer> {
         let count = halves.len();
         let Some(listener) = self.listeners.get(purpose).cloned() else {
             return vec![Answer::NotAsked(NotAsked::NoListener); count];
@@ -81,7 +92,7 @@ impl Checker {
             return vec![Answer::NotAsked(NotAsked::Busy); count];
         };
         // A task of its own, so that a panic is the listener's and not ours.
-        let mut call = tokio::spawn(async move { listener.check(&halves).await });
+        let mut call = tokio::spawn(carried(async move { listener.check(&halves).await }));
         let failure = match tokio::time::timeout(self.deadline, &mut call).await {
             Ok(Ok(states)) if states.len() == count => {
                 return states.into_iter().map(answer).collect();

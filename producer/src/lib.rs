@@ -24,7 +24,7 @@
 //! - `bodies`: reads payloads again that memory has no room for
 //! - `log`, `parked`, `owner`, `topics`, `targets`, `partition`, `scan`: the store on Kafka
 //! - `testkit` (feature `testkit`): tests of listeners without Kafka, with faults and a virtual clock
-//! - `shared`, `metrics`, `life`, `clock`: what is seen from outside
+//! - `shared`, `metrics`, `life`, `spans`, `clock`: what is seen from outside
 
 pub mod admin;
 mod bodies;
@@ -52,6 +52,7 @@ mod scan;
 pub mod several;
 mod shared;
 pub mod snapshot;
+mod spans;
 mod stored;
 mod targets;
 #[cfg(feature = "testkit")]

@@ -5,6 +5,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -30,14 +31,33 @@ struct PartitionLabel {
     partition: i32,
 }
 
+const CHECK_OUTCOMES: [&str; 6] =
+    ["commit", "rollback", "unknown", "failed", "no_listener", "busy"];
+const IGNORED_REASONS: [&str; 5] = ["duplicate", "conflict", "late_unknown", "mismatch", "stale"];
+const DONE: &str = "done";
+const ABORTED: &str = "aborted";
+
 /// Seconds, with parts of them.
 type Seconds = Gauge<f64, AtomicU64>;
 
+/// Half a millisecond, doubling 15 times, to 16 s: storing a half message.
+fn prepare_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_5, 2.0, 16))
+}
+
+/// A millisecond, doubling 19 times, to 9 min: what waits for a takeover or for its target is longer.
+fn delivery_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 20))
+}
+
 /// Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Metrics {
     prepared: Counter,
     prepare_failures: Counter,
+    prepare_seconds: Histogram,
+    commit_to_delivered: Histogram,
+    lag: Family<PartitionLabel, Gauge>,
     decisions: Family<DecisionLabels, Counter>,
     checks: Family<OutcomeLabel, Counter>,
     ignored: Family<ReasonLabel, Counter>,
@@ -53,6 +73,58 @@ pub(crate) struct Metrics {
     replay_left: Gauge,
 }
 
+impl Default for Metrics {
+    /// Every series that is known in advance begins at 0: of one that appears with its first event,
+    /// a scraper sees no increase.
+    fn default() -> Self {
+        let metrics = Self {
+            prepared: Counter::default(),
+            prepare_failures: Counter::default(),
+            prepare_seconds: prepare_buckets(),
+            commit_to_delivered: delivery_buckets(),
+            lag: Family::default(),
+            decisions: Family::default(),
+            checks: Family::default(),
+            ignored: Family::default(),
+            parked: Family::default(),
+            delivered: Counter::default(),
+            dropped: Counter::default(),
+            foreign: Counter::default(),
+            open: Family::default(),
+            oldest_open: Family::default(),
+            oldest_outcome: Seconds::default(),
+            batches: Family::default(),
+            lost_lanes: Counter::default(),
+            replay_left: Gauge::default(),
+        };
+        for origin in [Origin::Producer, Origin::CheckBack, Origin::Operator] {
+            for verdict in [Verdict::Commit, Verdict::Rollback] {
+                metrics.decisions.get_or_create(&DecisionLabels::of(origin, verdict)).inc_by(0);
+            }
+        }
+        for outcome in CHECK_OUTCOMES {
+            metrics.checks.get_or_create(&OutcomeLabel { outcome }).inc_by(0);
+        }
+        for reason in IGNORED_REASONS {
+            metrics.ignored.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
+        use ParkCause::{MaxAge, MaxChecks, NoListener, Undeliverable};
+        for cause in [MaxChecks, MaxAge, NoListener, Undeliverable] {
+            metrics.parked.get_or_create(&ReasonLabel { reason: cause.as_str() }).inc_by(0);
+        }
+        for outcome in [DONE, ABORTED] {
+            metrics.batches.get_or_create(&OutcomeLabel { outcome }).inc_by(0);
+        }
+        metrics
+    }
+}
+
+impl DecisionLabels {
+    fn of(origin: Origin, verdict: Verdict) -> Self {
+        Self { origin: origin.as_str(), verdict: verdict.as_str() }
+    }
+}
+
 impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("halfmsg");
@@ -61,6 +133,22 @@ impl Metrics {
             "prepare_failures",
             "Half messages that were not stored",
             self.prepare_failures.clone(),
+        );
+        registry.register(
+            "prepare_seconds",
+            "Storing a half message, from the call to its acknowledgement, the wait for a place included",
+            self.prepare_seconds.clone(),
+        );
+        registry.register(
+            "commit_to_delivered_seconds",
+            "From the store's broker taking a commit, on its clock, to this replica's knowing that \
+             the message is delivered (in exactly-once mode, its Kafka transaction committed)",
+            self.commit_to_delivered.clone(),
+        );
+        registry.register(
+            "resolver_lag_records",
+            "Records of the store that this replica has not read yet, by its partitions, every 5 s",
+            self.lag.clone(),
         );
         registry.register(
             "decisions",
@@ -117,8 +205,10 @@ impl Metrics {
         );
     }
 
-    pub(crate) fn prepared(&self) {
+    /// A half message is stored, after this long.
+    pub(crate) fn prepared(&self, after: Duration) {
         self.prepared.inc();
+        self.prepare_seconds.observe(after.as_secs_f64());
     }
 
     pub(crate) fn prepare_failed(&self) {
@@ -126,8 +216,7 @@ impl Metrics {
     }
 
     pub(crate) fn decided(&self, origin: Origin, verdict: Verdict) {
-        let labels = DecisionLabels { origin: origin.as_str(), verdict: verdict.as_str() };
-        self.decisions.get_or_create(&labels).inc();
+        self.decisions.get_or_create(&DecisionLabels::of(origin, verdict)).inc();
     }
 
     pub(crate) fn checked(&self, answer: &Answer) {
@@ -161,6 +250,24 @@ impl Metrics {
         self.delivered.inc();
     }
 
+    /// The time since its commit was stored, of a message that is delivered.
+    pub(crate) fn delivered_after(&self, time: Duration) {
+        self.commit_to_delivered.observe(time.as_secs_f64());
+    }
+
+    /// What a partition's log holds beyond what was read of it.
+    pub(crate) fn lag(&self, partition: i32, records: Option<i64>) {
+        let label = PartitionLabel { partition };
+        match records {
+            Some(records) => {
+                self.lag.get_or_create(&label).set(records);
+            }
+            None => {
+                self.lag.remove(&label);
+            }
+        }
+    }
+
     pub(crate) fn dropped(&self) {
         self.dropped.inc();
     }
@@ -170,7 +277,7 @@ impl Metrics {
     }
 
     pub(crate) fn batch_ended(&self, done: bool) {
-        let outcome = if done { "done" } else { "aborted" };
+        let outcome = if done { DONE } else { ABORTED };
         self.batches.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
@@ -195,6 +302,7 @@ impl Metrics {
         let label = PartitionLabel { partition };
         self.open.remove(&label);
         self.oldest_open.remove(&label);
+        self.lag.remove(&label);
     }
 
     pub(crate) fn oldest_outcome(&self, age: Duration) {

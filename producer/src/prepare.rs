@@ -10,7 +10,7 @@ use crate::error::PrepareError;
 use crate::log::AppendError;
 use crate::message::{HalfMessage, Message};
 use crate::producer::TransactionProducer;
-use crate::{TransactionId, clock};
+use crate::{TransactionId, clock, spans};
 
 /// Bytes of one store partition that may await a decision on the embedded broker, which keeps
 /// 5 MiB and forgets what is older.
@@ -21,10 +21,11 @@ impl TransactionProducer {
         purpose: &str,
         message: Message,
     ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
+        let began = Instant::now();
         let prepared = self.try_prepare(purpose, message).await;
         match &prepared {
             Ok((half, _)) => {
-                self.inner.metrics.prepared();
+                self.inner.metrics.prepared(began.elapsed());
                 self.inner.life.stored(half);
             }
             Err(_) => self.inner.metrics.prepare_failed(),
@@ -76,6 +77,7 @@ impl TransactionProducer {
         }
         let id = message.id.unwrap_or_else(|| self.new_transaction_id());
         let mut message = message;
+        let span = spans::create(purpose, id, &mut message);
         let meta = HalfMeta {
             id,
             application: config.application.clone(),
@@ -87,7 +89,15 @@ impl TransactionProducer {
         };
         let packed = codec::encode_half(&meta);
         let appended = inner.log.append_by(partition, &packed, message.part(), until).await;
-        let offset = appended.map_err(|error| self.not_stored(id, error))?;
+        let offset = match appended {
+            Ok(offset) => offset,
+            Err(error) => {
+                let error = self.not_stored(id, error);
+                spans::created(span, partition, Err(&error.to_string()));
+                return Err(error);
+            }
+        };
+        spans::created(span, partition, Ok(offset));
         Ok(HalfMessage {
             transaction_id: id,
             local_transaction_id: local.unwrap_or(id),

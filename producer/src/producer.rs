@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::partition::Partitioner;
 use crate::resolver::Input;
 use crate::shared::Shared;
+use crate::spans;
 use crate::targets::Targets;
 use crate::transaction::{LocalOutcome, SendResult, Transaction};
 
@@ -107,7 +108,7 @@ impl TransactionProducer {
         let mut run = {
             let half = Arc::clone(&half);
             self.inner.tasks.spawn(async move {
-                let outcome = listener.execute(&half, arg).await;
+                let outcome = spans::local(&half, listener.execute(&half, arg)).await;
                 drop(place);
                 outcome
             })

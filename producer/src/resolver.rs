@@ -16,6 +16,7 @@
 //! - `progress`: storing (L, P) in at-least-once mode
 //! - `trim`: deletes what no owner will need
 //! - `skip`: goes on behind a record of a newer format
+//! - `spans`: traces of deliveries and decisions
 //! - `query`: what the views and operators ask; `watch`: what is told unasked
 //! - `tell`: what an observer hears of the records that are read
 
@@ -49,6 +50,7 @@ pub(crate) mod progress;
 pub(crate) mod query;
 mod reading;
 mod skip;
+mod spans;
 pub(crate) mod takeover;
 mod tell;
 mod trim;
@@ -201,6 +203,8 @@ pub(crate) struct Resolver {
     foreign: Body,
     /// The decision in hand, if somebody observes.
     decision: Option<Decision>,
+    /// When the record in hand was appended, on the broker's clock.
+    appended_ms: i64,
     commands: Vec<Command>,
     /// Partitions that the metrics show.
     shown: BTreeSet<i32>,
@@ -210,7 +214,7 @@ impl Resolver {
     pub(crate) fn new(parts: Parts) -> Result<Self, KafkaError> {
         let config = Arc::new(parts.config);
         let store = config.store_topic();
-        let consumer = assignment::consumer(&config)?;
+        let consumer = assignment::consumer(&config, parts.metrics.clone())?;
         let mut wanted = Wanted::default();
         let now = Instant::now();
         match config.assignment {
@@ -252,6 +256,7 @@ impl Resolver {
             renewals: 0,
             foreign: Body::default(),
             decision: None,
+            appended_ms: 0,
             commands: Vec::new(),
             shown: BTreeSet::new(),
         })

@@ -4,6 +4,8 @@
 //! by which its consumer deduplicates. They share the identity of the local transaction, by which
 //! the check-back asks: so one fence answers for all, also if only some decisions were stored.
 
+use std::time::Instant;
+
 use futures::future::join_all;
 
 use crate::TransactionId;
@@ -47,6 +49,7 @@ impl TransactionProducer {
         let places = u32::try_from(count).ok().filter(|_| (1..=most).contains(&count));
         let places = places.ok_or(Invalid::MessageCount { count, most })?;
         let until = self.admit(&messages.iter().collect::<Vec<_>>())?;
+        let began = Instant::now();
         let places = self.places(places, until).await?;
         let local = self.new_transaction_id();
         let store = |message| self.store(purpose, message, Some(local), until);
@@ -56,7 +59,7 @@ impl TransactionProducer {
         for stored in stored {
             match stored {
                 Ok(half) => {
-                    self.inner.metrics.prepared();
+                    self.inner.metrics.prepared(began.elapsed());
                     self.inner.life.stored(&half);
                     halves.push(half);
                 }

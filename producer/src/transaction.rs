@@ -17,6 +17,7 @@ use crate::listener::{ListenerResult, LocalTransactionState};
 use crate::log::Part;
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
+use crate::spans;
 
 /// Where a half message is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +145,7 @@ impl TransactionProducer {
         let decision = Record::Decision(Decision { of, verdict, origin, operator: None, reason });
         let until = Instant::now() + inner.config.decision_deadline;
         let packed = codec::encode(&decision);
+        let mut span = spans::decision(half, verdict, origin);
         match inner.log.append_by(half.partition, &packed, Part::default(), until).await {
             Ok(_) => {
                 inner.metrics.decided(origin, verdict);
@@ -157,6 +159,9 @@ impl TransactionProducer {
             Err(error) => {
                 let transaction_id = half.transaction_id;
                 let error = DecisionError { transaction_id, reason: error.to_string() };
+                if let Some(span) = &mut span {
+                    halfmsg_traces::failed(span, "not_stored", &error.reason);
+                }
                 tracing::warn!(%transaction_id, "{error}");
                 Err(error)
             }

@@ -26,6 +26,8 @@ use crate::problem::ApiError;
 /// How long `/health/ready` waits for the check of the service.
 pub const READY_DEADLINE: Duration = Duration::from_secs(2);
 
+mod server_span;
+
 type Ready = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Adds to a service's routes: `/health/live`, `/health/ready`, `/metrics`, problem+json for
@@ -152,7 +154,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     ApiError::internal(format!("a handler panicked: {text}")).into_response()
 }
 
-async fn count(State(metrics): State<HttpMetrics>, request: Request, next: Next) -> Response {
+async fn count(State(metrics): State<HttpMetrics>, mut request: Request, next: Next) -> Response {
     // The route and not the path, and known methods only: the number of series has a bound.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
     let route = route.to_owned();
@@ -164,7 +166,10 @@ async fn count(State(metrics): State<HttpMetrics>, request: Request, next: Next)
     };
     let method = method.to_owned();
     let started = Instant::now();
-    let response = next.run(request).await;
+    let response = match server_span::begin(&mut request, &method, &route) {
+        None => next.run(request).await,
+        Some(mut span) => server_span::answer(&mut span, next.run(request)).await,
+    };
     let labels = Labels { route, method, status: response.status().as_u16() };
     metrics.seconds.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
     metrics.count.get_or_create(&labels).inc();

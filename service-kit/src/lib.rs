@@ -12,7 +12,7 @@
 //! - [`delivery`]: the settings of their consumers
 //! - [`event`]: CloudEvents in Kafka's headers
 //! - [`mistakes`]: [`Mistakes`], which collects all that is wrong with them
-//! - [`telemetry`]: the log
+//! - [`telemetry`]: the log; [`export`]: traces, to a collector
 //! - [`shutdown`]: the token that ends a service, and [`serve`]
 //! - [`process`]: what a service's `main` does: the log, the signals, the exit
 //! - [`http`]: the frame around a service's routes: health, metrics, limits, panics
@@ -21,6 +21,7 @@
 pub mod auth;
 pub mod delivery;
 pub mod event;
+pub mod export;
 pub mod extract;
 pub mod http;
 pub mod mistakes;

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use halfmsg_traces::context::carried;
+
 use crate::problem::ApiError;
 
 /// Runs `work` in a task of its own and waits for it.
@@ -16,7 +18,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, ApiError>> + Send + 'static,
 {
-    match tokio::spawn(work).await {
+    match tokio::spawn(carried(work)).await {
         Ok(result) => result,
         Err(error) => Err(ApiError::internal(error)),
     }

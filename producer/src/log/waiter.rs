@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use halfmsg_protocol::HalfRef;
+use halfmsg_traces::Span;
 use rdkafka::error::KafkaError;
 
 use crate::resolver::Input;
@@ -18,7 +19,14 @@ pub(crate) enum Waiter {
     /// A caller; see [`Acked`].
     Caller(Mutex<State>),
     /// The resolver; only a failure interests it.
-    Resolver { inputs: mpsc::Sender<Input>, partition: i32, generation: u64, of: HalfRef },
+    Resolver {
+        inputs: mpsc::Sender<Input>,
+        partition: i32,
+        generation: u64,
+        of: HalfRef,
+        /// Ends when nobody waits any more.
+        span: Option<Span>,
+    },
 }
 
 /// How far a caller's wait is.
@@ -52,7 +60,7 @@ impl Waiter {
                     waker.wake();
                 }
             }
-            Self::Resolver { inputs, partition, generation, of } => {
+            Self::Resolver { inputs, partition, generation, of, span: _ } => {
                 if let Err(error) = result {
                     tracing::warn!(transaction_id = %of.id, partition, %error, "a record was not stored");
                     let (partition, generation, of) = (*partition, *generation, *of);

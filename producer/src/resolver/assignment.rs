@@ -8,9 +8,10 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, TopicPartitionList};
+use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 
 use crate::config::{Assignment, ProducerConfig};
+use crate::metrics::Metrics;
 
 /// Finishing what is under way before partitions go to another replica.
 pub(crate) const REVOKE_DEADLINE: Duration = Duration::from_secs(2);
@@ -24,9 +25,13 @@ pub(crate) enum Change {
     Revoked,
 }
 
+/// How often librdkafka computes the lag, in milliseconds.
+const STATISTICS_MILLIS: &str = "5000";
+
 /// Callbacks of the store's consumer.
 #[derive(Default)]
 pub(crate) struct StoreContext {
+    metrics: Metrics,
     changes: Mutex<Vec<Change>>,
     closing: AtomicBool,
 }
@@ -46,7 +51,20 @@ impl StoreContext {
     }
 }
 
-impl ClientContext for StoreContext {}
+impl ClientContext for StoreContext {
+    fn stats(&self, statistics: Statistics) {
+        for topic in statistics.topics.values() {
+            for (partition, found) in &topic.partitions {
+                // What was read, else where reading begins.
+                let read = if found.app_offset >= 0 { found.app_offset } else { found.next_offset };
+                // -1 is the client's own partition; others are another replica's.
+                let is_ours = *partition >= 0 && found.desired && read >= 0 && found.hi_offset >= 0;
+                let lag = is_ours.then(|| (found.hi_offset - read).max(0));
+                self.metrics.lag(*partition, lag);
+            }
+        }
+    }
+}
 
 impl ConsumerContext for StoreContext {
     fn rebalance(
@@ -108,10 +126,12 @@ fn settle<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
 /// never a silent jump.
 pub(crate) fn consumer(
     config: &ProducerConfig,
+    metrics: Metrics,
 ) -> Result<Arc<BaseConsumer<StoreContext>>, KafkaError> {
     let mut client = config.kafka.consumer(&config.store_topic());
     client
         .set("enable.partition.eof", "true")
+        .set("statistics.interval.ms", STATISTICS_MILLIS)
         .set("auto.offset.reset", "error")
         // What is fetched in advance is held in memory.
         .set("queued.max.messages.kbytes", "16384")
@@ -121,7 +141,7 @@ pub(crate) fn consumer(
     if let (Assignment::Shared, Some(id)) = (config.assignment, &config.instance_id) {
         client.set("group.instance.id", id);
     }
-    Ok(Arc::new(client.create_with_context(StoreContext::default())?))
+    Ok(Arc::new(client.create_with_context(StoreContext { metrics, ..StoreContext::default() })?))
 }
 
 #[cfg(test)]

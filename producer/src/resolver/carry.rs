@@ -7,6 +7,7 @@ use halfmsg_protocol::{
 };
 
 use super::emitter::{Item, JobEnd, Work};
+use super::watch::observe_deliveries;
 use super::{Input, Resolver, tell};
 use crate::bodies::Bodies;
 use crate::checker::Asked;
@@ -33,6 +34,7 @@ impl Resolver {
         }
         self.metrics.batch_ended(matches!(end, JobEnd::Done(_)));
         let halves = tell::deliveries(&self.life, &items);
+        observe_deliveries(&self.metrics, &items, &end);
         let ended = owned.lane.ended(items, progress, end);
         if !ended.done.is_empty() || ended.stored.is_some() {
             self.wanted.works(partition);
@@ -78,10 +80,10 @@ impl Resolver {
     }
 
     fn carry_out(&mut self, partition: i32, generation: u64, command: Command) {
-        let since = self.now;
+        let (since, appended_ms) = (self.now, self.appended_ms);
         let mut send = |at, work| {
             if let Some(owned) = self.owned.get_mut(&partition) {
-                owned.lane.push(Item { at, since, work });
+                owned.lane.push(Item { at, since, appended_ms, work });
             }
         };
         match command {
@@ -129,11 +131,13 @@ impl Resolver {
             Record::Reopen(reopen) => reopen.of,
             Record::Half(_) => return,
         };
+        let mut span = None;
         if let Record::Decision(decision) = record {
             self.metrics.decided(decision.origin, decision.verdict);
+            span = self.decision_span(partition, decision);
         }
         let inputs = self.to_self.clone();
-        let waiter = Waiter::Resolver { inputs, partition, generation, of };
+        let waiter = Waiter::Resolver { inputs, partition, generation, of, span };
         self.log.append(partition, record, &Default::default(), waiter);
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Item {
     pub(crate) at: i64,
     /// When it came up, on the resolver's clock.
     pub(crate) since: Duration,
+    /// When the store's broker took that record, on its clock, in milliseconds since the epoch.
+    pub(crate) appended_ms: i64,
     pub(crate) work: Work,
 }
 

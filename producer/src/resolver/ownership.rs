@@ -215,7 +215,7 @@ impl Resolver {
 
     fn renew_consumer(&mut self) {
         self.consumer.context().close();
-        let consumer = match assignment::consumer(&self.config) {
+        let consumer = match assignment::consumer(&self.config, self.metrics.clone()) {
             Ok(consumer) => consumer,
             Err(error) => {
                 tracing::error!(%error, "the consumer cannot be made anew");

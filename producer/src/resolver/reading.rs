@@ -73,6 +73,7 @@ impl Resolver {
     fn record(&mut self, partition: i32, offset: i64, read: Read) {
         let event = match read {
             Read::Record(appended_ms, record, body) => {
+                self.appended_ms = appended_ms;
                 return self.step_record(partition, (offset, appended_ms), *record, body);
             }
             Read::Foreign(error, body) => {

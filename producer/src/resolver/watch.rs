@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{HalfOffset, ParkCause, Progress};
 
+use super::emitter::{Item, JobEnd, Work};
 use super::{Owned, Resolver};
 use crate::clock;
+use crate::metrics::Metrics;
 use crate::shared::Standing;
 
 /// An outcome that is not carried out for longer is told as a problem: a broker that moves takes
@@ -36,6 +38,21 @@ pub(crate) struct Renewal {
     /// When the successor is made.
     pub(super) due: Instant,
     pub(super) why: String,
+}
+
+/// How long the deliveries of a batch took since their decisions were stored.
+pub(super) fn observe_deliveries(metrics: &Metrics, items: &[Item], end: &JobEnd) {
+    let JobEnd::Done(troubles) = end else { return };
+    let wall_ms = clock::wall_ms();
+    let mut troubles = troubles.iter().peekable();
+    for (index, item) in items.iter().enumerate() {
+        let is_done = troubles.next_if(|(at, _)| *at == index).is_none();
+        // A broker that keeps no times says 0.
+        if is_done && item.appended_ms > 0 && matches!(item.work, Work::Deliver(..)) {
+            let took = u64::try_from(wall_ms - item.appended_ms).unwrap_or(0);
+            metrics.delivered_after(Duration::from_millis(took));
+        }
+    }
 }
 
 impl Resolver {

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use halfmsg_protocol::{Half, Progress};
 use rdkafka::TopicPartitionList;
@@ -121,6 +121,7 @@ impl<'a> Worker<'a> {
 
     /// Carries a batch out; nothing if it was told to stop.
     pub(crate) fn carry_out(&mut self, job: &Job) -> Option<JobEnd> {
+        let began = SystemTime::now();
         let unknown = self.unknown_targets(job)?;
         let halves: Vec<&Arc<Half>> = job.items.iter().filter_map(Item::half).collect();
         let stop = self.stop;
@@ -134,21 +135,25 @@ impl<'a> Worker<'a> {
         if given_up() {
             return None;
         }
-        if self.is_transactional() {
-            if !unknown.is_empty() {
-                return Some(JobEnd::Aborted(unknown));
+        let end = match self.is_transactional() {
+            true if unknown.is_empty() => self.all_or_nothing(job, &whole)?,
+            true => JobEnd::Aborted(unknown),
+            false => self.records(job, &whole, unknown)?,
+        };
+        super::spans::sent(job, &whole, began, &end);
+        Some(end)
+    }
+
+    fn all_or_nothing(&mut self, job: &Job, whole: &Whole) -> Option<JobEnd> {
+        match self.transaction(job, whole) {
+            Ok(end) => Some(end),
+            Err(Stuck::Abort(error)) => {
+                tracing::warn!(%error, partition = self.partition, "a transaction is aborted");
+                self.abort(Vec::new())
             }
-            return match self.transaction(job, &whole) {
-                Ok(end) => Some(end),
-                Err(Stuck::Abort(error)) => {
-                    tracing::warn!(%error, partition = self.partition, "a transaction is aborted");
-                    self.abort(Vec::new())
-                }
-                Err(Stuck::Lost(error)) => Some(JobEnd::Lost(error.to_string())),
-                Err(Stuck::Stopped) => None,
-            };
+            Err(Stuck::Lost(error)) => Some(JobEnd::Lost(error.to_string())),
+            Err(Stuck::Stopped) => None,
         }
-        self.records(job, &whole, unknown)
     }
 
     /// At least once: the records, and what became of each.

@@ -19,7 +19,7 @@ pub(in crate::resolver) fn parts(broker: &EmbeddedBroker) -> EmitterParts {
     config.emission = Emission::ExactlyOnce;
     let log = StoreLog::new(&config.kafka, config.store_topic(), DEADLINE, 1_000_000);
     EmitterParts {
-        consumer: assignment::consumer(&config).expect("a client"),
+        consumer: assignment::consumer(&config, Default::default()).expect("a client"),
         targets: Arc::new(Targets::new(Arc::new(log.expect("a client")))),
         inputs: mpsc::channel().0,
         generation: 1,

@@ -69,7 +69,8 @@ impl Rig {
                 }
                 other => panic!("{other:?}"),
             };
-            self.lane.push(Item { at, since: Duration::from_secs(at.unsigned_abs()), work });
+            let since = Duration::from_secs(at.unsigned_abs());
+            self.lane.push(Item { at, since, appended_ms: 0, work });
         }
     }
 
