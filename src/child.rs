@@ -5,6 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use halfmsg_service_kit::telemetry::LIFE_FILTER;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -57,12 +58,19 @@ fn start(service: &Service) -> anyhow::Result<Child> {
     Command::new(program)
         .arg(service.name)
         .envs(service.environment.iter().map(|(name, value)| (*name, value.as_str())))
+        .envs(life_is_shown().then_some(("HALFMSG_LOG", LIFE_FILTER)))
         .env("HALFMSG_PARENT_PIPE", "on")
         .stdin(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("starting {}", service.name))
+}
+
+/// The demonstration shows the life of each half message, unless somebody has said what to show.
+fn life_is_shown() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("HALFMSG_LOG") && !is_set("RUST_LOG")
 }
 
 fn died(

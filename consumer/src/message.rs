@@ -67,6 +67,12 @@ impl ReceivedMessage {
         }
     }
 
+    /// Its transaction and its key, for the log.
+    pub(crate) fn named(&self) -> (Option<tracing::field::DisplayValue<Uuid>>, Option<&str>) {
+        let key = self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+        (self.transaction_id().map(tracing::field::display), key)
+    }
+
     /// What stands for the key in an index: the same for the same key, in every version.
     pub(crate) fn key_hash(&self) -> Option<i64> {
         self.key.as_deref().map(key_hash)

@@ -52,7 +52,7 @@ fn latency() -> Histogram {
 impl Default for ConsumerMetrics {
     fn default() -> Self {
         // Known in advance, so that a scraper sees the first increase.
-        let outcomes = Family::default();
+        let outcomes: Family<Outcome, Counter> = Family::default();
         for outcome in [APPLIED, DUPLICATE, RETRIED, HELD, DEAD] {
             outcomes.get_or_create(&outcome).inc_by(0);
         }

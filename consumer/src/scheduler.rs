@@ -185,11 +185,14 @@ impl Scheduler {
         };
         let fate = next.map_or(Fate::Dead, Fate::Retry);
         let ReceivedMessage { topic, partition, offset, .. } = &waiting.message;
+        let (transaction_id, key) = waiting.message.named();
         let (attempts, cause) = (failures.attempts, &failures.cause);
         match give_up::decide(&self.deliverer, waiting, &failures, fate).await {
             Ok(true) if fate == Fate::Dead => {
                 self.metrics.dead();
                 tracing::error!(
+                    transaction_id,
+                    key,
                     topic,
                     partition,
                     offset,
@@ -199,11 +202,20 @@ impl Scheduler {
                 );
             }
             Ok(true) => {
-                tracing::warn!(topic, partition, offset, attempts, cause, "a retry failed");
+                tracing::warn!(
+                    transaction_id,
+                    key,
+                    topic,
+                    partition,
+                    offset,
+                    attempts,
+                    cause,
+                    "a retry failed"
+                );
             }
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(topic, partition, offset, %error, "a failed retry cannot be noted");
+                tracing::warn!(transaction_id, key, topic, partition, offset, %error, "a failed retry cannot be noted");
                 return self.retries.longest.min(self.poll);
             }
         }

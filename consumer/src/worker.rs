@@ -171,9 +171,19 @@ impl Worker {
         let undecodable = matches!(error, AttemptError::Undecodable(_));
         let message = &one.message;
         let (topic, partition, offset) = (&message.topic, message.partition, message.offset);
+        let (transaction_id, key) = message.named();
         let (attempts, cause) = (one.failures.attempts, &one.failures.cause);
         if !undecodable && attempts < self.retries.quick_attempts {
-            tracing::debug!(topic, partition, offset, attempts, cause, "a message failed");
+            tracing::debug!(
+                transaction_id,
+                key,
+                topic,
+                partition,
+                offset,
+                attempts,
+                cause,
+                "a message failed"
+            );
             return Some(one);
         }
         let fate = match self.retries.levels.delay(0) {
@@ -184,6 +194,8 @@ impl Worker {
             Ok(true) if fate == Fate::Dead => {
                 self.metrics.dead();
                 tracing::error!(
+                    transaction_id,
+                    key,
                     topic,
                     partition,
                     offset,
@@ -196,6 +208,8 @@ impl Worker {
                 self.metrics.to_be_retried();
                 self.wake.notify();
                 tracing::warn!(
+                    transaction_id,
+                    key,
                     topic,
                     partition,
                     offset,
@@ -207,7 +221,7 @@ impl Worker {
             // Another replica has had it meanwhile.
             Ok(false) => self.metrics.duplicate(1),
             Err(error) => {
-                tracing::warn!(topic, partition, offset, %error, "cannot set a message aside");
+                tracing::warn!(transaction_id, key, topic, partition, offset, %error, "cannot set a message aside");
                 return Some(one);
             }
         }

@@ -13,6 +13,11 @@ use crate::transaction::LocalOutcome;
 
 const TARGET: &str = "halfmsg::life";
 
+/// An ordering key as a field of a line, if it is text.
+pub(crate) fn text(key: Option<&[u8]>) -> Option<&str> {
+    std::str::from_utf8(key?).ok()
+}
+
 /// Tells the steps. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Life {
@@ -41,7 +46,7 @@ impl Life {
     pub(crate) fn stored(&self, half: &HalfMessage) {
         tracing::info!(
             target: TARGET,
-            transaction_id = %half.transaction_id,
+            transaction_id = %half.transaction_id, key = text(half.key.as_deref()),
             "half message stored for topic {} (purpose {}, partition {}, offset {})",
             half.topic, half.purpose, half.partition, half.offset
         );
@@ -60,30 +65,34 @@ impl Life {
     pub(crate) fn decided(&self, half: &HalfMessage, verdict: &str, by: &str) {
         tracing::info!(
             target: TARGET,
-            transaction_id = %half.transaction_id,
+            transaction_id = %half.transaction_id, key = text(half.key.as_deref()),
             "{verdict} decided by {by}"
         );
     }
 
     pub(crate) fn checked(&self, id: TransactionId, key: Option<&[u8]>, answer: &Answer) {
-        self.answered(id, answer);
+        self.answered(id, key, answer);
         if let Some((answer, reason)) = words(answer) {
             self.observe(id, key, LifeStep::Checked { answer, reason });
         }
     }
 
     /// The answer may come too late: the message was decided meanwhile.
-    pub(crate) fn answered(&self, id: TransactionId, answer: &Answer) {
+    pub(crate) fn answered(&self, id: TransactionId, key: Option<&[u8]>, answer: &Answer) {
         let Some((answer, reason)) = words(answer) else { return };
-        let text = if reason.is_empty() { answer } else { reason };
-        tracing::info!(target: TARGET, transaction_id = %id, "check-back asked; answer: {text}");
+        let said = if reason.is_empty() { answer } else { reason };
+        tracing::info!(
+            target: TARGET,
+            transaction_id = %id, key = text(key),
+            "check-back asked; answer: {said}"
+        );
     }
 
     /// `decision`: the record that was read, if it was kept for an observer.
     pub(crate) fn delivering(&self, half: &Half, decision: Option<&Decision>) {
         tracing::info!(
             target: TARGET,
-            transaction_id = %half.meta.id,
+            transaction_id = %half.meta.id, key = text(half.body.key.as_deref()),
             "committed: delivering to topic {}", half.meta.topic
         );
         self.decision_read(half, decision);
@@ -104,7 +113,7 @@ impl Life {
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         tracing::info!(
             target: TARGET,
-            transaction_id = %half.meta.id,
+            transaction_id = %half.meta.id, key = text(half.body.key.as_deref()),
             "rolled back by {by}: dropped{why}"
         );
         self.decision_read(half, decision);
@@ -115,7 +124,7 @@ impl Life {
         let (cause, reason) = (parked.cause.as_str(), parked.reason.as_str());
         tracing::warn!(
             target: TARGET,
-            transaction_id = %parked.half.meta.id,
+            transaction_id = %parked.half.meta.id, key = text(parked.half.body.key.as_deref()),
             "parked ({cause}): {reason}; an operator decides"
         );
         let key = parked.half.body.key.as_deref();

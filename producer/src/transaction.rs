@@ -17,7 +17,7 @@ use crate::listener::{ListenerResult, LocalTransactionState};
 use crate::log::Part;
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
-use crate::spans;
+use crate::{life, spans};
 
 /// Where a half message is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,9 @@ impl TransactionProducer {
         let body = Default::default();
         let appended = self.inner.log.append_within(half.partition, &checked, &body, deadline);
         if let Err(error) = appended.await {
-            tracing::warn!(transaction_id = %half.transaction_id, %error, "an attempt was not counted");
+            let key = life::text(half.key.as_deref());
+            let transaction_id = half.transaction_id;
+            tracing::warn!(%transaction_id, key, %error, "an attempt was not counted");
         }
         LocalTransactionState::Unknown
     }
@@ -162,7 +164,7 @@ impl TransactionProducer {
                 if let Some(span) = &mut span {
                     halfmsg_traces::failed(span, "not_stored", &error.reason);
                 }
-                tracing::warn!(%transaction_id, "{error}");
+                tracing::warn!(%transaction_id, key = life::text(half.key.as_deref()), "{error}");
                 Err(error)
             }
         }

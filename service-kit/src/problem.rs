@@ -102,6 +102,11 @@ impl ApiError {
         self
     }
 
+    /// The text of an extension member, if it has one of this name.
+    pub fn member(&self, name: &str) -> Option<&str> {
+        self.0.members.get(name)?.as_str()
+    }
+
     /// Seconds after which it makes sense to try again (header `Retry-After`).
     #[must_use]
     pub fn retry_after(mut self, seconds: u64) -> Self {

@@ -16,8 +16,17 @@ use tracing_subscriber::registry::LookupSpan;
 /// neither level nor target is printed with them.
 pub const LIFE: &str = "halfmsg::life";
 
-/// What is logged unless `HALFMSG_LOG` says otherwise.
-pub const DEFAULT_FILTER: &str = "warn,halfmsg=info,order_svc=info,stock_svc=info";
+/// What is logged unless `HALFMSG_LOG` says otherwise: start, takeover and stop, and what somebody
+/// must know of. The lives of half messages would be some lines for each: of them only what is
+/// parked.
+pub const DEFAULT_FILTER: &str =
+    "warn,halfmsg=info,order_svc=info,stock_svc=info,halfmsg::life=warn";
+
+/// What the demonstration shows: the lives too.
+pub const LIFE_FILTER: &str = "warn,halfmsg=info,order_svc=info,stock_svc=info";
+
+/// What lines call the ordering key of a message, and what it is in both services: JSON says both.
+const KEY: (&str, &str) = ("key", "order_id");
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -133,6 +142,9 @@ impl Line {
         let mut fields = Fields(Map::new());
         event.record(&mut fields);
         let mut line = fields.0;
+        if let Some(key) = line.get(KEY.0).cloned() {
+            line.entry(KEY.1).or_insert(key);
+        }
         let spans: Vec<Value> = context
             .event_scope()
             .into_iter()
@@ -211,10 +223,14 @@ mod tests {
     }
 
     fn logged(format: LogFormat, log: impl FnOnce()) -> String {
+        logged_with(LIFE_FILTER, format, log)
+    }
+
+    fn logged_with(filter: &str, format: LogFormat, log: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(DEFAULT_FILTER))
+            .with_env_filter(EnvFilter::new(filter))
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .event_format(Line { service: "x-svc", format })
@@ -246,6 +262,24 @@ mod tests {
         let value: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["message"], "a \"b\"");
         assert_eq!((&value["n"], &value["service"]), (&Value::from(1), &Value::from("x-svc")));
+    }
+
+    #[test]
+    fn json_names_the_order_of_a_message() {
+        let line = logged(LogFormat::Json, || tracing::info!(target: LIFE, key = "7", "stored"));
+        let value: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&value["key"], &value["order_id"]), (&"7".into(), &"7".into()));
+    }
+
+    #[test]
+    fn by_default_only_what_is_parked_is_told_of_lives() {
+        let lines = logged_with(DEFAULT_FILTER, LogFormat::Text, || {
+            tracing::info!(target: LIFE, "half message stored");
+            tracing::warn!(target: LIFE, "parked");
+            tracing::info!(target: "halfmsg_producer::resolver", "taken over");
+        });
+        assert!(!lines.contains("stored"), "{lines}");
+        assert!(lines.contains("parked") && lines.contains("taken over"), "{lines}");
     }
 
     #[test]

@@ -78,7 +78,10 @@ impl MessageHandler for Deducter {
         for ((message, request), done) in batch.iter().zip(requests).zip(done) {
             context.publish(message, self.answer(message, &request, &done)?)?;
             let metrics = self.metrics.clone();
-            context.after_commit(move || tell(&metrics, request.order_id, &request.items, &done));
+            let transaction_id = message.transaction_id();
+            context.after_commit(move || {
+                tell(&metrics, (request.order_id, transaction_id), &request.items, &done);
+            });
         }
         Ok(())
     }
@@ -149,8 +152,13 @@ fn decode(message: &ReceivedMessage) -> Result<DeductRequest, HandlerError> {
     Ok(DeductRequest { order_id: created.order_id, items, induced: false })
 }
 
-/// Counts a deduction and says what became of it.
-pub(crate) fn tell(metrics: &StockMetrics, order_id: Uuid, items: &Items, done: &Deduct) {
+/// Counts a deduction of an order, by a message if it was asked for by one, and says what became of it.
+pub(crate) fn tell(
+    metrics: &StockMetrics,
+    (order_id, transaction_id): (Uuid, Option<Uuid>),
+    items: &Items,
+    done: &Deduct,
+) {
     let (outcome, line) = match done {
         Deduct::Deducted { before: false } => ("deducted", format!("deducted {items}")),
         Deduct::Deducted { before: true } => ("repeated", format!("deducted {items} before")),
@@ -160,7 +168,8 @@ pub(crate) fn tell(metrics: &StockMetrics, order_id: Uuid, items: &Items, done: 
         Deduct::OtherItems => ("conflict", not_deducted("other items were asked for before")),
     };
     metrics.deduction(outcome);
-    tracing::info!(target: LIFE, "{line} for order {order_id}");
+    let transaction_id = transaction_id.map(tracing::field::display);
+    tracing::info!(target: LIFE, transaction_id, %order_id, "{line}");
 }
 
 fn not_deducted(why: impl Display) -> String {

@@ -61,9 +61,9 @@ impl MessageHandler for Restorer {
         let transaction = context.transaction();
         set_lock_timeout_in_tx(transaction, LOCK_TIMEOUT).await?;
         let answers = restore_in_tx(transaction, &requests).await.map_err(failed)?;
-        for (request, answer) in requests.into_iter().zip(answers) {
-            let metrics = self.metrics.clone();
-            context.after_commit(move || tell(&metrics, request.order_id, &answer));
+        for ((request, answer), message) in requests.into_iter().zip(answers).zip(batch) {
+            let (metrics, transaction_id) = (self.metrics.clone(), message.transaction_id());
+            context.after_commit(move || tell(&metrics, request.order_id, transaction_id, &answer));
         }
         Ok(())
     }
@@ -99,26 +99,27 @@ pub(crate) fn failed(error: StoreError) -> HandlerError {
 }
 
 /// Counts a restore and says what became of it, after the commit.
-fn tell(metrics: &StockMetrics, order_id: Uuid, answer: &Restore) {
+fn tell(metrics: &StockMetrics, order_id: Uuid, transaction_id: Option<Uuid>, answer: &Restore) {
     metrics.restore(match answer {
         Restore::Restored(_) => "restored",
         Restore::Voided => "void",
         Restore::Before(_) => "repeated",
     });
-    tracing::info!(target: LIFE, "{}", line(order_id, answer));
+    let transaction_id = transaction_id.map(tracing::field::display);
+    tracing::info!(target: LIFE, transaction_id, %order_id, "{}", line(answer));
 }
 
-fn line(order_id: Uuid, answer: &Restore) -> String {
+fn line(answer: &Restore) -> String {
     let why = match answer {
         Restore::Restored(items) => {
-            return format!("restored {} for order {order_id}", in_words(items));
+            return format!("restored {}", in_words(items));
         }
         Restore::Voided => "null compensation",
         Restore::Before(DeductionState::Refused) => "its deduction was refused",
         Restore::Before(DeductionState::Void) => "it was void before",
         Restore::Before(_) => "it was restored before",
     };
-    format!("nothing to restore for order {order_id} ({why})")
+    format!("nothing to restore ({why})")
 }
 
 #[cfg(test)]
@@ -152,12 +153,11 @@ mod tests {
 
     #[test]
     fn says_what_was_restored() {
-        let id = Uuid::nil();
         let item = crate::model::Item { sku: "apple".into(), quantity: 1 };
-        let restored = line(id, &Restore::Restored(vec![item]));
-        assert_eq!(restored, format!("restored 1 x apple for order {id}"));
-        let void = line(id, &Restore::Voided);
-        assert_eq!(void, format!("nothing to restore for order {id} (null compensation)"));
+        let restored = line(&Restore::Restored(vec![item]));
+        assert_eq!(restored, "restored 1 x apple");
+        let void = line(&Restore::Voided);
+        assert_eq!(void, "nothing to restore (null compensation)");
     }
 
     #[test]

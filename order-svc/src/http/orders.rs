@@ -50,7 +50,11 @@ async fn place(
             let order_id = answer.order_id();
             tracing::info!(target: LIFE, %order_id, "request answered: {}", answer.status());
         }
-        Err(problem) => tracing::info!(target: LIFE, "request answered: {problem}"),
+        Err(problem) => {
+            let (order_id, transaction_id) =
+                (problem.member("order_id"), problem.member("transaction_id"));
+            tracing::info!(target: LIFE, order_id, transaction_id, "request answered: {problem}");
+        }
     }
     answered
 }

@@ -24,8 +24,8 @@ pub(crate) enum Waiter {
         partition: i32,
         generation: u64,
         of: HalfRef,
-        /// Ends when nobody waits any more.
-        span: Option<Span>,
+        /// That of a decision, if somebody takes spans. It ends with the wait.
+        span: Mutex<Option<Span>>,
     },
 }
 
@@ -60,7 +60,11 @@ impl Waiter {
                     waker.wake();
                 }
             }
-            Self::Resolver { inputs, partition, generation, of, span: _ } => {
+            Self::Resolver { inputs, partition, generation, of, span } => {
+                let span = span.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let (Some(mut span), Err(error)) = (span, &result) {
+                    halfmsg_traces::failed(&mut span, "not_stored", &error.to_string());
+                }
                 if let Err(error) = result {
                     tracing::warn!(transaction_id = %of.id, partition, %error, "a record was not stored");
                     let (partition, generation, of) = (*partition, *generation, *of);

@@ -50,7 +50,6 @@ impl Resolver {
             self.step(partition, Some(generation), Event::CarriedOut { at });
         }
         for (at, reason) in ended.refused {
-            tracing::error!(partition, offset = at, reason, "undeliverable; parking it");
             let refused = Event::DeliveryRefused { at, reason, wall_ms: clock::wall_ms() };
             self.step(partition, Some(generation), refused);
         }
@@ -137,7 +136,7 @@ impl Resolver {
             span = self.decision_span(partition, decision);
         }
         let inputs = self.to_self.clone();
-        let waiter = Waiter::Resolver { inputs, partition, generation, of, span };
+        let waiter = Waiter::Resolver { inputs, partition, generation, of, span: span.into() };
         self.log.append(partition, record, &Default::default(), waiter);
     }
 

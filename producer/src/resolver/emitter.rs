@@ -65,6 +65,22 @@ impl Item {
         }
     }
 
+    /// Whose outcome it is, for the log; of somebody else's record, nobody's.
+    pub(crate) fn transaction_id(&self) -> Option<tracing::field::DisplayValue<TransactionId>> {
+        let id = match &self.work {
+            Work::Deliver(half, _) => half.meta.id,
+            Work::Settle(of) => of.id,
+            Work::Park(parked) => parked.half.meta.id,
+            Work::Foreign(_) => return None,
+        };
+        Some(tracing::field::display(id))
+    }
+
+    /// Its message's ordering key, likewise.
+    pub(crate) fn key(&self) -> Option<&str> {
+        crate::life::text(self.half()?.body.key.as_deref())
+    }
+
     /// The message that it is about, if its body is to be written.
     pub(crate) fn half(&self) -> Option<&Arc<Half>> {
         match &self.work {

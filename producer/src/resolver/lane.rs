@@ -358,11 +358,17 @@ impl Lane {
             match troubles.next_if(|(at, _)| *at == index).map(|(_, trouble)| trouble) {
                 None if none_is_done => again.push(item),
                 None => ended.done.push((item.at, matches!(item.work, Work::Deliver(..)))),
-                Some(Trouble::Refused(why)) => ended.refused.push((item.at, why)),
+                Some(Trouble::Refused(why)) => {
+                    undeliverable(&item, &why);
+                    ended.refused.push((item.at, why));
+                }
                 Some(Trouble::Suspect(why)) if by_itself => {
                     (self.suspected_up_to, self.cautious) = (None, Some(1));
                     match item.work {
-                        Work::Deliver(..) => ended.refused.push((item.at, why)),
+                        Work::Deliver(..) => {
+                            undeliverable(&item, &why);
+                            ended.refused.push((item.at, why));
+                        }
                         _ => again.push(self.too_large(item, why)),
                     }
                 }
@@ -371,7 +377,15 @@ impl Lane {
                     again.push(item);
                 }
                 Some(Trouble::Passing(why)) => {
-                    tracing::warn!(offset = item.at, why, "an outcome is not carried out yet");
+                    let (transaction_id, key) = (item.transaction_id(), item.key());
+                    let offset = item.at;
+                    tracing::warn!(
+                        transaction_id,
+                        key,
+                        offset,
+                        why,
+                        "an outcome is not carried out yet"
+                    );
                     self.trouble = Some((item.at, why));
                     // It may only have been in the suspects' batch.
                     if !suspected {
@@ -405,7 +419,14 @@ impl Lane {
             tracing::error!(offset = item.at, why, "a foreign record is kept without its payload");
             return Item { work: Work::Foreign(less), ..item };
         }
-        tracing::error!(offset = item.at, why, "the partition waits for the parked topic");
+        let (transaction_id, key, offset) = (item.transaction_id(), item.key(), item.at);
+        tracing::error!(
+            transaction_id,
+            key,
+            offset,
+            why,
+            "the partition waits for the parked topic"
+        );
         self.held.insert(item.target().to_owned(), Instant::now() + RETRY_DELAY);
         self.trouble = Some((item.at, why));
         item
@@ -418,4 +439,9 @@ impl Lane {
             self.cautious = doubled.filter(|most| *most < self.limits.batch_messages);
         }
     }
+}
+
+fn undeliverable(item: &Item, reason: &str) {
+    let (transaction_id, key, offset) = (item.transaction_id(), item.key(), item.at);
+    tracing::error!(transaction_id, key, offset, reason, "undeliverable; parking it");
 }

@@ -60,9 +60,10 @@ impl Resolver {
     pub(super) fn tell_checked(&self, partition: i32, of: HalfRef, answer: &Answer) {
         let owned = self.owned.get(&partition);
         let open = owned.and_then(|owned| owned.core.ledger().open(of.half));
+        let key = open.and_then(|open| open.half.body.key.as_deref());
         match open.filter(|open| open.epoch == of.epoch) {
-            Some(open) => self.life.checked(of.id, open.half.body.key.as_deref(), answer),
-            None => self.life.answered(of.id, answer),
+            Some(_) => self.life.checked(of.id, key, answer),
+            None => self.life.answered(of.id, key, answer),
         }
     }
 }

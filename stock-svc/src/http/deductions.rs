@@ -47,12 +47,12 @@ async fn deduct(
     let asked = items.clone();
     let work = async move {
         let done = api.store.deduct(order_id, &asked, induced).await?;
-        tell(&api.metrics, order_id, &asked, &done);
+        tell(&api.metrics, (order_id, None), &asked, &done);
         Ok(done)
     };
     let done = task::run_to_end(work).await.map_err(|error| error.with("order_id", order_id))?;
     if fault == Some(Fault::DeductTimeout) {
-        tracing::info!(target: LIFE, "holding back the answer for order {order_id} (X-Fault)");
+        tracing::info!(target: LIFE, %order_id, "holding back the answer (X-Fault)");
         tokio::time::sleep(STALL).await;
     }
     answer(order_id, items, done)
