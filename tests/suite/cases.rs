@@ -180,12 +180,29 @@ macro_rules! cases {
             [services::outages] {
                 kafka_away_and_back
             }
+            [services::measured] {
+                measured_as_documented
+            }
+            [services::traced] {
+                traced_from_the_request_to_the_restore
+                traced_when_the_check_decides
+                traced_when_a_successor_decides
+            }
+            [services::logged] {
+                logged_quietly_by_default
+                logged_as_json_with_ids
+            }
             [services::soak] {
                 long_500_orders_of_all_flows_and_seven_kills_conserve_the_stock
                 long_500_orders_of_all_flows_while_the_broker_is_killed
             }
         }
         $crate::suite::cases::embedded_tier! { $tier
+            [services::measured] {
+                measured_dashboard_asks_for_what_exists
+                measured_rules_ask_for_what_exists
+                measured_as_operations_say
+            }
             [services::launcher] {
                 launcher_prints_three_lines_that_work
                 launcher_ends_by_interrupt

@@ -14,6 +14,7 @@
 //! - [`outages`]: Kafka away, PostgreSQL away
 //! - [`watching`]: the event stream; [`console`]: the page, in a `browser`
 //! - [`launcher`]: `halfmsg` without a command
+//! - [`measured`]: metrics, dashboard, alert rules; [`traced`]: spans at a `collector`; [`logged`]: lines
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
 //! - [`books`]: what databases and topics say, and whether they agree;
 //!   [`events`]: whether what is sent is what is documented
@@ -24,6 +25,7 @@ mod books;
 mod browser;
 pub(crate) mod cancelling;
 pub(crate) mod cli;
+mod collector;
 pub(crate) mod console;
 pub(crate) mod crashes;
 pub(crate) mod dead_letters;
@@ -34,6 +36,8 @@ mod heavy;
 mod http;
 pub(crate) mod launcher;
 mod lock;
+pub(crate) mod logged;
+pub(crate) mod measured;
 pub(crate) mod operators;
 pub(crate) mod outages;
 mod ports;
@@ -44,4 +48,5 @@ pub(crate) mod replicas;
 pub(crate) mod saga;
 mod shop;
 pub(crate) mod soak;
+pub(crate) mod traced;
 pub(crate) mod watching;

@@ -36,6 +36,12 @@ impl Place {
         self
     }
 
+    /// With a header.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
     /// On behalf of this user.
     pub(crate) fn user(mut self, user_id: &str) -> Self {
         self.user_id = user_id.into();

@@ -1,0 +1,65 @@
+//! What services print: nothing about messages that go their way, and in JSON, on every line about
+//! one, its ids.
+
+use serde_json::Value;
+
+use super::shop::Shop;
+use crate::suite::Env;
+
+/// Orders of the quiet case.
+const ORDERS: usize = 5;
+
+/// By default an order that succeeds, and one that is restored, leave no line.
+pub(crate) async fn logged_quietly_by_default(env: Env) {
+    let mut shop = Shop::open(env).await;
+    shop.seed("apple", 100, 100).await;
+    let before = (shop.order.process().log(), shop.stock.process().log());
+    assert!(before.0.contains("order-svc listens on"), "{}", before.0);
+    for _ in 0..ORDERS {
+        shop.place(&[("apple", 1)]).send().await.expect(201);
+    }
+    let failed = shop.place(&[("apple", 1)]).fault("after-deduct").send().await.expect(500);
+    shop.becomes(failed.order_id(), "void").await;
+    shop.stock_is("apple", 95).await;
+    let after = (shop.order.process().log(), shop.stock.process().log());
+    let new = |before: &str, after: &str| after.strip_prefix(before).unwrap_or(after).to_owned();
+    for lines in [new(&before.0, &after.0), new(&before.1, &after.1)] {
+        let about: Vec<_> = lines.lines().filter(|line| line.contains("_id=")).collect();
+        assert!(about.is_empty(), "{about:#?}");
+    }
+}
+
+/// Each line is an object; one about a half message or an order says which.
+pub(crate) async fn logged_as_json_with_ids(env: Env) {
+    let builder = Shop::builder(env).await;
+    let builder = builder.both("HALFMSG_LOG_FORMAT", "json");
+    let mut shop = builder.both("HALFMSG_LOG", "warn,halfmsg::life=info").open().await;
+    shop.seed("apple", 100, 100).await;
+    let failed = shop.place(&[("apple", 1)]).fault("after-deduct").send().await.expect(500);
+    let order_id = failed.order_id().to_string();
+    let order = shop.becomes(failed.order_id(), "void").await;
+    let transaction_id = order["transaction_id"].as_str().expect("a half message").to_owned();
+    shop.half_is(&transaction_id, "committed").await;
+    shop.stock_is("apple", 100).await;
+    let steps = [
+        (shop.order.process().log(), "half message stored", true),
+        (shop.order.process().log(), "order void", true),
+        (shop.order.process().log(), "commit decided by producer", true),
+        (shop.order.process().log(), "committed: delivering", true),
+        (shop.stock.process().log(), "restored 1 x apple", true),
+        // stock-svc's HTTP interface knows orders only.
+        (shop.stock.process().log(), "deducted 1 x apple", false),
+    ];
+    for (log, step, has_transaction) in steps {
+        let line = log.lines().find(|line| line.contains(step));
+        let line = line.unwrap_or_else(|| panic!("no '{step}' in {log}"));
+        let line: Value = serde_json::from_str(line).expect("a line is an object");
+        assert_eq!(line["order_id"], order_id, "{line}");
+        assert_eq!(line["transaction_id"] == transaction_id, has_transaction, "{line}");
+    }
+    for line in [shop.order.process().log(), shop.stock.process().log()].concat().lines() {
+        let read: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        let is_life = read["target"] == "halfmsg::life";
+        assert!(!is_life || read["order_id"] == order_id, "{line}");
+    }
+}

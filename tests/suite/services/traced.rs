@@ -1,0 +1,164 @@
+//! One trace from the request to the restore, at a collector: also when it was a check-back that
+//! decided, and when the process that began it is dead.
+
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+
+use super::collector::{Collector, Span};
+use super::shop::Shop;
+use crate::suite::{Env, PATIENCE};
+
+/// The caller's own span.
+const CALLER: &str = "b7ad6b7169203331";
+/// In stock before each order.
+const RECEIVED: i64 = 10;
+
+/// A shop whose spans come here soon, with apples.
+async fn shop(env: Env) -> (Shop, Collector) {
+    let collector = Collector::start().await;
+    let builder = Shop::builder(env).await;
+    let shop = builder
+        .both("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+        .both("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .open()
+        .await;
+    shop.seed("apple", 100, RECEIVED).await;
+    (shop, collector)
+}
+
+fn traceparent(trace_id: &str) -> String {
+    format!("00-{trace_id}-{CALLER}-01")
+}
+
+/// The only span of this name.
+#[track_caller]
+fn one<'a>(trace: &'a [Span], service: &str, name: &str) -> &'a Span {
+    let found: Vec<_> =
+        trace.iter().filter(|span| (&*span.service, &*span.name) == (service, name)).collect();
+    let [one] = found[..] else { panic!("{} spans {service} {name} in {trace:#?}", found.len()) };
+    one
+}
+
+/// The names of the spans about the message of a shop.
+struct Names {
+    create: String,
+    commit: String,
+    send: String,
+    process: String,
+}
+
+impl Names {
+    fn of(shop: &Shop) -> Self {
+        let topic = &shop.ground.rollback_topic;
+        let name = |verb: &str| format!("{verb} {topic}");
+        Self {
+            create: name("create"),
+            commit: name("commit"),
+            send: name("send"),
+            process: name("process"),
+        }
+    }
+}
+
+/// What follows a half message: who decides, delivers and handles it hangs below its creation.
+#[track_caller]
+fn follows(trace: &[Span], names: &Names, create: &str, origin: &str, transaction_id: &str) {
+    let commit = one(trace, "order-svc", &names.commit);
+    assert_eq!(commit.attribute("halfmsg.decision.origin"), origin, "{commit:?}");
+    assert_eq!(commit.kind, SpanKind::Client);
+    let send = one(trace, "order-svc", &names.send);
+    assert_eq!((send.kind, send.attribute("messaging.operation.type")), (SpanKind::Client, "send"));
+    let process = one(trace, "stock-svc", &names.process);
+    assert_eq!(process.kind, SpanKind::Consumer);
+    assert!(!process.attribute("messaging.consumer.group.name").is_empty(), "{process:?}");
+    assert!(!process.attribute("messaging.kafka.offset").is_empty(), "{process:?}");
+    for span in [commit, send, process] {
+        assert_eq!(span.parent_id, create, "{span:?}");
+        assert_eq!(span.attribute("messaging.system"), "kafka", "{span:?}");
+        assert_eq!(span.attribute("messaging.message.id"), transaction_id, "{span:?}");
+        assert!(!span.is_failed, "{span:?}");
+    }
+}
+
+/// An order that fails after the deduction: the producer commits, the stock comes back.
+pub(crate) async fn traced_from_the_request_to_the_restore(env: Env) {
+    let (shop, collector) = shop(env).await;
+    let (id, names) = ("0af7651916cd43dd8448eb211c80319c", Names::of(&shop));
+    let place = shop.place(&[("apple", 1)]).fault("after-deduct");
+    let failed = place.header("traceparent", &traceparent(id)).send().await;
+    let order = failed.expect_problem(500, "after_deduct_failed").order_id();
+    let order = shop.becomes(order, "void").await;
+    let transaction_id = order["transaction_id"].as_str().expect("a half message");
+    let local = "local_transaction order.rollback";
+    let wanted = ["POST /orders", &names.commit, &names.send, &names.process, local];
+    let trace = collector.trace(id, PATIENCE, &wanted).await;
+
+    let request = one(&trace, "order-svc", "POST /orders");
+    assert_eq!((request.kind, &*request.parent_id), (SpanKind::Server, CALLER));
+    assert_eq!(request.attribute("http.response.status_code"), "500");
+    assert!(request.is_failed);
+    let create = one(&trace, "order-svc", &names.create);
+    assert_eq!((create.kind, &create.parent_id), (SpanKind::Producer, &request.span_id));
+    assert_eq!(create.attribute("messaging.message.id"), transaction_id);
+    let local = one(&trace, "order-svc", local);
+    assert_eq!((&local.parent_id, local.attribute("halfmsg.outcome")), (&create.span_id, "commit"));
+    for asked in ["GET /products", "POST /deductions"] {
+        let client = one(&trace, "order-svc", asked);
+        assert_eq!((client.kind, &client.parent_id), (SpanKind::Client, &local.span_id));
+        let server = one(&trace, "stock-svc", asked);
+        assert_eq!((server.kind, &server.parent_id), (SpanKind::Server, &client.span_id));
+    }
+    follows(&trace, &names, &create.span_id, "producer", transaction_id);
+    assert_eq!(trace.len(), 10, "nothing else is in it: {trace:#?}");
+    shop.stock_is("apple", RECEIVED).await;
+}
+
+/// A local transaction that stalls: the check that follows at once decides, in the same trace.
+pub(crate) async fn traced_when_the_check_decides(env: Env) {
+    let (shop, collector) = shop(env).await;
+    let (id, names) = ("1af7651916cd43dd8448eb211c80319c", Names::of(&shop));
+    let place = shop.place(&[("apple", 1)]).fault("slow-local");
+    let fenced = place.header("traceparent", &traceparent(id)).send().await.expect(409);
+    let order = shop.becomes(fenced.order_id(), "void").await;
+    let transaction_id = order["transaction_id"].as_str().expect("a half message");
+    let check = "check order.rollback";
+    let wanted = [check, &names.create, &names.commit, &names.send, &names.process];
+    let trace = collector.trace(id, PATIENCE, &wanted).await;
+    let create = one(&trace, "order-svc", &names.create);
+    follows(&trace, &names, &create.span_id, "check-back", transaction_id);
+    let check = one(&trace, "order-svc", check);
+    assert_eq!((&check.parent_id, check.attribute("halfmsg.outcome")), (&create.span_id, "commit"));
+    linked_both_ways(&collector, check, &create.span_id).await;
+}
+
+/// The process dies with its spans: its successor goes on in the trace that the message carries.
+pub(crate) async fn traced_when_a_successor_decides(env: Env) {
+    let (mut shop, collector) = shop(env).await;
+    let (id, names) = ("2af7651916cd43dd8448eb211c80319c", Names::of(&shop));
+    let place = shop.place(&[("apple", 1)]).fault("crash-after-deduct");
+    place.header("traceparent", &traceparent(id)).send_and_lose().await;
+    shop.survive_crash().await;
+    let check = "check order.rollback";
+    let wanted = [check, &names.commit, &names.send, &names.process];
+    let trace = collector.trace(id, PATIENCE, &wanted).await;
+    let order = shop.only_order_of("ann").await;
+    let transaction_id = order["transaction_id"].as_str().expect("a half message");
+    let check = one(&trace, "order-svc", check);
+    assert_ne!(check.parent_id, CALLER, "it is below the half message's creation");
+    follows(&trace, &names, &check.parent_id, "check-back", transaction_id);
+    linked_both_ways(&collector, check, &check.parent_id).await;
+    shop.stock_is("apple", RECEIVED).await;
+}
+
+/// The call that asked is in a trace of its own, and links to the half message, which links back.
+async fn linked_both_ways(collector: &Collector, check: &Span, create: &str) {
+    let [(batch_trace, batch)] = &check.links[..] else { panic!("one link: {check:?}") };
+    assert_ne!(batch_trace, &check.trace_id);
+    let name = "check_back order.rollback";
+    let trace = collector.trace(batch_trace, Duration::from_secs(20), &[name]).await;
+    let asked = one(&trace, "order-svc", name);
+    assert_eq!((&asked.span_id, asked.parent_id.as_str()), (batch, ""));
+    let half = (check.trace_id.clone(), create.to_owned());
+    assert!(asked.links.contains(&half), "{asked:?} does not link to {half:?}");
+}
