@@ -17,7 +17,7 @@ use crate::dead_letter::{DeadLetterStore, DeadLetters};
 use crate::deliver::Deliverer;
 use crate::handler::MessageHandler;
 use crate::inbox::Inbox;
-use crate::metrics::ConsumerMetrics;
+use crate::metrics::{ConsumerFamilies, ConsumerMetrics};
 use crate::poller::Poller;
 use crate::scheduler::{Scheduler, Wake};
 use crate::sender::Sender;
@@ -98,6 +98,7 @@ impl ConsumerHandle {
 pub struct ConsumerBuilder {
     config: ConsumerConfig,
     handlers: HashMap<String, Arc<dyn MessageHandler>>,
+    metrics: Option<ConsumerMetrics>,
 }
 
 impl ConsumerBuilder {
@@ -105,6 +106,14 @@ impl ConsumerBuilder {
     #[must_use]
     pub fn subscribe(mut self, topic: impl Into<String>, handler: impl MessageHandler) -> Self {
         self.handlers.insert(topic.into(), Arc::new(handler));
+        self
+    }
+
+    /// Counts in these, so that several consumers of a process are registered together; else in some
+    /// of its own, by the subscriber's name.
+    #[must_use]
+    pub fn metrics(mut self, metrics: ConsumerMetrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 
@@ -120,7 +129,8 @@ impl ConsumerBuilder {
         if self.handlers.is_empty() {
             return Err(ConsumerError::NoTopic);
         }
-        let metrics = ConsumerMetrics::default();
+        let subscriber = &self.config.subscriber;
+        let metrics = self.metrics.unwrap_or_else(|| ConsumerFamilies::default().of(subscriber));
         let deliverer = Arc::new(Deliverer {
             database: self.config.database.clone(),
             subscriber: self.config.subscriber.clone(),
@@ -169,7 +179,7 @@ pub struct Consumer {
 impl Consumer {
     /// A consumer with these settings.
     pub fn builder(config: ConsumerConfig) -> ConsumerBuilder {
-        ConsumerBuilder { config, handlers: HashMap::new() }
+        ConsumerBuilder { config, handlers: HashMap::new(), metrics: None }
     }
 
     /// Its dead letters.

@@ -96,5 +96,5 @@ pub use dead_letter::{
 pub use handler::{Context, HandlerError, MessageHandler};
 pub use inbox::Inbox;
 pub use message::{ReceivedMessage, TRANSACTION_ID_HEADER};
-pub use metrics::ConsumerMetrics;
+pub use metrics::{ConsumerFamilies, ConsumerMetrics};
 pub use reply::{MAX_REPLIES, MAX_REPLY_BYTES, Reply, reply_id};

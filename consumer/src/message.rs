@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, Header, Headers};
+use tracing::field::{DisplayValue, display};
 use uuid::Uuid;
 
 /// The header in which a delivered half message carries its transaction id, as text.
@@ -68,9 +69,9 @@ impl ReceivedMessage {
     }
 
     /// Its transaction and its key, for the log.
-    pub(crate) fn named(&self) -> (Option<tracing::field::DisplayValue<Uuid>>, Option<&str>) {
+    pub(crate) fn named(&self) -> (Option<DisplayValue<Uuid>>, Option<DisplayValue<&str>>) {
         let key = self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
-        (self.transaction_id().map(tracing::field::display), key)
+        (self.transaction_id().map(display), key.map(display))
     }
 
     /// What stands for the key in an index: the same for the same key, in every version.

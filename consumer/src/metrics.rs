@@ -1,5 +1,7 @@
 //! What can be watched.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,12 +11,35 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// Counters, gauges and a histogram of one consumer. Cheap to clone.
+/// The metrics of the consumers of a process, told apart by the label `subscriber`. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ConsumerFamilies {
+    messages: Family<Outcome, Counter>,
+    failures: Family<Subscriber, Counter>,
+    lag_records: Family<Partition, Gauge>,
+    in_flight: Family<Subscriber, Gauge>,
+    handler_seconds: Family<Subscriber, Histogram>,
+    retry_depth: Family<Subscriber, Gauge>,
+    dead_letters_open: Family<Subscriber, Gauge>,
+    replies_waiting: Family<Subscriber, Gauge>,
+    replies: Family<Subscriber, Counter>,
+    replies_refused: Family<Subscriber, Counter>,
+    forgotten: Family<Subscriber, Counter>,
+    paused: Family<Subscriber, Gauge>,
+}
+
+/// Counters, gauges and a histogram of one consumer. Cheap to clone, and each ready to be counted in
+/// without a look at labels.
 #[derive(Debug, Clone)]
 pub struct ConsumerMetrics {
-    outcomes: Family<Outcome, Counter>,
+    families: ConsumerFamilies,
+    applied: Counter,
+    duplicate: Counter,
+    retried: Counter,
+    held: Counter,
+    dead: Counter,
     pub(crate) failures: Counter,
-    pub(crate) lag_records: Family<Partition, Gauge>,
+    pub(crate) lag_records: Lag,
     pub(crate) in_flight: Gauge,
     handler_seconds: Histogram,
     pub(crate) retry_depth: Gauge,
@@ -27,59 +52,62 @@ pub struct ConsumerMetrics {
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Subscriber {
+    subscriber: String,
+}
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {
+    subscriber: String,
     outcome: &'static str,
 }
 
-/// A partition, as a label.
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(crate) struct Partition {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
+#[derive(Debug, Clone, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct Partition {
+    subscriber: String,
+    topic: String,
+    partition: i32,
 }
 
-const APPLIED: Outcome = Outcome { outcome: "applied" };
-const DUPLICATE: Outcome = Outcome { outcome: "duplicate" };
-const RETRIED: Outcome = Outcome { outcome: "retried" };
-const HELD: Outcome = Outcome { outcome: "held" };
-const DEAD: Outcome = Outcome { outcome: "dead" };
+/// The lag of one consumer's partitions.
+#[derive(Debug, Clone)]
+pub(crate) struct Lag {
+    subscriber: String,
+    family: Family<Partition, Gauge>,
+    shown: Arc<Mutex<BTreeSet<Partition>>>,
+}
 
 /// The bounds of the histogram: 1 ms, doubling 15 times, to 33 s.
 fn latency() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
 
-impl Default for ConsumerMetrics {
+impl Default for ConsumerFamilies {
     fn default() -> Self {
-        // Known in advance, so that a scraper sees the first increase.
-        let outcomes: Family<Outcome, Counter> = Family::default();
-        for outcome in [APPLIED, DUPLICATE, RETRIED, HELD, DEAD] {
-            outcomes.get_or_create(&outcome).inc_by(0);
-        }
         Self {
-            outcomes,
-            failures: Counter::default(),
+            messages: Family::default(),
+            failures: Family::default(),
             lag_records: Family::default(),
-            in_flight: Gauge::default(),
-            handler_seconds: latency(),
-            retry_depth: Gauge::default(),
-            dead_letters_open: Gauge::default(),
-            replies_waiting: Gauge::default(),
-            replies: Counter::default(),
-            replies_refused: Counter::default(),
-            forgotten: Counter::default(),
-            paused: Gauge::default(),
+            in_flight: Family::default(),
+            handler_seconds: Family::new_with_constructor(latency),
+            retry_depth: Family::default(),
+            dead_letters_open: Family::default(),
+            replies_waiting: Family::default(),
+            replies: Family::default(),
+            replies_refused: Family::default(),
+            forgotten: Family::default(),
+            paused: Family::default(),
         }
     }
 }
 
-impl ConsumerMetrics {
-    /// Registers all of them under `halfmsg_consumer_…`.
+impl ConsumerFamilies {
+    /// Registers all of them under `halfmsg_consumer_…`, once for all consumers.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("halfmsg_consumer");
         let help = "Messages by what became of them: applied, duplicate (the inbox had them), \
                     retried (into the retry table), held (behind one of their key), dead";
-        registry.register("messages", help, self.outcomes.clone());
+        registry.register("messages", help, self.messages.clone());
         registry.register("failures", "Attempts that failed", self.failures.clone());
         let help = "Records of this replica's partitions that it has not taken yet, every 5 s";
         registry.register("lag_records", help, self.lag_records.clone());
@@ -101,14 +129,82 @@ impl ConsumerMetrics {
         registry.register("paused", help, self.paused.clone());
     }
 
+    /// Those of one consumer, by this value of the label. Every series that is known in advance begins
+    /// at 0: of one that appears with its first event, a scraper sees no increase.
+    pub fn of(&self, subscriber: &str) -> ConsumerMetrics {
+        let label = Subscriber { subscriber: subscriber.to_owned() };
+        let outcome = |outcome| {
+            let label = Outcome { subscriber: subscriber.to_owned(), outcome };
+            self.messages.get_or_create_owned(&label)
+        };
+        ConsumerMetrics {
+            families: self.clone(),
+            applied: outcome("applied"),
+            duplicate: outcome("duplicate"),
+            retried: outcome("retried"),
+            held: outcome("held"),
+            dead: outcome("dead"),
+            failures: self.failures.get_or_create_owned(&label),
+            lag_records: Lag {
+                subscriber: subscriber.to_owned(),
+                family: self.lag_records.clone(),
+                shown: Arc::default(),
+            },
+            in_flight: self.in_flight.get_or_create_owned(&label),
+            handler_seconds: self.handler_seconds.get_or_create_owned(&label),
+            retry_depth: self.retry_depth.get_or_create_owned(&label),
+            dead_letters_open: self.dead_letters_open.get_or_create_owned(&label),
+            replies_waiting: self.replies_waiting.get_or_create_owned(&label),
+            replies: self.replies.get_or_create_owned(&label),
+            replies_refused: self.replies_refused.get_or_create_owned(&label),
+            forgotten: self.forgotten.get_or_create_owned(&label),
+            paused: self.paused.get_or_create_owned(&label),
+        }
+    }
+}
+
+impl Lag {
+    /// The records of a partition that are not taken; of one that is not ours any more, nothing.
+    pub(crate) fn set(&self, topic: &str, partition: i32, records: Option<i64>) {
+        let (subscriber, topic) = (self.subscriber.clone(), topic.to_owned());
+        let label = Partition { subscriber, topic, partition };
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        match records {
+            Some(records) => {
+                self.family.get_or_create(&label).set(records);
+                shown.insert(label);
+            }
+            None => {
+                self.family.remove(&label);
+                shown.remove(&label);
+            }
+        }
+    }
+
+    /// No partition is ours any more.
+    pub(crate) fn clear(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for label in std::mem::take(&mut *shown) {
+            self.family.remove(&label);
+        }
+    }
+}
+
+impl ConsumerMetrics {
+    /// Registers all of them under `halfmsg_consumer_…`, with those of every consumer of the same
+    /// [`ConsumerFamilies`].
+    pub fn register(&self, registry: &mut Registry) {
+        self.families.register(registry);
+    }
+
     /// Messages that had their effect.
     pub fn messages(&self) -> u64 {
-        self.outcome(&APPLIED).get()
+        self.applied.get()
     }
 
     /// Messages skipped because the inbox had them.
     pub fn duplicates(&self) -> u64 {
-        self.outcome(&DUPLICATE).get()
+        self.duplicate.get()
     }
 
     /// Attempts that failed.
@@ -118,17 +214,17 @@ impl ConsumerMetrics {
 
     /// Messages that were put into the retry table.
     pub fn retried(&self) -> u64 {
-        self.outcome(&RETRIED).get()
+        self.retried.get()
     }
 
     /// Messages that were put behind an earlier one of their key.
     pub fn held(&self) -> u64 {
-        self.outcome(&HELD).get()
+        self.held.get()
     }
 
     /// Messages given up on.
     pub fn dead_letters(&self) -> u64 {
-        self.outcome(&DEAD).get()
+        self.dead.get()
     }
 
     /// Replies acknowledged.
@@ -137,30 +233,54 @@ impl ConsumerMetrics {
     }
 
     pub(crate) fn applied(&self, count: usize) {
-        self.outcome(&APPLIED).inc_by(count as u64);
+        self.applied.inc_by(count as u64);
     }
 
     pub(crate) fn duplicate(&self, count: usize) {
-        self.outcome(&DUPLICATE).inc_by(count as u64);
+        self.duplicate.inc_by(count as u64);
     }
 
     pub(crate) fn put_behind(&self, count: usize) {
-        self.outcome(&HELD).inc_by(count as u64);
+        self.held.inc_by(count as u64);
     }
 
     pub(crate) fn to_be_retried(&self) {
-        self.outcome(&RETRIED).inc();
+        self.retried.inc();
     }
 
     pub(crate) fn dead(&self) {
-        self.outcome(&DEAD).inc();
+        self.dead.inc();
     }
 
     pub(crate) fn handled_in(&self, time: Duration) {
         self.handler_seconds.observe(time.as_secs_f64());
     }
+}
 
-    fn outcome(&self, outcome: &Outcome) -> Counter {
-        self.outcomes.get_or_create_owned(outcome)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consumers_share_families_and_not_their_partitions() {
+        let families = ConsumerFamilies::default();
+        let (one, other) = (families.of("one"), families.of("other"));
+        one.applied(2);
+        one.lag_records.set("t", 0, Some(7));
+        other.lag_records.set("t", 0, Some(8));
+        one.lag_records.clear();
+        let mut registry = Registry::default();
+        one.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let has = |line: &str| text.lines().any(|found| found == line);
+        let messages = |subscriber: &str, count: u64| {
+            let labels = format!("{{subscriber=\"{subscriber}\",outcome=\"applied\"}}");
+            format!("halfmsg_consumer_messages_total{labels} {count}")
+        };
+        assert!(has(&messages("one", 2)) && has(&messages("other", 0)), "{text}");
+        let lags: Vec<_> = text.lines().filter(|line| line.contains("lag_records{")).collect();
+        assert_eq!(lags.len(), 1, "{text}");
+        assert!(lags[0].contains("subscriber=\"other\"") && lags[0].ends_with(" 8"), "{text}");
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::Sender;
 use crate::config::{Assignment, ConsumerConfig};
 use crate::consumer::{ConsumerHandle, Health};
 use crate::message::ReceivedMessage;
-use crate::metrics::{ConsumerMetrics, Partition};
+use crate::metrics::ConsumerMetrics;
 use crate::worker::{Batch, Verdict};
 
 /// How long one poll waits; also how fast a stop is noticed.
@@ -70,17 +70,14 @@ impl ClientContext for Events {
         }
         for topic in statistics.topics.values() {
             for (partition, found) in &topic.partitions {
-                let label = Partition { topic: topic.topic.clone(), partition: *partition };
                 // What was given to the worker, else where fetching begins.
                 let taken =
                     if found.app_offset >= 0 { found.app_offset } else { found.next_offset };
                 // -1 is the client's own partition; others are another replica's.
-                if *partition < 0 || !found.desired || taken < 0 || found.ls_offset < 0 {
-                    self.metrics.lag_records.remove(&label);
-                } else {
-                    let lag = (found.ls_offset - taken).max(0);
-                    self.metrics.lag_records.get_or_create(&label).set(lag);
-                }
+                let is_ours =
+                    *partition >= 0 && found.desired && taken >= 0 && found.ls_offset >= 0;
+                let lag = is_ours.then(|| (found.ls_offset - taken).max(0));
+                self.metrics.lag_records.set(&topic.topic, *partition, lag);
             }
         }
     }
@@ -352,8 +349,7 @@ impl Poller {
             let Ok((_, end)) = client.fetch_watermarks(topic, partition, LAG_DEADLINE) else {
                 return;
             };
-            let label = Partition { topic: topic.to_owned(), partition };
-            self.metrics.lag_records.get_or_create(&label).set((end - taken).max(0));
+            self.metrics.lag_records.set(topic, partition, Some((end - taken).max(0)));
         }
     }
 

@@ -26,8 +26,14 @@ pub struct OrderMetrics {
 }
 
 impl OrderMetrics {
-    /// Adds the counters.
+    /// Adds the counters. What is known in advance begins at 0: of a series that appears with its
+    /// first event, a scraper sees no increase.
     pub fn register(&self, registry: &mut Registry) {
+        let void = VoidReason::ALL.into_iter().map(VoidReason::as_str);
+        let others = ["confirmed", "pending_stock", "not_begun", "unknown"];
+        begin(&self.orders, void.chain(others));
+        begin(&self.cancels, ["cancelled"]);
+        begin(&self.answers, ["confirmed", "rejected", "repeated", "cancelled_before"]);
         registry.register(
             "orders",
             "Requests for orders by outcome: confirmed, pending_stock, why void, not_begun or unknown",
@@ -96,5 +102,11 @@ impl OrderMetrics {
 
     fn count(&self, outcome: &'static str) {
         self.orders.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+fn begin(family: &Family<Outcome, Counter>, outcomes: impl IntoIterator<Item = &'static str>) {
+    for outcome in outcomes {
+        family.get_or_create(&Outcome { outcome }).inc_by(0);
     }
 }

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use halfmsg_consumer::{
-    Consumer, ConsumerConfig, Context, HandlerError, MessageHandler, ReceivedMessage,
+    Consumer, ConsumerConfig, ConsumerFamilies, Context, HandlerError, MessageHandler,
+    ReceivedMessage,
 };
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
@@ -45,6 +46,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub struct Reporter {
     /// How its consumers are to be run; the subscriber's name is the beginning of theirs.
     pub consumer: ConsumerConfig,
+    /// What they count in, by the beginning of their names: generations come and go.
+    pub families: ConsumerFamilies,
     /// The topics.
     pub topics: Topics,
     /// Where the report is.
@@ -90,6 +93,7 @@ impl Reporter {
         let handler = |kind| ReportHandler { kind, generation, metrics: self.metrics.clone() };
         let config = ConsumerConfig { subscriber, max_batch: MAX_BATCH, ..self.consumer.clone() };
         let consumer = Consumer::builder(config)
+            .metrics(self.families.of(&self.consumer.subscriber))
             .subscribe(&self.topics.created, handler(Kind::Created))
             .subscribe(&self.topics.outbound, handler(Kind::Outbound))
             .subscribe(&self.topics.rollback, handler(Kind::Rollback));

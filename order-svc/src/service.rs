@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use halfmsg_consumer::{Consumer, ConsumerConfig, KeyOrder};
+use halfmsg_consumer::{Consumer, ConsumerConfig, ConsumerFamilies, KeyOrder};
 use halfmsg_migrations::{OrderMigrator, migrate};
 use halfmsg_producer::TransactionProducer;
 use halfmsg_service_kit::{Frame, db, process, shutdown};
@@ -91,12 +91,17 @@ impl Service {
         let store = OrderStore::new(requests.clone(), checks, config.store).watched(events.clone());
         let desk = Desk::new(config.stock.clone());
         let metrics = OrderMetrics::default();
-        let answers = Consumer::builder(consumer_config(&config, &requests, "answers"))
+        let families = ConsumerFamilies::default();
+        let consumer = consumer_config(&config, &requests, "answers");
+        let counted = families.of(&consumer.subscriber);
+        let answers = Consumer::builder(consumer)
+            .metrics(counted)
             .subscribe(&config.topics.outbound, AnswerHandler::new(metrics.clone(), events.clone()))
             .build()?;
         let report = ReportStore::new(requests.clone());
         let reporter = Reporter {
             consumer: consumer_config(&config, &requests, "report"),
+            families,
             topics: config.topics.clone(),
             store: report.clone(),
             metrics: metrics.clone(),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use halfmsg_protocol::{Answer, Decision, Half, ParkedHalf, Reopen, TransactionId};
 
+use tracing::field::{DisplayValue, display};
+
 use crate::clock;
 use crate::message::HalfMessage;
 use crate::observe::{LifeEvent, LifeObserver, LifeStep};
@@ -14,8 +16,8 @@ use crate::transaction::LocalOutcome;
 const TARGET: &str = "halfmsg::life";
 
 /// An ordering key as a field of a line, if it is text.
-pub(crate) fn text(key: Option<&[u8]>) -> Option<&str> {
-    std::str::from_utf8(key?).ok()
+pub(crate) fn text(key: Option<&[u8]>) -> Option<DisplayValue<&str>> {
+    std::str::from_utf8(key?).ok().map(display)
 }
 
 /// Tells the steps. Cheap to clone.

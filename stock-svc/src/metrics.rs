@@ -19,7 +19,15 @@ struct Outcome {
 
 impl StockMetrics {
     /// Registers them as `stock_deductions_total` and `stock_restores_total`.
+    /// What is known in advance begins at 0: of a series that appears with its first event, a scraper
+    /// sees no increase.
     pub fn register(&self, registry: &mut Registry) {
+        for outcome in ["deducted", "repeated", "refused", "order_void", "conflict"] {
+            self.deductions.get_or_create(&Outcome { outcome }).inc_by(0);
+        }
+        for outcome in ["restored", "void", "repeated"] {
+            self.restores.get_or_create(&Outcome { outcome }).inc_by(0);
+        }
         registry.register("stock_deductions", "Answered deductions", self.deductions.clone());
         registry.register("stock_restores", "Restores asked for", self.restores.clone());
     }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use halfmsg_consumer::{Consumer, ConsumerConfig, ConsumerError, Health, KeyOrder};
+use halfmsg_consumer::{
+    Consumer, ConsumerConfig, ConsumerError, ConsumerFamilies, Health, KeyOrder,
+};
 use halfmsg_migrations::{StockMigrator, migrate};
 use halfmsg_service_kit::{Frame, db, process, shutdown};
 use sea_orm::DatabaseConnection;
@@ -146,11 +148,14 @@ impl Consumers {
             subscriber: subscriber.clone(),
             metrics: metrics.clone(),
         };
+        let families = ConsumerFamilies::default();
         Ok(Self {
             restores: Consumer::builder(consumer_config(config, database, &config.group))
+                .metrics(families.of(&config.group))
                 .subscribe(&config.rollback_topic, restorer)
                 .build()?,
             deductions: Consumer::builder(consumer_config(config, database, &subscriber))
+                .metrics(families.of(&subscriber))
                 .subscribe(&config.created_topic, deducter)
                 .build()?,
         })
@@ -198,7 +203,7 @@ fn frame(consumers: &Consumers, metrics: &StockMetrics, store: &StockStore) -> F
         }
     });
     metrics.register(frame.registry());
+    // With those of the deductions, which are of the same families.
     restores.metrics().register(frame.registry());
-    deductions.metrics().register(frame.registry().sub_registry_with_prefix("stock_deductions"));
     frame
 }

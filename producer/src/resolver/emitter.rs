@@ -77,7 +77,7 @@ impl Item {
     }
 
     /// Its message's ordering key, likewise.
-    pub(crate) fn key(&self) -> Option<&str> {
+    pub(crate) fn key(&self) -> Option<tracing::field::DisplayValue<&str>> {
         crate::life::text(self.half()?.body.key.as_deref())
     }
 

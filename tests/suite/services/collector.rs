@@ -63,15 +63,23 @@ impl Collector {
         self.spans.lock().expect("unpoisoned").clone()
     }
 
-    /// Waits until the trace has spans of all these names, and gives its spans.
-    pub(crate) async fn trace(&self, id: &str, within: Duration, names: &[&str]) -> Vec<Span> {
+    /// Waits until the trace has spans of all these services and names, and gives its spans.
+    pub(crate) async fn trace(
+        &self,
+        id: &str,
+        within: Duration,
+        wanted: &[(&str, &str)],
+    ) -> Vec<Span> {
         until(within, "the spans of a trace", async || {
             let all = self.spans();
             let found: Vec<Span> = all.into_iter().filter(|span| span.trace_id == id).collect();
-            let has = |name: &&&str| found.iter().any(|span| span.name == **name);
-            let missing: Vec<_> = names.iter().filter(|name| !has(name)).collect();
-            let known: Vec<_> = found.iter().map(|span| span.name.as_str()).collect();
-            if missing.is_empty() { Ok(found) } else { Err(format!("{known:?}, not {missing:?}")) }
+            let known: Vec<_> =
+                found.iter().map(|span| (span.service.as_str(), span.name.as_str())).collect();
+            let missing: Vec<_> = wanted.iter().filter(|span| !known.contains(span)).collect();
+            if missing.is_empty() {
+                return Ok(found);
+            }
+            Err(format!("{known:?}, not {missing:?}"))
         })
         .await
     }
