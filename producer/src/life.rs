@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use halfmsg_protocol::{Answer, Decision, Half, ParkedHalf, Reopen, TransactionId};
-
 use tracing::field::{DisplayValue, display};
 
 use crate::clock;

@@ -187,6 +187,7 @@ macro_rules! cases {
                 traced_from_the_request_to_the_restore
                 traced_when_the_check_decides
                 traced_when_a_successor_decides
+                traced_through_an_answer
             }
             [services::logged] {
                 logged_quietly_by_default

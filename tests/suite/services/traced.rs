@@ -162,6 +162,25 @@ pub(crate) async fn traced_when_a_successor_decides(env: Env) {
     shop.stock_is("apple", RECEIVED).await;
 }
 
+/// Flow B: the question, its answer and what the answer did are one trace, from span to span.
+pub(crate) async fn traced_through_an_answer(env: Env) {
+    let (shop, collector) = shop(env).await;
+    let id = "3af7651916cd43dd8448eb211c80319c";
+    let place = shop.place(&[("apple", 1)]).saga().header("traceparent", &traceparent(id));
+    let accepted = place.send().await.expect(202);
+    shop.becomes(accepted.order_id(), "confirmed").await;
+    let asked = format!("process {}", shop.ground.created_topic);
+    let answered = format!("process {}", shop.ground.outbound_topic);
+    let created = format!("create {}", shop.ground.created_topic);
+    let wanted = [(ORDER, &*created), (STOCK, &*asked), (ORDER, &*answered)];
+    let trace = collector.trace(id, PATIENCE, &wanted).await;
+    let asked = one(&trace, STOCK, &asked);
+    assert_eq!(asked.parent_id, one(&trace, ORDER, &created).span_id);
+    // The product report reads the answers too, below the same span.
+    let answers = trace.iter().filter(|span| span.name == answered);
+    assert!(answers.clone().all(|answer| answer.parent_id == asked.span_id), "{trace:#?}");
+}
+
 /// The call that asked is in a trace of its own, and links to the half message, which links back.
 async fn linked_both_ways(collector: &Collector, check: &Span, create: &str) {
     let [(batch_trace, batch)] = &check.links[..] else { panic!("one link: {check:?}") };
