@@ -59,7 +59,7 @@ async fn world(failures: u32, key_order: KeyOrder) -> World {
     let script = Arc::new(Scripted { failures_left: failures.into(), ..Scripted::default() });
     let handler: Arc<dyn MessageHandler> = Arc::new(script.clone());
     let generation = Arc::new(AtomicU64::new(1));
-    let metrics = ConsumerFamilies::default().of("s");
+    let metrics = crate::metrics::ConsumerFamilies::default().of("s");
     let kafka = halfmsg_kafka::KafkaConfig::new("nobody:1");
     let worker = Worker {
         sender: Arc::new(Sender::new(kafka, database.clone(), "s".into(), metrics.clone())),
