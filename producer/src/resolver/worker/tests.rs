@@ -24,7 +24,8 @@ fn half(topic: &str) -> Arc<Half> {
 }
 
 fn deliver(topic: &str, settled: Option<HalfRef>) -> Item {
-    Item { at: 1, since: Duration::ZERO, work: Work::Deliver(half(topic), settled) }
+    let (at, since, appended_ms) = (1, Duration::ZERO, 0);
+    Item { at, since, appended_ms, work: Work::Deliver(half(topic), settled) }
 }
 
 fn job(items: Vec<Item>, clears: Vec<TransactionId>) -> Job {
