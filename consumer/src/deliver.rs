@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::config::KeyOrder;
 use crate::handler::{Afterwards, Context, HandlerError, MessageHandler};
-use crate::message::{ReceivedMessage, key_hash};
+use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::reply::Answers;
 use crate::spans::Processing;
@@ -171,15 +171,10 @@ impl Deliverer {
             }
             self.metrics.handled_in(began.elapsed());
         }
-        let (replies, afterwards) = context.into_parts();
-        let mut answers = Answers::default();
-        for (message_key, mut replies) in replies {
-            processing.go_on_in(&message_key, &mut replies);
-            reply::store_in_tx(transaction, &self.subscriber, &message_key, &replies).await?;
-            let keys = replies.iter().filter_map(|reply| reply.key.as_deref());
-            answers.key_hashes.extend(keys.map(key_hash));
-            answers.message_keys.push(message_key);
-        }
+        let (mut replies, afterwards) = context.into_parts();
+        processing.go_on_in(&mut replies);
+        reply::store_in_tx(transaction, &self.subscriber, &replies).await?;
+        let answers = Answers::of(&replies);
         if !messages.is_empty() {
             still_sound_in_tx(transaction).await?;
         }

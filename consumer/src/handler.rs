@@ -1,6 +1,6 @@
 //! What a user of this crate writes.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -12,12 +12,31 @@ use crate::reply::{MAX_REPLIES, MAX_REPLY_BYTES, Reply};
 /// Something to be done once the transaction is committed.
 pub(crate) type Afterwards = Box<dyn FnOnce() + Send>;
 
+/// The replies of a batch, in the order of the calls: it is the order in which those of one key are
+/// sent, so nothing here may sort them.
+#[derive(Default)]
+struct Published {
+    replies: Vec<NewReply>,
+    /// By inbox key, how many there are: the next one's number.
+    counts: HashMap<String, usize>,
+}
+
+/// A reply that is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewReply {
+    /// Of the message that it answers.
+    pub(crate) inbox_key: String,
+    /// Its number among the replies to that message.
+    pub(crate) index: usize,
+    pub(crate) reply: Reply,
+}
+
 /// Where a handler does its work: the transaction in which the inbox has just remembered the
 /// messages.
 pub struct Context<'a> {
     transaction: &'a DatabaseTransaction,
     afterwards: Mutex<Vec<Afterwards>>,
-    replies: Mutex<BTreeMap<String, Vec<Reply>>>,
+    replies: Mutex<Published>,
 }
 
 impl<'a> Context<'a> {
@@ -39,10 +58,11 @@ impl<'a> Context<'a> {
 
     /// Answers a message of this batch. The reply is stored in this transaction and sent after its
     /// commit, and only then is the offset committed; what a crash leaves unsent is sent by whoever
-    /// comes next. Replies of one key to messages of one key are sent in the order of the calls. It may be sent more than once,
-    /// always with the same `halfmsg-transaction-id`: [`reply_id`](crate::reply_id) of the
-    /// subscriber, the message's [`inbox_key`](ReceivedMessage::inbox_key) and the number of this
-    /// reply to it, from 0.
+    /// comes next. Replies of one key to messages of one key are sent in the order of the calls.
+    ///
+    /// It may be sent more than once, always with the same `halfmsg-transaction-id`:
+    /// [`reply_id`](crate::reply_id) of the subscriber, the message's
+    /// [`inbox_key`](ReceivedMessage::inbox_key) and the number of this reply to it, from 0.
     ///
     /// # Errors
     /// [`HandlerError::Failed`] beyond [`MAX_REPLIES`] replies to a message, or a reply without a
@@ -57,20 +77,23 @@ impl<'a> Context<'a> {
                 "a reply to topic {topic} has {size} bytes, the limit is {MAX_REPLY_BYTES}"
             )));
         }
-        let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
-        let replies = replies.entry(to.inbox_key()).or_default();
-        if replies.len() >= MAX_REPLIES {
+        let mut published = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        let inbox_key = to.inbox_key();
+        let count = published.counts.entry(inbox_key.clone()).or_default();
+        if *count >= MAX_REPLIES {
             let most = format!("more than {MAX_REPLIES} replies to one message");
             return Err(HandlerError::Failed(most));
         }
-        replies.push(reply);
+        let index = *count;
+        *count += 1;
+        published.replies.push(NewReply { inbox_key, index, reply });
         Ok(())
     }
 
-    /// What is to be stored, by inbox key, and what is to be done afterwards.
-    pub(crate) fn into_parts(self) -> (BTreeMap<String, Vec<Reply>>, Vec<Afterwards>) {
+    /// What is to be stored, in this order, and what is to be done afterwards.
+    pub(crate) fn into_parts(self) -> (Vec<NewReply>, Vec<Afterwards>) {
         (
-            self.replies.into_inner().unwrap_or_else(PoisonError::into_inner),
+            self.replies.into_inner().unwrap_or_else(PoisonError::into_inner).replies,
             self.afterwards.into_inner().unwrap_or_else(PoisonError::into_inner),
         )
     }

@@ -2,15 +2,18 @@
 //!
 //! This module must never send: what was sent before the commit cannot be taken back.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use bytes::Bytes;
 use halfmsg_db::now;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use sha2::{Digest, Sha256};
-use std::time::Duration;
 use uuid::Uuid;
 
 use crate::backoff::after;
+use crate::handler::NewReply;
 use crate::headers;
 use crate::message::{TRANSACTION_ID_HEADER, key_hash};
 use crate::record::{bytes, cause_text};
@@ -88,24 +91,35 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// Those of replies that are stored now.
+    pub(crate) fn of(replies: &[NewReply]) -> Self {
+        let message_keys: BTreeSet<&str> =
+            replies.iter().map(|new| new.inbox_key.as_str()).collect();
+        let key_hashes: BTreeSet<i64> =
+            replies.iter().filter_map(|new| new.reply.key.as_deref().map(key_hash)).collect();
+        Self {
+            message_keys: message_keys.into_iter().map(str::to_owned).collect(),
+            key_hashes: key_hashes.into_iter().collect(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.message_keys.is_empty() && self.key_hashes.is_empty()
     }
 }
 
-/// Stores the replies to one message.
+/// Stores replies; the order of storing is the order of sending.
 pub(crate) async fn store_in_tx(
     transaction: &DatabaseTransaction,
     subscriber: &str,
-    inbox_key: &str,
-    replies: &[Reply],
+    replies: &[NewReply],
 ) -> Result<(), DbErr> {
     let next_at = after(GRACE);
-    for (index, reply) in replies.iter().enumerate() {
+    for NewReply { inbox_key, index, reply } in replies {
         let row: [Value; 9] = [
-            reply_id(subscriber, inbox_key, index).into(),
+            reply_id(subscriber, inbox_key, *index).into(),
             subscriber.into(),
-            inbox_key.into(),
+            inbox_key.as_str().into(),
             reply.topic.as_str().into(),
             bytes(reply.key.as_ref()).into(),
             reply.key.as_deref().map(key_hash).into(),

@@ -9,8 +9,8 @@ use halfmsg_traces::opentelemetry::trace::{Span as _, SpanContext};
 use halfmsg_traces::{Span, begin, context, failed, is_on};
 
 use crate::deliver::AttemptError;
+use crate::handler::NewReply;
 use crate::message::ReceivedMessage;
-use crate::reply::Reply;
 
 /// The messages of one attempt. Dropped before it is [`Processing::committed`], they have failed.
 #[derive(Default)]
@@ -36,11 +36,12 @@ impl Processing {
         }
     }
 
-    /// Lets the replies to a message carry its span's context.
-    pub(crate) fn go_on_in(&self, inbox_key: &str, replies: &mut [Reply]) {
-        let Some(context) = self.context(inbox_key) else { return };
-        for reply in replies {
-            context::put_into(&mut reply.headers, &context);
+    /// Lets each reply carry the context of the span of the message that it answers.
+    pub(crate) fn go_on_in(&self, replies: &mut [NewReply]) {
+        for new in replies {
+            if let Some(context) = self.context(&new.inbox_key) {
+                context::put_into(&mut new.reply.headers, &context);
+            }
         }
     }
 

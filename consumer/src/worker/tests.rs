@@ -14,6 +14,7 @@ use super::*;
 use crate::config::KeyOrder;
 use crate::handler::{Context, HandlerError, MessageHandler};
 use crate::message::example;
+use crate::reply::{self, Reply};
 
 /// Fails a message called `poison` a number of times; notes the offsets of the batches that it
 /// let pass.
@@ -26,7 +27,11 @@ struct Scripted {
 
 #[async_trait]
 impl MessageHandler for Arc<Scripted> {
-    async fn handle(&self, _: &Context<'_>, batch: &[ReceivedMessage]) -> Result<(), HandlerError> {
+    async fn handle(
+        &self,
+        context: &Context<'_>,
+        batch: &[ReceivedMessage],
+    ) -> Result<(), HandlerError> {
         self.calls.fetch_add(1, Ordering::AcqRel);
         if batch.iter().any(|message| message.payload.as_deref() == Some(b"poison")) {
             let taken = self.failures_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
@@ -35,6 +40,9 @@ impl MessageHandler for Arc<Scripted> {
             if taken.is_ok() {
                 return Err(HandlerError::Failed("poison".into()));
             }
+        }
+        for message in batch.iter().filter(|one| one.payload.as_deref() == Some(b"answered")) {
+            context.publish(message, Reply::new("replies", "{}").with_key("k"))?;
         }
         self.passed.lock().unwrap().extend(batch.iter().map(|message| message.offset));
         Ok(())
@@ -183,6 +191,20 @@ async fn a_batch_in_hand_is_let_go_on_shutdown() {
     let world = world(u32::MAX, KeyOrder::Keep).await;
     world.worker.shutdown.cancel();
     assert_eq!(world.process(vec![message(0, "b", "poison")]).await, Verdict::Released);
+}
+
+#[tokio::test]
+async fn replies_are_stored_in_the_order_of_the_calls() {
+    let world = world(0, KeyOrder::Keep).await;
+    // As text, 10 comes before 9.
+    let batch: Vec<_> = (8..12).map(|n| message(n, "a", "answered")).collect();
+    let deliverer = &world.worker.deliverer;
+    let answers = deliverer.deliver(&batch).await.unwrap().answers;
+    let keys: Vec<String> = batch.iter().map(ReceivedMessage::inbox_key).collect();
+    let stored = reply::of(&deliverer.database, "s", &answers, 100).await.unwrap();
+    let ids: Vec<_> = keys.iter().map(|key| reply::reply_id("s", key, 0)).collect();
+    assert_eq!(stored.iter().map(|one| one.id).collect::<Vec<_>>(), ids);
+    assert_eq!((answers.message_keys.len(), answers.key_hashes.len()), (4, 1));
 }
 
 #[test]
