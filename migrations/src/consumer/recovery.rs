@@ -1,6 +1,7 @@
 //! What a consumer needs to recover: retries, replies, dead letters that are more than a list.
 
 use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
 
 use crate::column::{moment, number, text, uuid};
 
@@ -22,7 +23,7 @@ impl MigrationTrait for Recovery {
         }
         manager.create_table(retry()).await?;
         manager.create_table(reply()).await?;
-        rebuild_dead_letters(manager).await?;
+        change_dead_letters(manager).await?;
         manager.drop_index(Index::drop().name("inbox_by_age").table("inbox").to_owned()).await?;
         for (name, table, columns) in INDEXES {
             manager.create_index(index(name, table, columns)).await?;
@@ -34,6 +35,9 @@ impl MigrationTrait for Recovery {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for table in ["reply", "retry"] {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
+        }
+        for name in ["dead_letter_by_message", "dead_letter_by_id"] {
+            manager.drop_index(Index::drop().name(name).table("dead_letter").to_owned()).await?;
         }
         let by_age = Index::drop().name("inbox_by_subscriber_and_age").table("inbox").to_owned();
         manager.drop_index(by_age).await?;
@@ -113,7 +117,7 @@ fn reply() -> TableCreateStatement {
         .to_owned()
 }
 
-/// As they were, with what an operator did about them; without the rule that a place has one:
+/// SQLite's: as they were, with what an operator did about them; without the rule that a place has one:
 /// a topic that was made anew has the same places again, and its dead letters would be lost.
 fn dead_letter() -> TableCreateStatement {
     Table::create()
@@ -156,8 +160,22 @@ const FORMER: [&str; 14] = [
     "replayed_at",
 ];
 
-/// SQLite cannot drop a constraint: the table is made anew, on PostgreSQL too, so that one way is
-/// tested.
+/// PostgreSQL changes the table where it stands: its lock keeps other sessions from writing between
+/// two statements, so no dead letter of a replica that still runs is lost, and nothing is copied.
+const ALTER_DEAD_LETTERS: &str = "ALTER TABLE dead_letter \
+     DROP CONSTRAINT IF EXISTS dead_letter_once, \
+     ADD COLUMN IF NOT EXISTS queued_at timestamp with time zone, \
+     ADD COLUMN IF NOT EXISTS discarded_at timestamp with time zone, \
+     ADD COLUMN IF NOT EXISTS discard_reason text";
+
+async fn change_dead_letters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    if manager.get_database_backend() == DbBackend::Postgres {
+        return manager.get_connection().execute_unprepared(ALTER_DEAD_LETTERS).await.map(|_| ());
+    }
+    rebuild_dead_letters(manager).await
+}
+
+/// SQLite cannot drop a constraint: the table is made anew. Its one writer is this transaction.
 async fn rebuild_dead_letters(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     manager.create_table(dead_letter()).await?;
     let all = Query::select().columns(FORMER).from("dead_letter").to_owned();
@@ -172,7 +190,6 @@ async fn rebuild_dead_letters(manager: &SchemaManager<'_>) -> Result<(), DbErr> 
 #[cfg(test)]
 mod tests {
     use halfmsg_db::{DbOptions, connect};
-    use sea_orm_migration::sea_orm::ConnectionTrait;
 
     use super::*;
     use crate::consumer::ConsumerMigrator;
@@ -195,6 +212,8 @@ mod tests {
                      cause, attempts, first_failed_at, last_failed_at FROM dead_letter";
         let inserted = database.execute_unprepared(again).await.unwrap();
         assert_eq!(inserted.rows_affected(), 1);
+        ConsumerMigrator::down(&database, Some(1)).await.unwrap();
+        ConsumerMigrator::up(&database, Some(1)).await.unwrap();
         ConsumerMigrator::down(&database, None).await.unwrap();
         assert!(!SchemaManager::new(&database).has_table("retry").await.unwrap());
     }
