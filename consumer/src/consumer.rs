@@ -385,6 +385,7 @@ impl Consumer {
             retries: self.retries(),
             poll: self.config.retry_poll,
             max_batch: self.config.max_batch,
+            max_batch_bytes: self.config.max_batch_bytes,
             handle: self.handle.clone(),
             metrics: self.metrics.clone(),
             wake: self.wake.clone(),

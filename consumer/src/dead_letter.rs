@@ -280,7 +280,7 @@ impl DeadLetterStore {
             first_failed_at: Some(letter.first_failed_at),
             last_failed_at: Some(letter.last_failed_at),
         };
-        let place = Place { next_at, dead_letter_id: Some(letter.id) };
+        let place = Place { next_at: Some(next_at), dead_letter_id: Some(letter.id) };
         let subscriber = &self.subscriber;
         let stored = retry::store_in_tx(transaction, subscriber, message, &failures, place).await?;
         if stored {

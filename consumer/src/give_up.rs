@@ -6,7 +6,7 @@ use halfmsg_db::begin_write;
 
 use crate::deliver::{AttemptError, Deliverer};
 use crate::message::ReceivedMessage;
-use crate::retry::{Failures, Place, Waiting};
+use crate::retry::{Failures, Place, PutOff, Waiting};
 use crate::{backoff, dead_letter, inbox, retry};
 
 /// Where a message goes that failed.
@@ -35,7 +35,8 @@ pub(crate) async fn set_aside(
             match fate {
                 _ if !fresh => {}
                 Fate::Retry(delay) => {
-                    let place = Place { next_at: backoff::after(delay), dead_letter_id: None };
+                    let place =
+                        Place { next_at: Some(backoff::after(delay)), dead_letter_id: None };
                     retry::store_in_tx(&transaction, subscriber, message, failures, place).await?;
                 }
                 Fate::Dead => {
@@ -48,22 +49,35 @@ pub(crate) async fn set_aside(
         .await
 }
 
-/// Puts a retry off or gives it up, after one more failure. False if somebody else has tried it
-/// meanwhile: then it is theirs to decide.
+/// Puts a retry off or gives it up, after one more failure. `level` is that of the row afterwards.
+/// False if somebody else has tried it meanwhile: then it is theirs to decide.
 pub(crate) async fn decide(
     deliverer: &Deliverer,
     waiting: &Waiting,
     failures: &Failures,
     fate: Fate,
+    level: u32,
 ) -> Result<bool, AttemptError> {
+    let Deliverer { database, subscriber, key_order, .. } = deliverer;
     deliverer
         .bounded(async {
             let delay = match fate {
                 Fate::Retry(delay) => delay,
                 Fate::Dead => return bury(deliverer, waiting, failures).await,
             };
-            let next_at = backoff::after(delay);
-            Ok(retry::put_off(&deliverer.database, waiting, failures, next_at).await?)
+            let put_off = PutOff { next_at: backoff::after(delay), level };
+            let transaction = begin_write(database).await?;
+            let done = retry::put_off_in_tx(
+                &transaction,
+                subscriber,
+                *key_order,
+                waiting,
+                failures,
+                put_off,
+            )
+            .await?;
+            transaction.commit().await?;
+            Ok(done)
         })
         .await
 }
@@ -74,7 +88,7 @@ async fn bury(
     failures: &Failures,
 ) -> Result<bool, AttemptError> {
     let transaction = begin_write(&deliverer.database).await?;
-    if !retry::give_up_in_tx(&transaction, waiting).await? {
+    if !retry::give_up_in_tx(&transaction, &deliverer.subscriber, waiting).await? {
         return Ok(false);
     }
     match waiting.dead_letter_id {

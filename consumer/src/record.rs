@@ -14,6 +14,9 @@ pub(crate) const COLUMNS: [&str; 8] =
 /// A cause is cut at this many characters.
 const MAX_CAUSE: usize = 2_000;
 
+/// Values in one IN list.
+const MAX_IN: usize = 10_000;
+
 /// The values of [`COLUMNS`].
 pub(crate) fn values(subscriber: &str, message: &ReceivedMessage) -> [Value; 8] {
     [
@@ -48,6 +51,15 @@ pub(crate) fn bytes(value: Option<&Bytes>) -> Option<Vec<u8>> {
 /// Cut, and without NUL, which PostgreSQL's text cannot hold.
 pub(crate) fn cause_text(cause: &str) -> String {
     cause.chars().filter(|c| *c != '\0').take(MAX_CAUSE).collect()
+}
+
+/// Values for an IN list, in portions: a statement has at most 32,766 variables on SQLite.
+pub(crate) fn in_chunks<T>(values: impl IntoIterator<Item = T>) -> impl Iterator<Item = Vec<T>> {
+    let mut values = values.into_iter();
+    std::iter::from_fn(move || {
+        let chunk: Vec<T> = values.by_ref().take(MAX_IN).collect();
+        (!chunk.is_empty()).then_some(chunk)
+    })
 }
 
 /// How many rows of a table are a subscriber's.

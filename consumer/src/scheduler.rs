@@ -17,7 +17,7 @@ use crate::give_up::{self, Fate};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::reply::Answers;
-use crate::retry::{self, Waiting};
+use crate::retry::{self, Bounds, Turns, Waiting};
 use crate::sender::Sender;
 use crate::worker::Retries;
 use crate::{backoff, dead_letter, inbox};
@@ -43,6 +43,7 @@ pub(crate) struct Scheduler {
     pub(crate) retries: Retries,
     pub(crate) poll: Duration,
     pub(crate) max_batch: usize,
+    pub(crate) max_batch_bytes: usize,
     pub(crate) handle: ConsumerHandle,
     pub(crate) metrics: ConsumerMetrics,
     pub(crate) wake: Wake,
@@ -60,14 +61,17 @@ enum Round {
 /// again, and the failures in a row that no message is to blame for.
 struct Pace {
     size: usize,
-    in_a_row: u32,
+    /// The database was away.
+    outages: u32,
+    /// A handler met a lock.
+    contended: u32,
 }
 
 impl Scheduler {
     /// Runs until shutdown; what is in hand then is finished, unless it is cancelled: then it is
     /// rolled back and stays due.
     pub(crate) async fn run(&self) {
-        let mut pace = Pace { size: self.max_batch, in_a_row: 0 };
+        let mut pace = Pace { size: self.max_batch, outages: 0, contended: 0 };
         while !self.shutdown.is_cancelled() {
             let pause = match self.due_in().await {
                 Some(Duration::ZERO) => self.step(&mut pace).await,
@@ -99,8 +103,7 @@ impl Scheduler {
         if self.handle.is_paused() {
             return None;
         }
-        let Deliverer { database, subscriber, key_order, .. } = &*self.deliverer;
-        match retry::next_due(database, subscriber, *key_order).await {
+        match retry::next_due(&self.deliverer.database, &self.turns()).await {
             Ok(due) => {
                 due.map(|at| (at - now()).max(TimeDelta::zero()).to_std().unwrap_or_default())
             }
@@ -111,6 +114,12 @@ impl Scheduler {
         }
     }
 
+    fn turns(&self) -> Turns<'_> {
+        let Deliverer { subscriber, key_order, handlers, .. } = &*self.deliverer;
+        let topics = handlers.keys().map(String::as_str).collect();
+        Turns { subscriber, order: *key_order, topics }
+    }
+
     /// One attempt, and the pause behind it.
     async fn step(&self, pace: &mut Pace) -> Duration {
         let mut claimed = Vec::new();
@@ -118,7 +127,8 @@ impl Scheduler {
             Ok(Round::Idle) => return self.poll,
             Ok(Round::Applied(messages, answers)) => {
                 self.metrics.applied(messages);
-                *pace = Pace { size: (pace.size * 2).min(self.max_batch), in_a_row: 0 };
+                let size = (pace.size * 2).min(self.max_batch);
+                *pace = Pace { size, outages: 0, contended: 0 };
                 if let Err(error) = self.sender.send(&answers).await {
                     tracing::warn!(%error, "the replies to a retried message wait");
                 }
@@ -128,17 +138,19 @@ impl Scheduler {
         };
         self.metrics.failures.inc();
         let blameless = match error {
-            AttemptError::Transient(_) => true,
-            AttemptError::Contended(_) => pace.in_a_row + 1 < self.retries.quick_attempts,
-            _ => false,
+            AttemptError::Transient(_) => Some(&mut pace.outages),
+            AttemptError::Contended(_) if pace.contended + 1 < self.retries.quick_attempts => {
+                Some(&mut pace.contended)
+            }
+            _ => None,
         };
-        if blameless {
+        if let Some(in_a_row) = blameless {
             tracing::debug!(%error, "retries wait for the database");
-            pace.in_a_row = pace.in_a_row.saturating_add(1);
-            let retry = pace.in_a_row - 1;
-            return backoff::pause(self.retries.first, self.retries.longest, retry);
+            let pause = backoff::pause(self.retries.first, self.retries.longest, *in_a_row);
+            *in_a_row = in_a_row.saturating_add(1);
+            return pause;
         }
-        pace.in_a_row = 0;
+        (pace.outages, pace.contended) = (0, 0);
         match claimed.as_slice() {
             [] => self.poll,
             [one] => self.failed(one, &error).await,
@@ -154,11 +166,11 @@ impl Scheduler {
         size: usize,
         claimed: &mut Vec<Waiting>,
     ) -> Result<Round, AttemptError> {
-        let Deliverer { database, subscriber, key_order, .. } = &*self.deliverer;
+        let Deliverer { database, subscriber, .. } = &*self.deliverer;
+        let bounds = Bounds { messages: size, bytes: self.max_batch_bytes };
         let attempt = async {
             let transaction = begin_write(database).await?;
-            let limit = u64::try_from(size).unwrap_or(u64::MAX);
-            *claimed = retry::claim_in_tx(&transaction, subscriber, *key_order, limit).await?;
+            *claimed = retry::claim_in_tx(&transaction, &self.turns(), bounds).await?;
             if claimed.is_empty() {
                 return Ok(Round::Idle);
             }
@@ -168,7 +180,10 @@ impl Scheduler {
             inbox::renew_in_tx(&transaction, subscriber, &messages).await?;
             let replayed: Vec<_> = claimed.iter().filter_map(|one| one.dead_letter_id).collect();
             dead_letter::replayed_in_tx(&transaction, &replayed).await?;
-            retry::take_in_tx(&transaction, claimed).await?;
+            if !retry::take_in_tx(&transaction, subscriber, claimed).await? {
+                let taken = "a replica that keeps no order has taken one of these messages";
+                return Err(AttemptError::Transient(taken.into()));
+            }
             transaction.commit().await?;
             Ok(Round::Applied(messages.len(), handled.committed()))
         };
@@ -179,15 +194,11 @@ impl Scheduler {
     async fn failed(&self, waiting: &Waiting, error: &AttemptError) -> Duration {
         let mut failures = waiting.failures.clone();
         failures.note(error.to_string());
-        let next = match error {
-            AttemptError::Undecodable(_) => None,
-            _ => self.retries.levels.delay(waiting.level.saturating_add(1)),
-        };
-        let fate = next.map_or(Fate::Dead, Fate::Retry);
+        let (fate, level) = self.fate(waiting, error);
         let ReceivedMessage { topic, partition, offset, .. } = &waiting.message;
         let (transaction_id, key) = waiting.message.named();
         let (attempts, cause) = (failures.attempts, &failures.cause);
-        match give_up::decide(&self.deliverer, waiting, &failures, fate).await {
+        match give_up::decide(&self.deliverer, waiting, &failures, fate, level).await {
             Ok(true) if fate == Fate::Dead => {
                 self.metrics.dead();
                 tracing::error!(
@@ -221,4 +232,22 @@ impl Scheduler {
         }
         Duration::ZERO
     }
+
+    /// What becomes of it, and its level then. One that only waited behind another has the quick
+    /// attempts first that every message has, and then all its levels.
+    fn fate(&self, waiting: &Waiting, error: &AttemptError) -> (Fate, u32) {
+        let Retries { quick_attempts, first, longest, levels } = &self.retries;
+        let (level, before) = (waiting.level, waiting.failures.attempts);
+        if matches!(error, AttemptError::Undecodable(_)) {
+            return (Fate::Dead, level);
+        }
+        if before.saturating_add(1) < *quick_attempts {
+            return (Fate::Retry(backoff::pause(*first, *longest, before)), level);
+        }
+        let done = if before < *quick_attempts { level } else { level.saturating_add(1) };
+        (levels.delay(done).map_or(Fate::Dead, Fate::Retry), done)
+    }
 }
+
+#[cfg(test)]
+mod tests;

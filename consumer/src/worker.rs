@@ -335,4 +335,4 @@ fn ordering_key(message: &ReceivedMessage) -> Option<OrderingKey> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

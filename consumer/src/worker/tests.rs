@@ -19,9 +19,9 @@ use crate::reply::{self, Reply};
 /// Fails a message called `poison` a number of times; notes the offsets of the batches that it
 /// let pass.
 #[derive(Default)]
-struct Scripted {
-    failures_left: AtomicU32,
-    calls: AtomicU32,
+pub(crate) struct Scripted {
+    pub(crate) failures_left: AtomicU32,
+    pub(crate) calls: AtomicU32,
     passed: Mutex<Vec<i64>>,
 }
 
@@ -50,16 +50,16 @@ impl MessageHandler for Arc<Scripted> {
 }
 
 /// Quick attempts before a message makes way.
-const QUICK: u32 = 5;
+pub(crate) const QUICK: u32 = 5;
 
-struct World {
-    worker: Worker,
-    script: Arc<Scripted>,
+pub(crate) struct World {
+    pub(crate) worker: Worker,
+    pub(crate) script: Arc<Scripted>,
     generation: Arc<AtomicU64>,
     _directory: tempfile::TempDir,
 }
 
-async fn world(failures: u32, key_order: KeyOrder) -> World {
+pub(crate) async fn world(failures: u32, key_order: KeyOrder) -> World {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", directory.path().join("a.db").display());
     let database = connect(&url, &DbOptions::default()).await.unwrap();
@@ -96,7 +96,7 @@ async fn world(failures: u32, key_order: KeyOrder) -> World {
     World { worker, script, generation, _directory: directory }
 }
 
-fn message(offset: i64, key: &'static str, payload: &'static str) -> ReceivedMessage {
+pub(crate) fn message(offset: i64, key: &'static str, payload: &'static str) -> ReceivedMessage {
     ReceivedMessage {
         key: Some(Bytes::from_static(key.as_bytes())),
         payload: Some(Bytes::from_static(payload.as_bytes())),
@@ -105,11 +105,11 @@ fn message(offset: i64, key: &'static str, payload: &'static str) -> ReceivedMes
 }
 
 impl World {
-    async fn process(&self, messages: Vec<ReceivedMessage>) -> Verdict {
+    pub(crate) async fn process(&self, messages: Vec<ReceivedMessage>) -> Verdict {
         self.worker.process(Batch { messages, generation: 1 }).await
     }
 
-    fn passed(&self) -> Vec<i64> {
+    pub(crate) fn passed(&self) -> Vec<i64> {
         self.script.passed.lock().unwrap().clone()
     }
 }

@@ -28,7 +28,7 @@ impl MigrationTrait for Recovery {
         for (name, table, columns) in INDEXES {
             manager.create_index(index(name, table, columns)).await?;
         }
-        Ok(())
+        manager.get_connection().execute_unprepared(RETRY_BY_KEY).await.map(|_| ())
     }
 
     /// `dead_letter` keeps its new shape: the old one would refuse rows that it may have by now.
@@ -56,6 +56,11 @@ const INDEXES: [(&str, &str, &[&str]); 8] = [
     ("dead_letter_by_message", "dead_letter", &["subscriber", "message_key"]),
     ("dead_letter_by_id", "dead_letter", &["subscriber", "id"]),
 ];
+
+/// Those that have a turn: the rows that each batch of the keys' messages is compared with. However
+/// many wait behind them, these are few.
+const RETRY_BY_KEY: &str = "CREATE INDEX retry_by_key ON retry \
+     (subscriber, key_hash, topic, \"partition\", \"offset\") WHERE next_at IS NOT NULL";
 
 fn index(
     name: &'static str,
@@ -90,7 +95,9 @@ fn retry() -> TableCreateStatement {
         // Null while it has not failed itself.
         .col(ColumnDef::new("first_failed_at").timestamp_with_time_zone())
         .col(ColumnDef::new("last_failed_at").timestamp_with_time_zone())
-        .col(moment("next_at"))
+        // Null while an earlier message of its key is in this table: who takes that one out gives
+        // the next one its turn.
+        .col(ColumnDef::new("next_at").timestamp_with_time_zone())
         // The dead letter that is being replayed.
         .col(ColumnDef::new("dead_letter_id").uuid())
         .index(Index::create().unique().name("retry_once").col("subscriber").col("message_key"))
