@@ -17,6 +17,7 @@ use crate::handler::{Afterwards, Context, HandlerError, MessageHandler};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::reply::Answers;
+use crate::retry::Sorted;
 use crate::spans::Processing;
 use crate::{inbox, reply, retry};
 
@@ -123,14 +124,15 @@ impl Deliverer {
             let duplicates = batch.len() - fresh.len();
             // After the inbox: where another replica has just put one of these messages into the
             // retry table, this statement sees it.
-            let (fresh, held) =
-                retry::hold_back_in_tx(&transaction, &self.subscriber, self.key_order, fresh)
-                    .await?;
-            let handled = self.handle_in_tx(&transaction, &fresh).await?;
+            let subscriber = &self.subscriber;
+            let Sorted { go, held } =
+                retry::sort_in_tx(&transaction, subscriber, self.key_order, fresh).await?;
+            let handled = self.handle_in_tx(&transaction, &go).await?;
+            retry::hold_back_in_tx(&transaction, subscriber, &held).await?;
             transaction.commit().await?;
             let mut answers = handled.committed();
             answers.message_keys.extend(repeated);
-            Ok(Delivered { fresh: fresh.len(), duplicates, held, answers })
+            Ok(Delivered { fresh: go.len(), duplicates, held: held.len(), answers })
         })
         .await
     }

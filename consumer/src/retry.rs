@@ -100,36 +100,60 @@ pub(crate) async fn store_in_tx(
     Ok(transaction.execute(&insert).await?.rows_affected() > 0)
 }
 
-/// The fresh messages that may be handled now. With [`KeyOrder::Keep`], those with an earlier message
-/// of their key in the table are put behind it instead.
-pub(crate) async fn hold_back_in_tx(
+/// Fresh messages by what may become of them now.
+#[derive(Default)]
+pub(crate) struct Sorted {
+    pub(crate) go: Vec<ReceivedMessage>,
+    pub(crate) held: Vec<Held>,
+}
+
+/// A message with an earlier one of its key in the table.
+pub(crate) struct Held {
+    message: ReceivedMessage,
+    first: First,
+}
+
+/// Which of the fresh messages may be handled now. With [`KeyOrder::Keep`], those with an earlier
+/// message of their key in the table must be stored with [`hold_back_in_tx`].
+pub(crate) async fn sort_in_tx(
     transaction: &DatabaseTransaction,
     subscriber: &str,
     order: KeyOrder,
     fresh: Vec<ReceivedMessage>,
-) -> Result<(Vec<ReceivedMessage>, usize), DbErr> {
+) -> Result<Sorted, DbErr> {
     if order == KeyOrder::GiveUp || is_empty_in_tx(transaction, subscriber).await? {
-        return Ok((fresh, 0));
+        return Ok(Sorted { go: fresh, held: Vec::new() });
     }
     let ahead = ahead_in_tx(transaction, subscriber, &fresh).await?;
-    let mut go = Vec::with_capacity(fresh.len());
-    let mut held = 0;
+    let mut sorted = Sorted::default();
     for message in fresh {
-        let first = ordering_key(&message).and_then(|key| ahead.get(&key));
-        match first {
-            Some(first) if first.offset < message.offset => {
-                let cause = format!("waits behind offset {}, which has the same key", first.offset);
-                let none = Failures { cause, ..Failures::default() };
-                // Who works on the first may have looked for the next one already.
-                let next_at = (!first.stays).then(now);
-                let place = Place { next_at, dead_letter_id: None };
-                store_in_tx(transaction, subscriber, &message, &none, place).await?;
-                held += 1;
-            }
-            _ => go.push(message),
+        let first = ordering_key(&message).and_then(|key| ahead.get(&key)).copied();
+        match first.filter(|first| first.offset < message.offset) {
+            Some(first) => sorted.held.push(Held { message, first }),
+            None => sorted.go.push(message),
         }
     }
-    Ok((go, held))
+    Ok(sorted)
+}
+
+/// Puts messages behind the first of their key. Right before the commit: nobody can try that one
+/// meanwhile.
+pub(crate) async fn hold_back_in_tx(
+    transaction: &DatabaseTransaction,
+    subscriber: &str,
+    held: &[Held],
+) -> Result<(), DbErr> {
+    let firsts = held.iter().map(|one| one.first.id).collect();
+    let kept = keep_in_tx(transaction, firsts).await?;
+    for Held { message, first } in held {
+        let cause = format!("waits behind offset {}, which has the same key", first.offset);
+        let none = Failures { cause, ..Failures::default() };
+        // Who has the first in hand may have looked for the next one already.
+        let next_at = (!kept.contains(&first.id)).then(now);
+        let place = Place { next_at, dead_letter_id: None };
+        store_in_tx(transaction, subscriber, message, &none, place).await?;
+    }
+    Ok(())
 }
 
 async fn is_empty_in_tx(
@@ -142,11 +166,10 @@ async fn is_empty_in_tx(
 }
 
 /// The first message of a key that has a turn.
+#[derive(Clone, Copy)]
 struct First {
     id: Uuid,
     offset: i64,
-    /// This transaction keeps it from leaving: who takes it out later sees what is put behind it.
-    stays: bool,
 }
 
 async fn ahead_in_tx(
@@ -172,15 +195,14 @@ async fn ahead_in_tx(
                 row.try_get("", "key_hash")?,
             );
             let (id, offset) = (row.try_get("", "id")?, row.try_get("", "offset")?);
-            ahead.insert(key, First { id, offset, stays: false });
+            ahead.insert(key, First { id, offset });
         }
     }
-    let kept = keep_in_tx(transaction, ahead.values().map(|first| first.id).collect()).await?;
-    ahead.values_mut().for_each(|first| first.stays = kept.contains(&first.id));
     Ok(ahead)
 }
 
-/// Those of these rows that nobody works on stay as they are until this transaction ends.
+/// Those of these rows that nobody works on stay until this transaction ends: who takes one out
+/// after that sees what is put behind it.
 async fn keep_in_tx(
     transaction: &DatabaseTransaction,
     ids: BTreeSet<Uuid>,
