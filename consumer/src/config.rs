@@ -5,6 +5,9 @@ use std::time::Duration;
 use halfmsg_kafka::{KafkaConfig, TopicSpec};
 use sea_orm::DatabaseConnection;
 
+/// The inbox takes three variables for each message of a batch, and a statement has 32,766 on SQLite.
+pub(crate) const MAX_BATCH: usize = 10_000;
+
 /// How partitions come to this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Assignment {
@@ -135,7 +138,8 @@ pub struct ConsumerConfig {
     pub assignment: Assignment,
     /// How missing topics are made.
     pub topic: TopicSettings,
-    /// At most this many messages in one transaction.
+    /// At most this many messages in one transaction; up to 10,000, because a statement has room for
+    /// so many rows of the inbox.
     pub max_batch: usize,
     /// No further message is added to a batch that has this many bytes of payload.
     pub max_batch_bytes: usize,
@@ -217,6 +221,8 @@ impl ConsumerConfig {
             Some("the subscriber has no name")
         } else if self.max_batch == 0 || self.quick_attempts == 0 || self.concurrency == 0 {
             Some("max_batch, quick_attempts and concurrency must be at least 1")
+        } else if self.max_batch > MAX_BATCH {
+            Some("max_batch must be at most 10000")
         } else if self.first_backoff.is_zero() || self.longest_backoff < self.first_backoff {
             Some("the first backoff must be above zero and not above the longest")
         } else if self.retry.max_retries > 0 && self.retry.delays.is_empty() {
@@ -245,6 +251,16 @@ mod tests {
         assert_eq!(delays[..2], [10, 30]);
         assert_eq!(delays[2..], minutes);
         assert_eq!(levels.delay(16), None);
+    }
+
+    #[test]
+    fn a_batch_fits_into_a_statement() {
+        let kafka = KafkaConfig::new("nobody:1");
+        let config = ConsumerConfig::new(kafka, DatabaseConnection::default(), "s");
+        assert_eq!(config.mistake(), None);
+        let config = ConsumerConfig { max_batch: MAX_BATCH, ..config };
+        assert_eq!(config.mistake(), None);
+        assert!(ConsumerConfig { max_batch: MAX_BATCH + 1, ..config }.mistake().is_some());
     }
 
     #[test]

@@ -44,6 +44,10 @@ const SQLITE_CONTENDED: &[i32] = &[5, 6];
 /// SQLite's primary result codes IOERR, FULL and CANTOPEN.
 const SQLITE_UNAVAILABLE: &[i32] = &[10, 13, 14];
 
+/// What sqlx says of a statement with more values than the protocol counts: it never reached the
+/// server, and never will.
+const TOO_MANY_ARGUMENTS: &str = "too many arguments for query";
+
 impl DbFault {
     /// Classifies an error.
     pub fn of(error: &DbErr) -> Self {
@@ -79,6 +83,8 @@ impl DbFault {
                     Self::of_sqlstate(&code)
                 }
             }
+            // The driver's own refusal of a statement, in the same words as a broken connection.
+            sqlx::Error::Protocol(text) if text.contains(TOO_MANY_ARGUMENTS) => Self::Other,
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)
@@ -138,6 +144,15 @@ mod tests {
         for code in ["42601", "23514", ""] {
             assert_eq!(DbFault::of_sqlstate(code), DbFault::Other, "{code}");
         }
+    }
+
+    #[test]
+    fn a_statement_that_the_driver_refuses_is_not_a_database_that_is_away() {
+        let text = "PgConnection::run(): too many arguments for query: 70000";
+        let refused = sqlx::Error::Protocol(text.into());
+        assert_eq!(DbFault::of_sqlx(&refused), DbFault::Other);
+        let broken = sqlx::Error::Protocol("unexpected message".into());
+        assert_eq!(DbFault::of_sqlx(&broken), DbFault::Unavailable);
     }
 
     #[test]
