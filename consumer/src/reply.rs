@@ -2,12 +2,13 @@
 //!
 //! This module must never send: what was sent before the commit cannot be taken back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use halfmsg_db::now;
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -81,30 +82,32 @@ pub(crate) struct Unsent {
     pub(crate) reply: Reply,
 }
 
+/// A reply that is not yet acknowledged, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) seq: i64,
+    /// `None` for one without a key, which has no order.
+    pub(crate) chain: Option<Chain>,
+    pub(crate) bytes: usize,
+    /// The broker has just refused it; it is not its time yet.
+    pub(crate) refused: bool,
+}
+
+/// What keeps its order: topic and hash of the key.
+pub(crate) type Chain = (String, i64);
+
 /// Whose replies are to be sent now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answers {
     /// Messages that were just handled, or handled before without a confirmation.
     pub(crate) message_keys: Vec<String>,
-    /// Keys of fresh replies: earlier replies of these go first.
-    pub(crate) key_hashes: Vec<i64>,
 }
 
 impl Answers {
     /// Those of replies that are stored now.
     pub(crate) fn of(replies: &[NewReply]) -> Self {
-        let message_keys: BTreeSet<&str> =
-            replies.iter().map(|new| new.inbox_key.as_str()).collect();
-        let key_hashes: BTreeSet<i64> =
-            replies.iter().filter_map(|new| new.reply.key.as_deref().map(key_hash)).collect();
-        Self {
-            message_keys: message_keys.into_iter().map(str::to_owned).collect(),
-            key_hashes: key_hashes.into_iter().collect(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.message_keys.is_empty() && self.key_hashes.is_empty()
+        let keys: BTreeSet<&str> = replies.iter().map(|new| new.inbox_key.as_str()).collect();
+        Self { message_keys: keys.into_iter().map(str::to_owned).collect() }
     }
 }
 
@@ -149,38 +152,69 @@ pub(crate) async fn store_in_tx(
     Ok(())
 }
 
-/// The replies of these messages and keys, in the order in which they were stored.
-pub(crate) async fn of(
+/// A page of the replies to these messages, in the order in which they were stored.
+pub(crate) async fn to_messages(
     database: &impl ConnectionTrait,
     subscriber: &str,
-    answers: &Answers,
+    message_keys: &[String],
+    after: i64,
     limit: u64,
-) -> Result<Vec<Unsent>, DbErr> {
-    let by_message = Expr::col("message_key").is_in(answers.message_keys.iter().cloned());
-    let by_key = Expr::col("key_hash").is_in(answers.key_hashes.iter().copied());
-    let mut select = select(subscriber, limit);
-    select.and_where(match (answers.message_keys.is_empty(), answers.key_hashes.is_empty()) {
-        (true, _) => by_key,
-        (_, true) => by_message,
-        _ => by_message.or(by_key),
-    });
-    read_all(database, &select).await
+) -> Result<Vec<Stored>, DbErr> {
+    let mut select = select(subscriber, after, limit);
+    select.and_where(Expr::col("message_key").is_in(message_keys.iter().cloned()));
+    find(database, &select).await
 }
 
-/// What nobody has sent in time, in order; with `all`, also what somebody may be sending.
+/// A page of the replies of these chains, up to the one with the number `last`, in order.
+pub(crate) async fn of_chains(
+    database: &impl ConnectionTrait,
+    subscriber: &str,
+    chains: &BTreeSet<Chain>,
+    after: i64,
+    last: i64,
+    limit: u64,
+) -> Result<Vec<Stored>, DbErr> {
+    let mut by_topic: BTreeMap<&str, Vec<i64>> = BTreeMap::new();
+    for (topic, hash) in chains {
+        by_topic.entry(topic).or_default().push(*hash);
+    }
+    let mut any = Condition::any();
+    for (topic, hashes) in by_topic {
+        let of_topic = Expr::col("topic").eq(topic);
+        any = any.add(of_topic.and(Expr::col("key_hash").is_in(hashes)));
+    }
+    let mut select = select(subscriber, after, limit);
+    select.cond_where(any).and_where(Expr::col("seq").lte(last));
+    find(database, &select).await
+}
+
+/// A page of what nobody has sent in time, in order; with `all`, also what somebody may be sending.
 pub(crate) async fn left_behind(
     database: &impl ConnectionTrait,
     subscriber: &str,
     after: i64,
     all: bool,
     limit: u64,
-) -> Result<Vec<Unsent>, DbErr> {
-    let mut select = select(subscriber, limit);
-    select.and_where(Expr::col("seq").gt(after));
+) -> Result<Vec<Stored>, DbErr> {
+    let mut select = select(subscriber, after, limit);
     if !all {
         select.and_where(Expr::col("next_at").lte(now()));
     }
-    read_all(database, &select).await
+    find(database, &select).await
+}
+
+/// Whole replies by their numbers, in order; those that are acknowledged meanwhile are left out.
+pub(crate) async fn load(
+    database: &impl ConnectionTrait,
+    seqs: &[i64],
+) -> Result<Vec<Unsent>, DbErr> {
+    let mut select = Query::select();
+    select
+        .columns(["seq", "id", "topic", "key", "key_hash", "headers", "payload"])
+        .from("reply")
+        .and_where(Expr::col("seq").is_in(seqs.iter().copied()))
+        .order_by("seq", Order::Asc);
+    database.query_all(&select).await?.iter().map(read).collect()
 }
 
 /// Forgets replies that are acknowledged.
@@ -210,20 +244,35 @@ pub(crate) async fn count(database: &impl ConnectionTrait, subscriber: &str) -> 
     crate::record::count(database, "reply", subscriber).await
 }
 
-fn select(subscriber: &str, limit: u64) -> SelectStatement {
+fn select(subscriber: &str, after: i64, limit: u64) -> SelectStatement {
     Query::select()
-        .columns(["seq", "id", "topic", "key", "key_hash", "headers", "payload"])
+        .columns(["seq", "topic", "key_hash", "cause", "next_at"])
+        .expr_as(Expr::cust("CAST(COALESCE(LENGTH(payload), 0) AS bigint)"), "bytes")
         .from("reply")
         .and_where(Expr::col("subscriber").eq(subscriber))
+        .and_where(Expr::col("seq").gt(after))
         .order_by("seq", Order::Asc)
         .limit(limit)
         .to_owned()
 }
 
-async fn read_all(
+async fn find(
     database: &impl ConnectionTrait,
     select: &SelectStatement,
-) -> Result<Vec<Unsent>, DbErr> {
+) -> Result<Vec<Stored>, DbErr> {
+    let now = now();
+    let read = |row: &QueryResult| -> Result<Stored, DbErr> {
+        let (topic, hash): (String, Option<i64>) =
+            (row.try_get("", "topic")?, row.try_get("", "key_hash")?);
+        let cause: Option<String> = row.try_get("", "cause")?;
+        let next_at: DateTime<Utc> = row.try_get("", "next_at")?;
+        Ok(Stored {
+            seq: row.try_get("", "seq")?,
+            chain: hash.map(|hash| (topic, hash)),
+            bytes: usize::try_from(row.try_get::<i64>("", "bytes")?).unwrap_or_default(),
+            refused: cause.is_some() && next_at > now,
+        })
+    };
     database.query_all(select).await?.iter().map(read).collect()
 }
 

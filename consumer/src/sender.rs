@@ -3,7 +3,7 @@
 //! The replies of one key go one after the other, each behind the acknowledgement of the one before;
 //! those of different keys together. It must never forget a reply that was not acknowledged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use futures::future::join_all;
 use halfmsg_kafka::KafkaConfig;
@@ -14,10 +14,14 @@ use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::Mutex;
 
 use crate::metrics::ConsumerMetrics;
-use crate::reply::{self, Answers, Unsent};
+use crate::reply::{self, Answers, Chain, Stored, Unsent};
 
 /// At most this many replies are read and sent in one go.
 const BATCH: u64 = 1_000;
+/// So many messages are asked for their replies in one statement.
+const KEYS: usize = 1_000;
+/// No further reply is read into memory behind so many bytes of payload.
+const BYTES: usize = 8 * 1024 * 1024;
 /// A reply that is not acknowledged in this time, in milliseconds, is sent again.
 const TIMEOUT_MILLIS: &str = "10000";
 
@@ -66,6 +70,20 @@ impl Outlet {
             Self::Kept(outbox) => outbox.keep(one),
         }
     }
+
+    /// Together; those of a request that was too large once more, one by one, to find the one to
+    /// blame.
+    async fn send_all(&self, unsent: Vec<&Unsent>) -> Vec<Sent> {
+        let mut sent = join_all(unsent.iter().copied().map(|one| self.send(one))).await;
+        if unsent.len() > 1 {
+            for (one, sent) in unsent.into_iter().zip(&mut sent) {
+                if matches!(sent, Sent::TooLarge(_)) {
+                    *sent = self.send(one).await;
+                }
+            }
+        }
+        sent
+    }
 }
 
 /// The producer of a consumer's replies. It is made with the first of them.
@@ -82,6 +100,8 @@ enum Sent {
     Acknowledged,
     /// This one only, and not by trying again at once.
     Refused(String),
+    /// It, or all that went in one request with it.
+    TooLarge(String),
     Away(String),
 }
 
@@ -108,46 +128,105 @@ impl Sender {
         Self { kafka, database, subscriber, metrics, outlet }
     }
 
-    /// Sends what these messages are owed, behind earlier replies of the same keys. Behind more than
-    /// a thousand of those, or behind one that the broker refuses, it is left to the background.
+    /// Sends what these messages are owed, behind earlier replies of the same keys. Behind one that
+    /// the broker refuses it is left to the background.
     ///
     /// Cancelled, what was acknowledged may be sent again.
     pub(crate) async fn send(&self, answers: &Answers) -> Result<(), NotSent> {
-        if answers.is_empty() {
-            return Ok(());
+        let mut stuck = HashSet::new();
+        for keys in answers.message_keys.chunks(KEYS) {
+            let mut after = i64::MIN;
+            loop {
+                let (database, subscriber) = (&self.database, &self.subscriber);
+                let own = reply::to_messages(database, subscriber, keys, after, BATCH).await?;
+                let Some(last) = own.last() else { break };
+                after = last.seq;
+                self.through(&own, false, &mut stuck).await?;
+            }
         }
-        let unsent = reply::of(&self.database, &self.subscriber, answers, BATCH).await?;
-        self.in_order(unsent).await
+        Ok(())
     }
 
     /// Sends what nobody else has: with `all`, whatever there is, as at a start.
     pub(crate) async fn send_left_behind(&self, all: bool) -> Result<(), NotSent> {
-        let (database, subscriber) = (&self.database, &self.subscriber);
-        let mut after = i64::MIN;
+        let (mut stuck, mut after) = (HashSet::new(), i64::MIN);
         loop {
+            let (database, subscriber) = (&self.database, &self.subscriber);
             let found = reply::left_behind(database, subscriber, after, all, BATCH).await?;
             let Some(last) = found.last() else { return Ok(()) };
             after = last.seq;
-            // Earlier ones of the same keys, which are not due yet, go first.
-            let key_hashes: Vec<i64> = found.iter().filter_map(|one| one.key_hash).collect();
-            let mut unsent: BTreeMap<i64, Unsent> =
-                found.into_iter().map(|one| (one.seq, one)).collect();
-            if !key_hashes.is_empty() {
-                let answers = Answers { key_hashes, message_keys: Vec::new() };
-                let earlier = reply::of(database, subscriber, &answers, BATCH).await?;
-                unsent.extend(earlier.into_iter().map(|one| (one.seq, one)));
-            }
-            self.in_order(unsent.into_values().collect()).await?;
+            self.through(&found, all, &mut stuck).await?;
         }
     }
 
+    /// Sends a page of replies, and whatever goes before them in their chains, page by page. Chains
+    /// whose first was refused are stuck, and passed over; with `again`, only if it is refused anew.
+    async fn through(
+        &self,
+        wanted: &[Stored],
+        again: bool,
+        stuck: &mut HashSet<Chain>,
+    ) -> Result<(), NotSent> {
+        let Some(end) = wanted.last().map(|one| one.seq) else { return Ok(()) };
+        let alone = wanted.iter().filter(|one| one.chain.is_none() && (again || !one.refused));
+        self.in_portions(alone.collect(), stuck).await?;
+        let mut chains: BTreeSet<Chain> =
+            wanted.iter().filter_map(|one| one.chain.clone()).collect();
+        let mut after = i64::MIN;
+        loop {
+            chains.retain(|chain| !stuck.contains(chain));
+            if chains.is_empty() {
+                return Ok(());
+            }
+            let (database, subscriber) = (&self.database, &self.subscriber);
+            let page = reply::of_chains(database, subscriber, &chains, after, end, BATCH).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.seq;
+            if !again {
+                let refused = page.iter().filter(|one| one.refused);
+                stuck.extend(refused.filter_map(|one| one.chain.clone()));
+            }
+            self.in_portions(page.iter().collect(), stuck).await?;
+        }
+    }
+
+    /// Reads and sends so much at once as fits into [`BYTES`].
+    async fn in_portions(
+        &self,
+        page: Vec<&Stored>,
+        stuck: &mut HashSet<Chain>,
+    ) -> Result<(), NotSent> {
+        let mut rest = page.as_slice();
+        while !rest.is_empty() {
+            let mut bytes = 0_usize;
+            let fits = rest.iter().take_while(|one| {
+                let room = bytes < BYTES;
+                bytes = bytes.saturating_add(one.bytes);
+                room
+            });
+            let (portion, more) = rest.split_at(fits.count());
+            rest = more;
+            let goes = portion
+                .iter()
+                .filter(|one| one.chain.as_ref().is_none_or(|chain| !stuck.contains(chain)));
+            let seqs: Vec<i64> = goes.map(|one| one.seq).collect();
+            if !seqs.is_empty() {
+                let unsent = reply::load(&self.database, &seqs).await?;
+                stuck.extend(self.in_order(unsent).await?);
+            }
+        }
+        Ok(())
+    }
+
     /// In rounds: the first of every key, then the second of those whose first was acknowledged.
-    async fn in_order(&self, unsent: Vec<Unsent>) -> Result<(), NotSent> {
+    /// Gives back the chains whose first was refused.
+    async fn in_order(&self, unsent: Vec<Unsent>) -> Result<Vec<Chain>, NotSent> {
         let mut chains = chains(unsent);
+        let mut stuck = Vec::new();
         while !chains.is_empty() {
             let outlet = self.outlet().await?;
             let heads = chains.iter().filter_map(VecDeque::front);
-            let sent = join_all(heads.map(|one| outlet.send(one))).await;
+            let sent = outlet.send_all(heads.collect()).await;
             let (mut acknowledged, mut refused, mut away) = (Vec::new(), Vec::new(), None);
             let mut going_on = Vec::with_capacity(chains.len());
             for (mut chain, sent) in chains.into_iter().zip(sent) {
@@ -157,7 +236,7 @@ impl Sender {
                         acknowledged.push(one.seq);
                         going_on.push(chain);
                     }
-                    Sent::Refused(cause) => refused.push((one, cause)),
+                    Sent::Refused(cause) | Sent::TooLarge(cause) => refused.push((one, cause)),
                     Sent::Away(cause) => away = Some(cause),
                 }
             }
@@ -167,6 +246,7 @@ impl Sender {
             }
             for (one, cause) in refused {
                 self.note_refusal(&one, &cause).await?;
+                stuck.extend(one.key_hash.map(|hash| (one.reply.topic.clone(), hash)));
             }
             if let Some(cause) = away {
                 self.let_go_if_broken(&outlet).await;
@@ -175,7 +255,7 @@ impl Sender {
             chains = going_on;
             chains.retain(|chain| !chain.is_empty());
         }
-        Ok(())
+        Ok(stuck)
     }
 
     async fn note_refusal(&self, one: &Unsent, cause: &str) -> Result<(), DbErr> {
@@ -258,9 +338,11 @@ async fn send_one(producer: &FutureProducer, one: &Unsent) -> Sent {
 
 fn judge(error: &KafkaError) -> Sent {
     match error.rdkafka_error_code() {
+        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
+            Sent::TooLarge(error.to_string())
+        }
         Some(
-            Code::MessageSizeTooLarge
-            | Code::UnknownTopic
+            Code::UnknownTopic
             | Code::UnknownTopicOrPartition
             | Code::UnknownPartition
             | Code::InvalidTopic
@@ -299,5 +381,14 @@ mod tests {
         let mut found: Vec<Vec<i64>> = chains.iter().map(seqs).collect();
         found.sort();
         assert_eq!(found, [vec![1, 4], vec![2], vec![3], vec![5]]);
+    }
+
+    #[test]
+    fn a_request_that_is_too_large_condemns_nobody_yet() {
+        for code in [Code::MessageBatchTooLarge, Code::MessageSizeTooLarge] {
+            assert!(matches!(judge(&KafkaError::MessageProduction(code)), Sent::TooLarge(_)));
+        }
+        let unknown = judge(&KafkaError::MessageProduction(Code::UnknownTopic));
+        assert!(matches!(unknown, Sent::Refused(_)));
     }
 }

@@ -1,6 +1,6 @@
 //! Whole batches, without Kafka.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
@@ -201,10 +201,21 @@ async fn replies_are_stored_in_the_order_of_the_calls() {
     let deliverer = &world.worker.deliverer;
     let answers = deliverer.deliver(&batch).await.unwrap().answers;
     let keys: Vec<String> = batch.iter().map(ReceivedMessage::inbox_key).collect();
-    let stored = reply::of(&deliverer.database, "s", &answers, 100).await.unwrap();
+    assert_eq!(answers.message_keys.len(), 4);
+    let own = reply::to_messages(&deliverer.database, "s", &keys, 0, 100).await.unwrap();
+    let seqs: Vec<i64> = own.iter().map(|one| one.seq).collect();
+    let stored = reply::load(&deliverer.database, &seqs).await.unwrap();
     let ids: Vec<_> = keys.iter().map(|key| reply::reply_id("s", key, 0)).collect();
     assert_eq!(stored.iter().map(|one| one.id).collect::<Vec<_>>(), ids);
-    assert_eq!((answers.message_keys.len(), answers.key_hashes.len()), (4, 1));
+    // A later message's reply finds those before it, page by page, and that the first was refused.
+    reply::refused(&deliverer.database, seqs[0], "why").await.unwrap();
+    let chains = BTreeSet::from([own[3].chain.clone().unwrap()]);
+    let page = async |after| {
+        reply::of_chains(&deliverer.database, "s", &chains, after, seqs[3], 3).await.unwrap()
+    };
+    let (first, second) = (page(0).await, page(seqs[2]).await);
+    assert_eq!(first.iter().map(|one| one.refused).collect::<Vec<_>>(), [true, false, false]);
+    assert_eq!(second.iter().map(|one| one.seq).collect::<Vec<_>>(), seqs[3..]);
 }
 
 #[test]
