@@ -453,8 +453,8 @@ pub(crate) async fn take_in_tx(
     subscriber: &str,
     claimed: &[Waiting],
 ) -> Result<bool, DbErr> {
-    let mut taken = 0;
-    for ids in in_chunks(claimed.iter().map(|one| one.id)) {
+    let (mut taken, ids) = (0, claimed.iter().map(|one| one.id).collect::<Vec<_>>());
+    for ids in in_chunks(ids) {
         let mut delete = Query::delete();
         delete.from_table("retry").and_where(Expr::col("id").is_in(ids));
         taken += transaction.execute(&delete).await?.rows_affected();
