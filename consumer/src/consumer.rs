@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use halfmsg_kafka::{TopicError, ensure_topic};
@@ -16,6 +16,7 @@ use crate::config::ConsumerConfig;
 use crate::dead_letter::{DeadLetterStore, DeadLetters};
 use crate::deliver::Deliverer;
 use crate::handler::MessageHandler;
+use crate::health::{Cause, Failing, Health};
 use crate::inbox::Inbox;
 use crate::metrics::{ConsumerFamilies, ConsumerMetrics};
 use crate::poller::Poller;
@@ -44,32 +45,6 @@ pub enum ConsumerError {
     /// The operating system gives no thread.
     #[error("consumer: no thread: {0}")]
     Thread(#[from] std::io::Error),
-}
-
-/// Whether messages are being consumed. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Health(Arc<Mutex<Result<(), String>>>);
-
-impl Health {
-    pub(crate) fn starting() -> Self {
-        Self(Arc::new(Mutex::new(Err("the consumer is starting".into()))))
-    }
-
-    /// `Ok`, or what it is waiting for.
-    ///
-    /// # Errors
-    /// The reason, in words.
-    pub fn check(&self) -> Result<(), String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Sets it; true if it changed from good to bad or back.
-    pub(crate) fn set(&self, health: Result<(), String>) -> bool {
-        let mut present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = present.is_ok() != health.is_ok();
-        *present = health;
-        changed
-    }
 }
 
 /// Holds a running consumer still. Cheap to clone.
@@ -261,6 +236,7 @@ impl Consumer {
             if shutdown.is_cancelled() {
                 break;
             }
+            self.health.bad(Cause::Client, "the Kafka client broke; a new one starts".into());
             retry = if began.elapsed() > self.config.longest_backoff { 0 } else { retry + 1 };
             tracing::warn!(subscriber = self.config.subscriber, "starting a new Kafka client");
             self.wait(retry, shutdown).await;
@@ -280,7 +256,9 @@ impl Consumer {
             match ensure_topic(&self.config.kafka, &spec, TOPIC_DEADLINE).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_passing() => {
-                    if self.health.set(Err(format!("waiting for Kafka: {error}"))) || retry == 0 {
+                    if self.health.bad(Cause::Client, format!("waiting for Kafka: {error}"))
+                        || retry == 0
+                    {
                         tracing::warn!(%error, "waiting for Kafka");
                     }
                     self.wait(retry, shutdown).await;
@@ -389,6 +367,8 @@ impl Consumer {
             handle: self.handle.clone(),
             metrics: self.metrics.clone(),
             wake: self.wake.clone(),
+            health: self.health.clone(),
+            failing: Failing::default(),
             shutdown,
         }
     }

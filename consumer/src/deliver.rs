@@ -46,6 +46,9 @@ pub(crate) enum AttemptError {
     /// A message cannot be decoded.
     #[error("cannot be decoded: {0}")]
     Undecodable(String),
+    /// The handler took too long.
+    #[error("{0}")]
+    Overdue(String),
     /// A message's handler failed.
     #[error("{0}")]
     Failed(String),
@@ -203,7 +206,7 @@ impl Deliverer {
     async fn overdue(&self) -> AttemptError {
         let text = format!("the attempt took longer than {:?}", self.attempt_deadline);
         match timeout(PING_DEADLINE, self.database.ping()).await {
-            Ok(Ok(())) => AttemptError::Failed(text),
+            Ok(Ok(())) => AttemptError::Overdue(text),
             _ => AttemptError::Transient(format!("{text}, and the database does not answer")),
         }
     }

@@ -61,6 +61,7 @@
 //! - [`dead_letter`]: what was given up on, its filters, its replay
 //! - `testkit` (feature `testkit`): tests of handlers without Kafka
 //! - `record`, `headers`: how a message is kept in a table
+//! - `health`: [`Health`], a slot for each cause
 //! - [`metrics`]: [`ConsumerMetrics`], what can be watched; `spans`: traces of what handlers have
 
 pub mod config;
@@ -77,6 +78,7 @@ mod backoff;
 mod deliver;
 mod give_up;
 mod headers;
+mod health;
 mod poller;
 mod record;
 mod retry;
@@ -88,12 +90,13 @@ pub mod testkit;
 mod worker;
 
 pub use config::{Assignment, ConsumerConfig, KeyOrder, RetryLevels, Spread, TopicSettings};
-pub use consumer::{Consumer, ConsumerBuilder, ConsumerError, ConsumerHandle, Health};
+pub use consumer::{Consumer, ConsumerBuilder, ConsumerError, ConsumerHandle};
 pub use dead_letter::{
     DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterState, DeadLetterStore, DeadLetters,
     ReplayError, Replayed,
 };
 pub use handler::{Context, HandlerError, MessageHandler};
+pub use health::Health;
 pub use inbox::Inbox;
 pub use message::{ReceivedMessage, TRANSACTION_ID_HEADER};
 pub use metrics::{ConsumerFamilies, ConsumerMetrics};

@@ -19,7 +19,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use crate::config::{Assignment, ConsumerConfig};
-use crate::consumer::{ConsumerHandle, Health};
+use crate::consumer::ConsumerHandle;
+use crate::health::{Cause, Failing, Health};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::worker::{Batch, Verdict};
@@ -36,6 +37,8 @@ const QUEUE_KIB: &str = "16384";
 const STATISTICS_MILLIS: &str = "5000";
 /// How often it is asked for while nothing is fetched, which is how librdkafka learns of it.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// A batch that is in hand for longer than so many attempts may take shows in the health.
+const ATTEMPTS_IN_HAND: u32 = 4;
 /// How long one such question may take.
 const LAG_DEADLINE: Duration = Duration::from_millis(500);
 
@@ -60,6 +63,7 @@ struct Events {
     denied: AtomicBool,
     metrics: ConsumerMetrics,
     health: Health,
+    commits: Failing,
 }
 
 impl ClientContext for Events {
@@ -92,13 +96,14 @@ impl ConsumerContext for Events {
         // From here on nothing that was fetched before may be committed.
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.metrics.lag_records.clear();
+        self.commits.passed(&self.health, Cause::Offsets);
         tracing::debug!(?rebalance, "rebalance");
     }
 
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let Rebalance::Assign(partitions) = rebalance else { return };
         if self.denied.swap(false, Ordering::AcqRel) {
-            self.health.set(Ok(()));
+            self.health.good(Cause::Client);
         }
         // Said either way: librdkafka remembers that a partition was paused when it went away.
         let done = if self.paused.load(Ordering::Acquire) {
@@ -112,9 +117,20 @@ impl ConsumerContext for Events {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            // Not lost: a later commit covers it, or the inbox skips the repetition.
-            tracing::debug!(%error, "offsets not committed");
+        self.committed(result);
+    }
+}
+
+impl Events {
+    /// Not lost: a later commit covers it, or the inbox skips the repetition.
+    fn committed(&self, result: KafkaResult<()>) {
+        match result {
+            Ok(()) => self.commits.passed(&self.health, Cause::Offsets),
+            Err(error) => {
+                tracing::debug!(%error, "offsets not committed");
+                let text = format!("offsets cannot be committed: {error}");
+                self.commits.failed(&self.health, Cause::Offsets, text);
+            }
         }
     }
 }
@@ -134,7 +150,9 @@ impl Poller {
             denied: AtomicBool::new(false),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
+            commits: Failing::default(),
         };
+        self.health.good(Cause::Offsets);
         let client: Client = self.client_config().create_with_context(events)?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         match self.config.assignment {
@@ -144,7 +162,7 @@ impl Poller {
                 client.assign(&partitions)?;
             }
         }
-        self.health.set(Ok(()));
+        self.health.good(Cause::Client);
         while !self.stop.load(Ordering::Acquire) {
             if self.handle.is_paused() {
                 self.hold_still(&client)?;
@@ -182,7 +200,7 @@ impl Poller {
             match self.ask_for_partitions(client) {
                 Ok(partitions) => return Some(partitions),
                 Err(error) => {
-                    if self.health.set(Err(format!("waiting for Kafka: {error}"))) {
+                    if self.health.bad(Cause::Client, format!("waiting for Kafka: {error}")) {
                         tracing::warn!(%error, "waiting for the partitions");
                     }
                     std::thread::sleep(ASK_PAUSE);
@@ -255,7 +273,7 @@ impl Poller {
                 tracing::warn!(%error, topics = ?self.topics, "cannot consume");
                 let why = format!("cannot consume {}: {error}", self.topics.join(", "));
                 client.context().denied.store(true, Ordering::Release);
-                self.health.set(Err(why));
+                self.health.bad(Cause::Client, why);
                 Ok(())
             }
             error => {
@@ -288,15 +306,20 @@ impl Poller {
         }
         self.begin_pause(client);
         let verdict = self.paused_until_verdict(client);
+        self.health.good(Cause::InHand);
         self.end_pause(client);
         verdict
     }
 
     /// Polls with all partitions paused: `max.poll.interval.ms` is kept, rebalances are served.
     fn paused_until_verdict(&self, client: &Client) -> Result<Verdict, Ended> {
-        let mut asked = Instant::now();
+        let (begun, mut asked) = (Instant::now(), Instant::now());
+        let bound = self.config.attempt_deadline.saturating_mul(ATTEMPTS_IN_HAND);
         loop {
             let began = Instant::now();
+            if begun.elapsed() > bound {
+                self.health.bad(Cause::InHand, format!("a batch has been in hand for {bound:?}"));
+            }
             self.poll_paused(client).map_err(|_| Ended)?;
             self.ask_for_lag(client, &mut asked);
             match self.verdicts.recv_timeout(POLL.saturating_sub(began.elapsed())) {
@@ -382,7 +405,7 @@ impl Poller {
             }
         }
         if let Err(error) = client.commit(&offsets, CommitMode::Async) {
-            tracing::debug!(%error, "offsets not committed");
+            client.context().committed(Err(error));
         }
     }
 }

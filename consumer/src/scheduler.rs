@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::consumer::ConsumerHandle;
 use crate::deliver::{AttemptError, Deliverer};
 use crate::give_up::{self, Fate};
+use crate::health::{Cause, Failing, Health};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::reply::Answers;
@@ -47,6 +48,8 @@ pub(crate) struct Scheduler {
     pub(crate) handle: ConsumerHandle,
     pub(crate) metrics: ConsumerMetrics,
     pub(crate) wake: Wake,
+    pub(crate) health: Health,
+    pub(crate) failing: Failing,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -92,7 +95,7 @@ impl Scheduler {
     /// Hands out what is due now and ends.
     #[cfg(feature = "testkit")]
     pub(crate) async fn work_off(&self) {
-        let mut pace = Pace { size: self.max_batch, in_a_row: 0 };
+        let mut pace = Pace { size: self.max_batch, outages: 0, contended: 0 };
         while self.due_in().await == Some(Duration::ZERO) {
             tokio::time::sleep(self.step(&mut pace).await.min(self.retries.longest)).await;
         }
@@ -101,14 +104,20 @@ impl Scheduler {
     /// Until the next retry; `None` if there is none, or nobody can tell.
     async fn due_in(&self) -> Option<Duration> {
         if self.handle.is_paused() {
+            self.works();
             return None;
         }
         match retry::next_due(&self.deliverer.database, &self.turns()).await {
             Ok(due) => {
+                // What is due is told by its attempt.
+                if due.is_none_or(|at| at > now()) {
+                    self.works();
+                }
                 due.map(|at| (at - now()).max(TimeDelta::zero()).to_std().unwrap_or_default())
             }
             Err(error) => {
                 tracing::debug!(%error, "the retry table cannot be read");
+                self.fails(&error.to_string());
                 None
             }
         }
@@ -124,8 +133,12 @@ impl Scheduler {
     async fn step(&self, pace: &mut Pace) -> Duration {
         let mut claimed = Vec::new();
         let error = match self.attempt(pace.size, &mut claimed).await {
-            Ok(Round::Idle) => return self.poll,
+            Ok(Round::Idle) => {
+                self.works();
+                return self.poll;
+            }
             Ok(Round::Applied(messages, answers)) => {
+                self.works();
                 self.metrics.applied(messages);
                 let size = (pace.size * 2).min(self.max_batch);
                 *pace = Pace { size, outages: 0, contended: 0 };
@@ -146,16 +159,21 @@ impl Scheduler {
         };
         if let Some(in_a_row) = blameless {
             tracing::debug!(%error, "retries wait for the database");
+            self.fails(&error.to_string());
             let pause = backoff::pause(self.retries.first, self.retries.longest, *in_a_row);
             *in_a_row = in_a_row.saturating_add(1);
             return pause;
         }
         (pace.outages, pace.contended) = (0, 0);
         match claimed.as_slice() {
-            [] => self.poll,
+            [] => {
+                self.fails(&error.to_string());
+                self.poll
+            }
             [one] => self.failed(one, &error).await,
             several => {
-                pace.size = several.len().div_ceil(2);
+                let overdue = matches!(error, AttemptError::Overdue(_));
+                pace.size = if overdue { 1 } else { several.len().div_ceil(2) };
                 Duration::ZERO
             }
         }
@@ -227,10 +245,21 @@ impl Scheduler {
             Ok(false) => {}
             Err(error) => {
                 tracing::warn!(transaction_id, key, topic, partition, offset, %error, "a failed retry cannot be noted");
+                self.fails(&error.to_string());
                 return self.retries.longest.min(self.poll);
             }
         }
+        self.works();
         Duration::ZERO
+    }
+
+    fn works(&self) {
+        self.failing.passed(&self.health, Cause::Retries);
+    }
+
+    fn fails(&self, cause: &str) {
+        let text = format!("the retry table is not worked on: {cause}");
+        self.failing.failed(&self.health, Cause::Retries, text);
     }
 
     /// What becomes of it, and its level then. One that only waited behind another has the quick

@@ -55,6 +55,7 @@ impl Processing {
             AttemptError::Transient(_) => "database_away",
             AttemptError::Contended(_) => "contended",
             AttemptError::Undecodable(_) => "undecodable",
+            AttemptError::Overdue(_) => "overdue",
             AttemptError::Failed(_) => "handler",
         };
         for (_, mut span) in self.spans.drain() {

@@ -257,7 +257,9 @@ impl ConsumerKit {
         let mut due = Query::update();
         due.table("retry")
             .value("next_at", now())
-            .and_where(Expr::col("subscriber").eq(&self.worker.deliverer.subscriber));
+            .and_where(Expr::col("subscriber").eq(&self.worker.deliverer.subscriber))
+            // What waits behind another message has no turn yet.
+            .and_where(Expr::col("next_at").is_not_null());
         self.worker.deliverer.database.execute(&due).await?;
         self.scheduler.work_off().await;
         Ok(self.counts().since(before))

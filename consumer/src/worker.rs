@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff;
 use crate::config::{RetryLevels, Spread};
-use crate::consumer::Health;
 use crate::deliver::{AttemptError, Deliverer};
 use crate::give_up::{self, Fate};
+use crate::health::{Cause, Health};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::reply::Answers;
@@ -80,7 +80,13 @@ impl Worker {
         let ends = parts.into_iter().map(|part| self.to_its_end(part, batch.generation));
         match try_join_all(ends).await {
             Ok(_) => Verdict::Done,
-            Err(LetGo) => Verdict::Released,
+            Err(LetGo) => {
+                // Whatever it waited for is somebody else's to wait for.
+                for cause in [Cause::Database, Cause::Replies, Cause::SetAside] {
+                    self.health.good(cause);
+                }
+                Verdict::Released
+            }
         }
     }
 
@@ -143,6 +149,11 @@ impl Worker {
                     self.pause(contended, generation).await?;
                     contended += 1;
                 }
+                // Halving would wait for as many deadlines as there are halves.
+                (AttemptError::Overdue(_), 2..) => {
+                    size = 1;
+                    self.put_back(&mut queue, chunk);
+                }
                 (_, 2..) => {
                     size = chunk.len().div_ceil(2);
                     self.put_back(&mut queue, chunk);
@@ -190,7 +201,11 @@ impl Worker {
             Some(delay) if !undecodable => Fate::Retry(delay),
             _ => Fate::Dead,
         };
-        match give_up::set_aside(&self.deliverer, message, &one.failures, fate).await {
+        let set_aside = give_up::set_aside(&self.deliverer, message, &one.failures, fate).await;
+        if set_aside.is_ok() {
+            self.health.good(Cause::SetAside);
+        }
+        match set_aside {
             Ok(true) if fate == Fate::Dead => {
                 self.metrics.dead();
                 tracing::error!(
@@ -222,6 +237,8 @@ impl Worker {
             Ok(false) => self.metrics.duplicate(1),
             Err(error) => {
                 tracing::warn!(transaction_id, key, topic, partition, offset, %error, "cannot set a message aside");
+                let text = format!("{topic}-{partition}@{offset} cannot be set aside: {error}");
+                self.health.bad(Cause::SetAside, text);
                 return Some(one);
             }
         }
@@ -232,14 +249,14 @@ impl Worker {
     async fn answer(&self, answers: &Answers, generation: u64) -> Result<(), LetGo> {
         let mut retry = 0;
         while let Err(error) = self.sender.send(answers).await {
-            if self.health.set(Err(format!("replies cannot be sent: {error}"))) {
+            if self.health.bad(Cause::Replies, format!("replies cannot be sent: {error}")) {
                 tracing::warn!(%error, "replies wait to be sent; nothing is lost");
             }
             self.pause(retry, generation).await?;
             retry = retry.saturating_add(1);
         }
-        if retry > 0 {
-            self.healthy();
+        if retry > 0 && self.health.good(Cause::Replies) {
+            tracing::info!("replies are sent again");
         }
         Ok(())
     }
@@ -259,13 +276,13 @@ impl Worker {
     }
 
     fn healthy(&self) {
-        if self.health.set(Ok(())) {
+        if self.health.good(Cause::Database) {
             tracing::info!(subscriber = self.deliverer.subscriber, "consuming");
         }
     }
 
     fn unhealthy(&self, cause: &str) {
-        if self.health.set(Err(format!("waiting for the database: {cause}"))) {
+        if self.health.bad(Cause::Database, format!("waiting for the database: {cause}")) {
             let subscriber = &self.deliverer.subscriber;
             tracing::warn!(subscriber, cause, "waiting for the database; nothing is lost");
         }

@@ -27,6 +27,8 @@ fn scheduler(world: &World, delays: &[u64]) -> Scheduler {
         handle: ConsumerHandle::default(),
         metrics: worker.metrics.clone(),
         wake: worker.wake.clone(),
+        health: worker.health.clone(),
+        failing: Failing::default(),
         shutdown: CancellationToken::new(),
     }
 }

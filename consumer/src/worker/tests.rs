@@ -41,6 +41,9 @@ impl MessageHandler for Arc<Scripted> {
                 return Err(HandlerError::Failed("poison".into()));
             }
         }
+        if batch.iter().any(|one| one.payload.as_deref() == Some(b"hangs")) {
+            std::future::pending::<()>().await;
+        }
         for message in batch.iter().filter(|one| one.payload.as_deref() == Some(b"answered")) {
             context.publish(message, Reply::new("replies", "{}").with_key("k"))?;
         }
@@ -216,6 +219,34 @@ async fn replies_are_stored_in_the_order_of_the_calls() {
     let (first, second) = (page(0).await, page(seqs[2]).await);
     assert_eq!(first.iter().map(|one| one.refused).collect::<Vec<_>>(), [true, false, false]);
     assert_eq!(second.iter().map(|one| one.seq).collect::<Vec<_>>(), seqs[3..]);
+}
+
+#[tokio::test]
+async fn after_a_deadline_messages_are_tried_one_by_one() {
+    let mut world = world(0, KeyOrder::Keep).await;
+    let deliverer = Arc::get_mut(&mut world.worker.deliverer).unwrap();
+    deliverer.attempt_deadline = Duration::from_millis(500);
+    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let payload = |n| if n == 7 { "hangs" } else { "fine" };
+    let batch = (0..8).zip(keys).map(|(n, key)| message(n, key, payload(n))).collect();
+    world.worker.retries.quick_attempts = 1;
+    assert_eq!(world.process(batch).await, Verdict::Done);
+    let mut passed = world.passed();
+    passed.sort_unstable();
+    assert_eq!(passed, (0..7).collect::<Vec<_>>());
+    // The batch and the message; halving would have waited for four deadlines.
+    let metrics = &world.worker.metrics;
+    assert_eq!((metrics.failures(), metrics.retried()), (2, 1));
+}
+
+#[tokio::test]
+async fn what_a_batch_waited_for_is_forgotten_when_it_is_let_go() {
+    let world = world(0, KeyOrder::Keep).await;
+    let health = &world.worker.health;
+    health.bad(Cause::Database, "away".into());
+    world.generation.store(2, Ordering::Release);
+    assert_eq!(world.process(vec![message(0, "b", "fine")]).await, Verdict::Released);
+    assert_eq!(health.check(), Err("the consumer is starting".into()));
 }
 
 #[test]
