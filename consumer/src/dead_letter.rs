@@ -153,7 +153,8 @@ impl DeadLetterStore {
         Self { database, subscriber: subscriber.into() }
     }
 
-    /// At most `limit` dead letters, newest first, those before `before` if given.
+    /// At most `limit` dead letters, newest first, those before `before` if given; without their
+    /// payloads, which [`DeadLetterStore::find`] reads.
     ///
     /// # Errors
     /// What the database says.
@@ -163,7 +164,7 @@ impl DeadLetterStore {
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<DeadLetter>, DbErr> {
-        let mut select = self.select(filter);
+        let mut select = self.filtered(row::select_without_payloads(), filter);
         if let Some(before) = before {
             select.and_where(Expr::col("id").lt(before));
         }
@@ -244,7 +245,7 @@ impl DeadLetterStore {
         let (mut after, end, mut queued) = (Uuid::nil(), Uuid::now_v7(), 0);
         loop {
             let transaction = begin_write(&self.database).await?;
-            let mut select = self.select(&filter);
+            let mut select = self.filtered(row::select_without_payloads(), &filter);
             select
                 .and_where(Expr::col("id").gt(after))
                 // Not those that fail while this runs.
@@ -257,10 +258,16 @@ impl DeadLetterStore {
                 return Ok(queued);
             }
             for row in &rows {
-                let (letter, message) = row::read(row)?;
+                // One payload in memory at a time; the row is locked.
+                let id: Uuid = row.try_get("", "id")?;
+                let mut one = self.select(&DeadLetterFilter::default());
+                one.and_where(Expr::col("id").eq(id));
+                after = id;
+                let Some(whole) = transaction.query_one(&one).await? else { continue };
+                let (letter, message) = row::read(&whole)?;
                 let at = began + paced(queued, rate);
                 let done = self.queue_in_tx(&transaction, &letter, &message, at).await?;
-                (after, queued) = (letter.id, queued + u64::from(done));
+                queued += u64::from(done);
             }
             transaction.commit().await?;
         }
@@ -290,7 +297,10 @@ impl DeadLetterStore {
     }
 
     fn select(&self, filter: &DeadLetterFilter) -> SelectStatement {
-        let mut select = row::select();
+        self.filtered(row::select(), filter)
+    }
+
+    fn filtered(&self, mut select: SelectStatement, filter: &DeadLetterFilter) -> SelectStatement {
         select.and_where(Expr::col("subscriber").eq(self.subscriber.as_str()));
         if let Some(topic) = &filter.topic {
             select.and_where(Expr::col("topic").eq(topic.as_str()));

@@ -220,6 +220,8 @@ async fn a_poison_message_in_500_costs_nothing_else_and_can_be_replayed() {
     let letters = running.dead_letters.list(&DeadLetterFilter::default(), None, 10).await.unwrap();
     assert_eq!(letters.len(), 3);
     for letter in &letters {
+        assert_eq!(letter.payload, None);
+        let letter = running.dead_letters.find(letter.id).await.unwrap().unwrap();
         let payload = letter.payload.as_deref().unwrap();
         assert_eq!(letter.attempts, if payload == "garbage" { 1 } else { 3 }, "{letter:?}");
         assert!(letter.cause.contains(payload), "{letter:?}");

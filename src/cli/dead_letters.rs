@@ -142,8 +142,6 @@ impl ListArgs {
         let more = items.len() > limit;
         items.truncate(limit);
         let next_cursor = items.last().filter(|_| more).map(|letter| letter.id);
-        // Payloads are for `show`.
-        items.iter_mut().for_each(|letter| letter.payload = None);
         if self.place.output == Output::Json {
             return output::json(&json!({ "items": items, "next_cursor": next_cursor }));
         }

@@ -48,13 +48,11 @@ async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<List<DeadLetter>>, ApiError> {
     let limit = limit(query.limit)?;
-    let trusted = trusted(&api, &headers)?;
+    // A wrong token is refused here too, though no list shows payloads.
+    trusted(&api, &headers)?;
     let ListQuery { topic, cause, since, state, .. } = query;
     let filter = DeadLetterFilter { topic, cause, since, state };
-    let mut items = api.dead_letters.list(&filter, query.cursor, limit + 1).await?;
-    if !trusted {
-        items.iter_mut().for_each(|letter| letter.payload = None);
-    }
+    let items = api.dead_letters.list(&filter, query.cursor, limit + 1).await?;
     Ok(Json(List::page(items, limit, |letter| letter.id.to_string())))
 }
 

@@ -45,7 +45,7 @@ pub(crate) async fn c37_poison_in_500_costs_only_itself(env: Env) {
     let letters = running.dead_letters.list(&DeadLetterFilter::default(), None, 10).await;
     let letters = letters.expect("the table");
     let attempts: BTreeMap<_, _> =
-        letters.iter().map(|letter| (letter.payload.as_deref(), letter.attempts)).collect();
+        letters.iter().map(|letter| (letter.key.as_deref(), letter.attempts)).collect();
     assert_eq!(attempts, BTreeMap::from([(Some("m123"), 2), (Some("m400"), 1)]));
     // For each of the two at most log2(500) on the way down, for some two batches, and its own.
     let failures = running.metrics.failures();
