@@ -105,7 +105,8 @@ pub enum KeyOrder {
     /// They wait behind it, in the retry table, until it succeeded or is a dead letter: across
     /// restarts and replicas. With RocketMQ's levels that may be hours. Each batch asks whether
     /// the retry table is empty; while it is not, one more indexed question for the batch's keys,
-    /// and each message that waits is written, locked and deleted once more than one that does not.
+    /// and each message that waits is written and deleted once more than one that does not. A replica
+    /// that gives order up takes what waits one by one, so all of a subscriber choose the same.
     #[default]
     Keep,
     /// They go on; the one that failed comes later. For handlers whose messages commute, and the

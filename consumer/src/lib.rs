@@ -14,6 +14,12 @@
 //! messages of its key wait behind it or overtake it ([`KeyOrder`]). A database that is away burns no
 //! attempts. Across different keys no order is promised.
 //!
+//! Two things the runtime cannot tell. A message without a transaction id is known by its coordinates:
+//! after its topic was deleted and made anew, a new message at an old place counts as one that was
+//! had. Use another subscriber then, or [`Inbox::forget`]. And a handler that aborts the process (a
+//! stack overflow, `abort`, the memory killer) leaves no failure behind: its message is not counted,
+//! comes again after the restart, and needs a handler that refuses it.
+//!
 //! The tables are `halfmsg_migrations::ConsumerMigrator`, in the handler's database: PostgreSQL or
 //! SQLite.
 //!
