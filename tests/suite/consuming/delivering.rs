@@ -77,10 +77,8 @@ pub(crate) async fn consuming_holds_still_and_goes_on(env: Env) {
     ground.sees(1).await;
     running.handle.pause();
     until(PATIENCE, "it stands still", async || {
-        let sample = running.sample();
-        // A whole line: the help text has these words too.
-        let stands = sample.lines().any(|line| line == "halfmsg_consumer_paused 1");
-        if stands { Ok(()) } else { Err(sample) }
+        let stands = running.shows("halfmsg_consumer_paused", "1");
+        if stands { Ok(()) } else { Err(running.sample()) }
     })
     .await;
     ground.send_all((0..100).map(|n| (format!("k{n}"), format!("m{n}")))).await;
@@ -188,7 +186,7 @@ pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env)
         let sample = running.sample();
         let lags =
             |line: &str| line.starts_with("halfmsg_consumer_lag_records{") && !line.ends_with(" 0");
-        let in_flight = sample.lines().any(|line| line == "halfmsg_consumer_in_flight 1");
+        let in_flight = running.shows("halfmsg_consumer_in_flight", "1");
         if in_flight && sample.lines().any(lags) { Ok(()) } else { Err(sample) }
     })
     .await;
@@ -199,7 +197,7 @@ pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env)
     ground.send("k", "marker").await;
     ground.sees(3).await;
     assert_eq!(running.metrics.duplicates(), 0, "the offsets were committed");
-    assert!(running.sample().contains("halfmsg_consumer_handler_seconds_count 1"));
+    assert!(running.shows("halfmsg_consumer_handler_seconds_count", "1"));
     running.stop().await;
     ground.one_each(["long", "behind", "marker"].map(str::to_owned)).await;
 }

@@ -196,6 +196,12 @@ impl Running {
         text
     }
 
+    /// Whether a scraper reads this value of this metric, which has no label but the subscriber.
+    pub(crate) fn shows(&self, metric: &str, value: &str) -> bool {
+        let (begins, ends) = (format!("{metric}{{subscriber="), format!("}} {value}"));
+        self.sample().lines().any(|line| line.starts_with(&begins) && line.ends_with(&ends))
+    }
+
     /// Ends it gently.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();

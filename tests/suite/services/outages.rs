@@ -137,13 +137,15 @@ pub(crate) async fn kafka_away_while_the_database_is_away(env: Env) {
     shop.conservation(BACK_WITHIN).await;
 }
 
-/// Waits until the consumer of stock-svc is `paused`, or not.
+/// Waits until one of stock-svc's consumers is `paused`, or none.
 async fn consumer_is(shop: &Shop, state: &str) {
     until(VOID_DEADLINE, &format!("the consumer of stock-svc to be {state}"), async || {
         let metrics = shop.get_stock("/metrics").await.text;
-        let paused = metrics.lines().find(|line| line.contains("paused") && !line.starts_with('#'));
-        let paused = paused.ok_or("the metric is missing")?;
-        if paused.ends_with(" 1") == (state == "paused") { Ok(()) } else { Err("it is not") }
+        let of_one = |line: &&str| line.starts_with("halfmsg_consumer_paused{");
+        let mut consumers = metrics.lines().filter(of_one).peekable();
+        consumers.peek().ok_or("the metric is missing")?;
+        let paused = consumers.any(|line| line.ends_with(" 1"));
+        if paused == (state == "paused") { Ok(()) } else { Err("it is not") }
     })
     .await;
 }
