@@ -88,6 +88,8 @@ fn report_generation() -> TableCreateStatement {
         .col(ColumnDef::new("id").integer().not_null().primary_key().check(Expr::col("id").eq(1)))
         .col(uuid("generation"))
         .col(moment("began_at"))
+        // Whether anything was written by it: a report that is empty since then was emptied.
+        .col(ColumnDef::new("learned").boolean().not_null().default(false))
         .to_owned()
 }
 

@@ -78,7 +78,7 @@ impl Shared {
         self.resolver_runs.store(false, Ordering::Relaxed);
     }
 
-    /// The group has dealt its partitions out.
+    /// The group has dealt its partitions out, and left none for this replica.
     pub(crate) fn joined(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).joined = true;
     }

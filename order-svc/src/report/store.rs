@@ -49,7 +49,8 @@ impl ReportStore {
         Self { database }
     }
 
-    /// The generation that is to be read; a new one if the report is empty.
+    /// The generation that is to be read; a new one if there is none, or if the report was emptied.
+    /// One that has only learned nothing yet stays: else replicas would replace each other's.
     ///
     /// # Errors
     /// What the database says.
@@ -57,16 +58,18 @@ impl ReportStore {
         let tx = begin_write(&self.database).await?;
         let former = lock_in_tx(&tx).await?;
         let first = Query::select().column("order_id").from("report_order").limit(1).to_owned();
-        match (former, tx.query_one(&first).await?) {
-            (Some(generation), Some(_)) => {
+        let is_empty = tx.query_one(&first).await?.is_none();
+        let was_emptied = is_empty && has_learned_in_tx(&tx).await?;
+        match (former, is_empty) {
+            (Some(generation), _) if !was_emptied => {
                 tx.rollback().await?;
                 return Ok(Begun { generation, former: None });
             }
             // Somebody emptied one table of the two.
-            (_, None) => {
+            (_, true) => {
                 tx.execute(Query::delete().from_table("report_product")).await?;
             }
-            (None, Some(_)) => {}
+            (_, false) => {}
         }
         let generation = begin_in_tx(&tx).await?;
         tx.commit().await?;
@@ -146,14 +149,16 @@ pub(crate) async fn lock_in_tx(tx: &DatabaseTransaction) -> Result<Option<Uuid>,
 
 async fn begin_in_tx(tx: &DatabaseTransaction) -> Result<Uuid, DbErr> {
     let generation = Uuid::now_v7();
-    let row: [Value; 3] = [ONLY.into(), generation.into(), now().into()];
+    let row: [Value; 4] = [ONLY.into(), generation.into(), now().into(), false.into()];
     let mut insert = Query::insert();
     insert
         .into_table("report_generation")
-        .columns(["id", "generation", "began_at"])
+        .columns(["id", "generation", "began_at", "learned"])
         .values_panic(row.map(Into::into))
         .on_conflict(
-            OnConflict::column("id").update_columns(["generation", "began_at"]).to_owned(),
+            OnConflict::column("id")
+                .update_columns(["generation", "began_at", "learned"])
+                .to_owned(),
         );
     tx.execute(&insert).await?;
     Ok(generation)
@@ -184,7 +189,22 @@ pub(crate) async fn learn_in_tx(
         }
     }
     move_products(tx, change).await?;
+    if learned > 0 {
+        let mut update = Query::update();
+        update
+            .table("report_generation")
+            .value("learned", true)
+            .and_where(Expr::col("learned").eq(false));
+        tx.execute(&update).await?;
+    }
     Ok(learned)
+}
+
+/// Whether anything was learned in the present generation.
+async fn has_learned_in_tx(tx: &DatabaseTransaction) -> Result<bool, DbErr> {
+    let select = Query::select().column("learned").from("report_generation").to_owned();
+    let row = tx.query_one(&select).await?;
+    row.map_or(Ok(false), |row| row.try_get("", "learned"))
 }
 
 fn too_large(error: TooLarge) -> StoreError {

@@ -238,6 +238,9 @@ async fn the_report_is_the_sum_of_what_is_known_and_begins_anew_where_it_is_empt
     let report = ReportStore::new(db.connect(Duration::from_secs(5)).await);
     let first = report.begin().await.unwrap();
     assert_eq!(first.former, None);
+    // Nothing is learned yet, which is no reason for another replica to begin anew.
+    let other_replica = report.begin().await.unwrap();
+    assert_eq!((other_replica.generation, other_replica.former), (first.generation, None));
     let item = |sku: &str, quantity| PricedItem { sku: sku.into(), quantity, unit_price_cents: 5 };
     let (one, other) = (OrderId::generate(), OrderId::generate());
     let facts = vec![

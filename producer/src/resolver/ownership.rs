@@ -49,7 +49,11 @@ impl Resolver {
         self.owned.clear();
         self.wanted.clear();
         self.shared.takeover_failed(None);
-        self.shared.joined();
+        // Of those that there are, it is told together with their being taken over: said alone, the
+        // replica would pass for ready in between.
+        if partitions.is_empty() {
+            self.shared.joined();
+        }
         // What the old consumer was still told does not end its replacement.
         if self.is_renewed {
             self.renewal = None;

@@ -47,6 +47,8 @@ impl Pair {
         // Longer than elsewhere: two replicas under load on a machine that may have two cores.
         let mut shop = builder
             .order("HALFMSG_INSTANCE_ID", instance_ids[0])
+            // Which replica delivers is told by the lines about a message's life.
+            .order("HALFMSG_LOG", "info,halfmsg::life=info")
             .order("HALFMSG_PREPARE_DEADLINE_MS", "2500")
             .order("HALFMSG_LOCAL_DEADLINE_MS", "3000")
             .order("HALFMSG_STOCK_DEADLINE_MS", "1500")
