@@ -91,6 +91,11 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_DECISION_DEADLINE_MS", default_value = "2000")]
     pub decision_deadline_ms: String,
 
+    /// How long a record that the store does not acknowledge is sent again and again, in
+    /// milliseconds; at least the prepare and the decision deadline
+    #[arg(long, env = "HALFMSG_STORE_TIMEOUT_MS", default_value = "30000")]
+    pub store_timeout_ms: String,
+
     /// Price lookup and deduction together, in milliseconds; less than the local deadline
     #[arg(long, env = "HALFMSG_STOCK_DEADLINE_MS", default_value = "1500")]
     pub stock_deadline_ms: String,
@@ -290,6 +295,7 @@ impl Settings {
         let prepare = millis("HALFMSG_PREPARE_DEADLINE_MS", &self.prepare_deadline_ms);
         let local = millis("HALFMSG_LOCAL_DEADLINE_MS", &self.local_deadline_ms);
         let decision = millis("HALFMSG_DECISION_DEADLINE_MS", &self.decision_deadline_ms);
+        let store = millis("HALFMSG_STORE_TIMEOUT_MS", &self.store_timeout_ms);
         let stock = millis("HALFMSG_STOCK_DEADLINE_MS", &self.stock_deadline_ms);
         let check_after = millis("HALFMSG_CHECK_AFTER_MS", &self.check_after_ms);
         let check_interval = millis("HALFMSG_CHECK_INTERVAL_MS", &self.check_interval_ms);
@@ -299,6 +305,7 @@ impl Settings {
             prepare: prepare?,
             local: local?,
             decision: decision?,
+            store: store?,
             stock: stock?,
             check_after: check_after?,
             check_interval: check_interval?,
@@ -313,6 +320,7 @@ struct Times {
     prepare: Duration,
     local: Duration,
     decision: Duration,
+    store: Duration,
     stock: Duration,
     check_after: Duration,
     check_interval: Duration,
@@ -323,7 +331,13 @@ struct Times {
 impl Times {
     /// Checks them against each other.
     fn check(&self, mistakes: &mut Mistakes) {
-        let Self { prepare, local, decision, stock, check_after, lease, .. } = *self;
+        let Self { prepare, local, decision, store, stock, check_after, lease, .. } = *self;
+        if store < prepare.max(decision) {
+            mistakes.add(format!(
+                "HALFMSG_STORE_TIMEOUT_MS ({store:?}) must be at least as long as the prepare \
+                 ({prepare:?}) and the decision deadline ({decision:?})"
+            ));
+        }
         if stock >= local {
             mistakes.add(format!(
                 "HALFMSG_STOCK_DEADLINE_MS ({stock:?}) must be less than \
@@ -351,6 +365,7 @@ impl Times {
             prepare_deadline: self.prepare,
             local_deadline: self.local,
             decision_deadline: self.decision,
+            store_timeout: self.store,
             check_after: self.check_after,
             check_backoff: Backoff { initial, max },
             ..defaults

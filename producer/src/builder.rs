@@ -70,7 +70,7 @@ impl ProducerBuilder {
         }
         topics::ensure(&config).await?;
         owner::claim(&config).await?;
-        let timeout = config.prepare_deadline.max(config.decision_deadline);
+        let timeout = config.store_timeout;
         let max_bytes = topics::store_record_bytes(&config);
         let log = Arc::new(StoreLog::new(&config.kafka, config.store_topic(), timeout, max_bytes)?);
         let partitions = store_partitions(&log, &config).await?;

@@ -79,6 +79,10 @@ pub struct ProducerConfig {
     pub local_deadline: Duration,
     /// Storing a decision; past it the check-back decides. Default 2 s.
     pub decision_deadline: Duration,
+    /// How long the client goes on sending a record that the store does not acknowledge, also one
+    /// that nobody waits for any more. Each time that it gives one up it may write others twice
+    /// (see [`halfmsg_protocol::Ignored::Copy`]), so it is longer than the deadlines. Default 30 s.
+    pub store_timeout: Duration,
     /// From storing a half to its first check. Default 6 s.
     pub check_after: Duration,
     /// Interval between checks: doubles from `initial` to `max`. Default 10 s to 5 min.
@@ -169,6 +173,7 @@ impl ProducerConfig {
             prepare_deadline: Duration::from_secs(2),
             local_deadline: Duration::from_secs(3),
             decision_deadline: Duration::from_secs(2),
+            store_timeout: Duration::from_secs(30),
             check_after: Duration::from_secs(6),
             check_backoff: Backoff {
                 initial: Duration::from_secs(10),
@@ -222,9 +227,16 @@ impl ProducerConfig {
             check_batch: self.check_batch,
             check_batch_bytes: self.check_batch_bytes,
             check_batches: self.check_concurrency,
+            copy_window: match self.emission {
+                Emission::ExactlyOnce => self.store_timeout + COPY_MARGIN,
+                Emission::AtLeastOnce => Duration::ZERO,
+            },
         }
     }
 }
+
+/// A record that was sent at the last moment is appended, or refused, within this.
+const COPY_MARGIN: Duration = Duration::from_secs(10);
 
 /// Until something that failed for a passing reason is tried again: a check that could not be
 /// asked, a record that could not be appended, a delivery, taking partitions over.

@@ -33,7 +33,8 @@ struct PartitionLabel {
 
 const CHECK_OUTCOMES: [&str; 6] =
     ["commit", "rollback", "unknown", "failed", "no_listener", "busy"];
-const IGNORED_REASONS: [&str; 5] = ["duplicate", "conflict", "late_unknown", "mismatch", "stale"];
+const IGNORED_REASONS: [&str; 6] =
+    ["duplicate", "conflict", "late_unknown", "mismatch", "stale", "copy"];
 const DONE: &str = "done";
 const ABORTED: &str = "aborted";
 
@@ -238,6 +239,7 @@ impl Metrics {
             Ignored::LateUnknown => "late_unknown",
             Ignored::Mismatch => "mismatch",
             Ignored::Stale => "stale",
+            Ignored::Copy => "copy",
         };
         self.ignored.get_or_create(&ReasonLabel { reason }).inc();
     }

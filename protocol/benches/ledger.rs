@@ -27,6 +27,7 @@ fn core() -> ResolverCore {
         check_batch: 100,
         check_batch_bytes: usize::MAX,
         check_batches: 8,
+        copy_window: Duration::ZERO,
     };
     let progress = Progress { low_water: 0, position: 0 };
     let now = Duration::ZERO;

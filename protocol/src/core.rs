@@ -4,7 +4,7 @@
 //! carried out. It must never append a decision of its own: an answer becomes a record, and only
 //! the record, read back from the log, changes a half's state.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub struct ResolverCore {
     owned_since: Duration,
     timers: HashMap<HalfOffset, Timer>,
     due: BTreeSet<(Duration, HalfOffset)>,
+    /// Decided halves that copies may follow, and until when.
+    lingering: VecDeque<(Duration, HalfOffset)>,
     batches: usize,
     /// Progress that is known to be stored reaches so far.
     stored_below: i64,
@@ -62,14 +64,17 @@ pub struct ResolverCore {
 impl ResolverCore {
     /// Takes a partition over; the first record to come is the one at the low-water mark.
     pub fn new(config: CoreConfig, takeover: Takeover) -> Self {
+        let ledger = Ledger::new(takeover.progress.low_water, takeover.parked);
+        let lets_linger = config.copy_window > Duration::ZERO;
         Self {
             config,
-            ledger: Ledger::new(takeover.progress.low_water, takeover.parked),
+            ledger: if lets_linger { ledger.lets_linger() } else { ledger },
             carried_out_below: takeover.progress.position,
             wall_ms: takeover.wall_ms,
             owned_since: takeover.now,
             timers: HashMap::new(),
             due: BTreeSet::new(),
+            lingering: VecDeque::new(),
             batches: 0,
             stored_below: takeover.progress.position,
         }
@@ -101,6 +106,7 @@ impl ResolverCore {
     /// topic. Names them.
     pub fn progress_stored(&mut self, progress: Progress) -> Vec<TransactionId> {
         self.stored_below = self.stored_below.max(progress.position);
+        self.ledger.replays_begin_from(progress.low_water);
         self.ledger.forget_settled(progress.position)
     }
 
@@ -122,11 +128,13 @@ impl ResolverCore {
 
     /// When a [`Event::Tick`] is needed, if nothing else happens.
     pub fn next_due(&self) -> Option<Duration> {
-        self.due.first().map(|(due, _)| *due)
+        let over = self.lingering.front().map(|(over, _)| *over);
+        self.due.first().map(|(due, _)| *due).into_iter().chain(over).min()
     }
 
     /// Takes an event in; what is to be done is added to `commands`. `now` is monotonic.
     pub fn step(&mut self, now: Duration, event: Event, commands: &mut Vec<Command>) {
+        self.let_go(now);
         match event {
             Event::Record { offset, appended_ms, record, body } => {
                 self.record(now, offset, appended_ms, record, body, commands);
@@ -165,6 +173,9 @@ impl ResolverCore {
             _ => None,
         };
         let outcome = self.ledger.apply(record, body, offset, appended_ms);
+        if let Some(half) = self.ledger.take_lingering() {
+            self.lingering.push_back((now + self.config.copy_window, half));
+        }
         match &outcome {
             Outcome::Opened => self.opened(now, HalfOffset(offset), age),
             Outcome::Reopened { half } => self.opened(now, *half, age),
@@ -183,6 +194,12 @@ impl ResolverCore {
             self.ledger.replayed(offset);
         } else {
             self.carry_out(offset, id, outcome, decided, commands);
+        }
+    }
+
+    fn let_go(&mut self, now: Duration) {
+        while let Some((_, half)) = self.lingering.pop_front_if(|(over, _)| *over <= now) {
+            self.ledger.let_go(half);
         }
     }
 
@@ -291,6 +308,7 @@ impl ResolverCore {
     }
 
     fn check_now(&mut self, now: Duration, half: HalfOffset) {
+        let Some(half) = self.ledger.open(half).map(|open| open.half.offset) else { return };
         if self.timers.get(&half).is_some_and(|timer| timer.phase == Phase::Waiting) {
             self.wait(half, now);
         }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{
-    Body, Checked, Decision, HalfMeta, HalfRef, Park, ParkCause, Record, Reopen, Verdict,
+    Body, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record, Reopen, Verdict,
 };
 
 mod carried;
 mod closed;
+mod copies;
 mod fingerprint;
 mod model;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod view;
 
 use closed::ClosedRing;
 pub use closed::{CLOSED_KEPT, CLOSED_SHOWN, Closed};
+use copies::Copies;
 pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress, STUB_KEY_BYTES};
 
 /// A decided message whose outcome is not carried out yet.
@@ -60,6 +62,13 @@ pub struct Ledger {
     settled: BTreeMap<HalfOffset, (HalfRef, i64)>,
     /// Records that replay still needs, with the bytes that lay before each.
     held: BTreeMap<i64, u64>,
+    /// The same of halves that somebody else than their application closed, which a copy may still
+    /// follow, until [`Ledger::let_go`]; and the one that was added last, until it is taken.
+    lingering: BTreeMap<i64, u64>,
+    began_to_linger: Option<HalfOffset>,
+    /// Whether there are any.
+    lets_linger: bool,
+    copies: Copies,
     /// Outcomes not carried out yet, by the offset of the record that led to them.
     pending: BTreeMap<i64, Pending>,
     closed: ClosedRing,
@@ -82,6 +91,10 @@ impl Ledger {
             parked: BTreeMap::new(),
             settled: BTreeMap::new(),
             held: BTreeMap::new(),
+            lingering: BTreeMap::new(),
+            began_to_linger: None,
+            lets_linger: false,
+            copies: Copies::default(),
             pending: BTreeMap::new(),
             closed: ClosedRing::default(),
             bytes_before: 0,
@@ -92,14 +105,23 @@ impl Ledger {
         for state in parked {
             match state {
                 ParkedState::Parked(half) => {
+                    ledger.copies.know(half.half.meta.id, half.half.offset);
                     ledger.parked.insert(half.half.offset, half);
                 }
                 ParkedState::Settled { of, at } => {
+                    ledger.copies.know(of.id, of.half);
                     ledger.settled.insert(of.half, (of, at));
                 }
             }
         }
         ledger
+    }
+
+    /// Holds the log for halves that somebody else than their application closed, each until
+    /// [`Ledger::let_go`].
+    pub(crate) fn lets_linger(mut self) -> Self {
+        self.lets_linger = true;
+        self
     }
 
     /// Applies the record at `offset`, appended at `appended_ms`.
@@ -137,8 +159,8 @@ impl Ledger {
     /// How far the partition is carried out.
     pub fn progress(&self) -> Progress {
         let position = self.pending.keys().next().copied().unwrap_or(self.position);
-        let low_water = self.held.keys().next().copied().unwrap_or(position).min(position);
-        Progress { low_water, position }
+        let held = self.held.keys().next().copied();
+        Progress { low_water: self.low_water(held, position), position }
     }
 
     /// How far the partition would be carried out if the outcomes of the records at these offsets
@@ -156,16 +178,37 @@ impl Ledger {
         let left = |at: &&i64| !batch.contains(at);
         let position = self.pending.keys().find(left).copied().unwrap_or(self.position);
         let held = self.held.keys().find(|at| !released.contains(at)).copied();
-        Progress { low_water: held.unwrap_or(position).min(position), position }
+        Progress { low_water: self.low_water(held, position), position }
+    }
+
+    fn low_water(&self, held: Option<i64>, position: i64) -> i64 {
+        let lingering = self.lingering.keys().next().copied();
+        self.copies.beginning(held.into_iter().chain(lingering).fold(position, i64::min))
     }
 
     /// The bytes of the log, from the low-water mark on, that replay still needs.
     pub fn retained_bytes(&self) -> u64 {
-        self.held.values().next().map_or(0, |before| self.bytes - before)
+        let first =
+            |of: &BTreeMap<i64, u64>| of.values().next().map_or(0, |before| self.bytes - before);
+        first(&self.held).max(first(&self.lingering))
+    }
+
+    /// The half that must be let go some time, if the last record closed one of those.
+    pub(crate) fn take_lingering(&mut self) -> Option<HalfOffset> {
+        self.began_to_linger.take()
+    }
+
+    /// No copy of this half can follow any more, or one may be taken for a message of its own.
+    pub(crate) fn let_go(&mut self, half: HalfOffset) {
+        self.lingering.remove(&half.0);
     }
 
     fn half(&mut self, meta: HalfMeta, body: Body, offset: i64, appended_ms: i64) -> Outcome {
+        if self.copies.is_copy(meta.id, HalfOffset(offset)) {
+            return Outcome::Ignored(Ignored::Copy);
+        }
         if self.is_first_life_over(meta.id, HalfOffset(offset)) {
+            self.linger(HalfOffset(offset), self.bytes_before);
             return Outcome::Ignored(Ignored::Stale);
         }
         self.hold(offset);
@@ -184,7 +227,8 @@ impl Ledger {
         parked.is_some_and(later) || settled.is_some_and(later)
     }
 
-    fn decision(&mut self, decision: Decision, offset: i64, appended_ms: i64) -> Outcome {
+    fn decision(&mut self, mut decision: Decision, offset: i64, appended_ms: i64) -> Outcome {
+        decision.of = self.copies.resolve(decision.of);
         let of = decision.of;
         match self.open.get(&of.half) {
             None => return Outcome::Ignored(self.late(&decision)),
@@ -201,7 +245,15 @@ impl Ledger {
         }
         let open = self.close(of.half).expect("found above");
         let verdict = decision.verdict;
-        self.closed.push(Closed::new(&open, decision, offset, appended_ms));
+        // An application decides when its HALF is acknowledged: then all copies lie behind.
+        // Whoever else decides may be faster than a copy.
+        if decision.origin != Origin::Producer {
+            self.linger_if_held(of.half);
+        }
+        let forgotten = self.closed.push(Closed::new(&open, decision, offset, appended_ms));
+        if let Some((id, half)) = forgotten {
+            self.copies.forget(id, half);
+        }
         // An entry of another message is one of another log: the topic was made anew.
         let is_entry_ours =
             self.parked.get(&of.half).is_some_and(|entry| entry.half.meta.id == of.id);
@@ -218,6 +270,20 @@ impl Ledger {
         match verdict {
             Verdict::Commit => Outcome::Deliver { half: message, settles },
             Verdict::Rollback => Outcome::Dropped { half: message, settles },
+        }
+    }
+
+    /// Of a later life, the first one began to linger when it ended.
+    fn linger_if_held(&mut self, half: HalfOffset) {
+        if let Some(before) = self.held.get(&half.0) {
+            self.linger(half, *before);
+        }
+    }
+
+    fn linger(&mut self, half: HalfOffset, bytes_before: u64) {
+        if self.lets_linger {
+            self.lingering.insert(half.0, bytes_before);
+            self.began_to_linger = Some(half);
         }
     }
 
@@ -246,7 +312,7 @@ impl Ledger {
     }
 
     fn checked(&mut self, checked: Checked) -> Outcome {
-        let of = checked.of;
+        let of = self.copies.resolve(checked.of);
         match self.open.get_mut(&of.half) {
             Some(open) if open.half.meta.id != of.id => Outcome::Ignored(Ignored::Mismatch),
             Some(open) if open.epoch == of.epoch && open.attempts + 1 == checked.attempt => {
@@ -259,7 +325,7 @@ impl Ledger {
     }
 
     fn park(&mut self, park: Park, offset: i64, appended_ms: i64) -> Outcome {
-        let of = park.of;
+        let of = self.copies.resolve(park.of);
         let Some(open) = self.open.get(&of.half) else { return Outcome::Ignored(Ignored::Stale) };
         if open.half.meta.id != of.id {
             return Outcome::Ignored(Ignored::Mismatch);
@@ -282,12 +348,13 @@ impl Ledger {
         self.pending
             .insert(offset, Pending::Park { half: of.half, stored_at: open.half.stored_at });
         self.close(of.half);
+        self.linger_if_held(of.half);
         self.parked.insert(of.half, parked.clone());
         Outcome::Parked(parked)
     }
 
     fn reopen(&mut self, reopen: Reopen, body: Body, offset: i64, appended_ms: i64) -> Outcome {
-        let of = reopen.of;
+        let of = self.copies.resolve(reopen.of);
         let busy = self.open.contains_key(&of.half) || self.decided.contains_key(&of.half);
         if busy || !self.may_reopen(&of, offset) {
             return Outcome::Ignored(Ignored::Stale);

@@ -80,6 +80,7 @@ impl Rig {
             check_batch: BATCH,
             check_batch_bytes: usize::MAX,
             check_batches: BATCHES,
+            copy_window: Duration::ZERO,
         };
         let progress = Progress { low_water: 0, position: 0 };
         let now = Duration::ZERO;

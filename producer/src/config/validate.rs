@@ -64,6 +64,7 @@ impl ProducerConfig {
             validate_name("instance_id", id)?;
         }
         self.validate_durations()?;
+        self.validate_store_timeout()?;
         self.validate_counts()?;
         self.validate_emission()?;
         self.validate_replication()?;
@@ -85,6 +86,7 @@ impl ProducerConfig {
             ("prepare_deadline", self.prepare_deadline),
             ("local_deadline", self.local_deadline),
             ("decision_deadline", self.decision_deadline),
+            ("store_timeout", self.store_timeout),
             ("check_after", self.check_after),
             ("check_backoff.initial", self.check_backoff.initial),
             ("check_backoff.max", self.check_backoff.max),
@@ -97,6 +99,17 @@ impl ProducerConfig {
             if value < Duration::from_millis(10) || value > day {
                 return Err(ConfigError::Range { setting, value: format!("{value:?}"), needed });
             }
+        }
+        Ok(())
+    }
+
+    fn validate_store_timeout(&self) -> Result<(), ConfigError> {
+        if self.store_timeout < self.prepare_deadline.max(self.decision_deadline) {
+            return Err(ConfigError::Range {
+                setting: "store_timeout",
+                value: format!("{:?}", self.store_timeout),
+                needed: "at least prepare_deadline and decision_deadline",
+            });
         }
         Ok(())
     }

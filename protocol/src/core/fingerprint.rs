@@ -18,6 +18,7 @@ impl ResolverCore {
             owned_since,
             timers,
             due,
+            lingering,
             batches,
             stored_below,
         } = self;
@@ -31,6 +32,9 @@ impl ResolverCore {
             let Timer { due, phase, applied, age, asked_here } = timer;
             let age = *age + now.saturating_sub(*applied);
             (half, from(now, *due), phase, left(config.max_age, age), asked_here > &0).hash(into);
+        }
+        for (over, half) in lingering {
+            (from(now, *over), half).hash(into);
         }
         for (due, half) in due {
             (from(now, *due), half).hash(into);

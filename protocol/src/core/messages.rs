@@ -30,6 +30,10 @@ pub struct CoreConfig {
     pub check_batch_bytes: usize,
     /// Questions under way at once.
     pub check_batches: usize,
+    /// How long after its decision a copy of a half may still be appended that its application did
+    /// not decide. So long its record is not given up: whoever takes over must know the copy for
+    /// what it is. Zero where a message may be delivered twice.
+    pub copy_window: Duration,
 }
 
 /// How a partition is taken over.

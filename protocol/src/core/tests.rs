@@ -4,6 +4,7 @@
 //! - [`timing`]: when a half is checked
 //! - [`attempts`]: what counts as an attempt, and when it is given up
 //! - [`batches`]: how many questions at once
+//! - [`copies`]: a half message that was written more than once
 //! - [`delivery`]: what is carried out, and what is retried
 //! - [`takeover`]: what a new owner does with a replayed log
 
@@ -14,6 +15,7 @@ use crate::schedule::Backoff;
 
 mod attempts;
 mod batches;
+mod copies;
 mod delivery;
 mod takeover;
 mod timing;
@@ -36,6 +38,7 @@ fn config() -> CoreConfig {
         check_batch: 2,
         check_batch_bytes: usize::MAX,
         check_batches: 2,
+        copy_window: Duration::ZERO,
     }
 }
 
@@ -90,11 +93,11 @@ impl Rig {
         self.step(Event::Record { offset, appended_ms, record, body: Body::default() })
     }
 
-    fn half(&mut self, n: u8) -> HalfRef {
+    fn half(&mut self, n: u16) -> HalfRef {
         self.half_with(n, None)
     }
 
-    fn half_with(&mut self, n: u8, check_after: Option<Duration>) -> HalfRef {
+    fn half_with(&mut self, n: u16, check_after: Option<Duration>) -> HalfRef {
         let of = of(n, self.next);
         let commands = self.read(Record::Half(meta(n, check_after)));
         assert!(asked(&commands).is_empty(), "{commands:?}");
@@ -102,7 +105,7 @@ impl Rig {
     }
 
     /// A half about which a question is under way.
-    fn asked_half(&mut self, n: u8) -> HalfRef {
+    fn asked_half(&mut self, n: u16) -> HalfRef {
         let of = self.half(n);
         assert_eq!(asked(&self.check_now(of)), [of]);
         of
@@ -137,15 +140,15 @@ impl Rig {
     }
 }
 
-fn id(n: u8) -> TransactionId {
-    TransactionId::from_bytes([n; 16])
+fn id(n: u16) -> TransactionId {
+    TransactionId::from_bytes(u128::from(n).to_be_bytes())
 }
 
-fn of(n: u8, half: i64) -> HalfRef {
+fn of(n: u16, half: i64) -> HalfRef {
     HalfRef { id: id(n), half: HalfOffset(half), epoch: Epoch(0) }
 }
 
-fn meta(n: u8, check_after: Option<Duration>) -> HalfMeta {
+fn meta(n: u16, check_after: Option<Duration>) -> HalfMeta {
     HalfMeta {
         id: id(n),
         application: "app".into(),

@@ -53,6 +53,11 @@ impl Ledger {
         }
     }
 
+    /// Every replay to come begins at this low-water mark or later.
+    pub(crate) fn replays_begin_from(&mut self, low_water: i64) {
+        self.copies.begins_from(low_water);
+    }
+
     /// Forgets the marks of messages that were settled by decisions below `position`, and names
     /// those of which the parked topic needs to know nothing any more. A message that was parked
     /// since then is not among them: its entry has replaced the mark.

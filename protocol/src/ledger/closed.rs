@@ -79,7 +79,8 @@ pub(super) struct ClosedRing {
 }
 
 impl ClosedRing {
-    pub(super) fn push(&mut self, closed: Closed) {
+    /// The one that is forgotten for it.
+    pub(super) fn push(&mut self, closed: Closed) -> Option<(TransactionId, HalfOffset)> {
         let Closed { id, half, verdict, decided_at, .. } = closed;
         self.order.push_back((half, decided_at));
         self.told.insert(half, Told { id, verdict, decided_at });
@@ -87,13 +88,14 @@ impl ClosedRing {
         if self.shown.len() > CLOSED_SHOWN {
             self.shown.pop_front();
         }
-        while self.order.len() > CLOSED_KEPT {
-            let Some((half, decided_at)) = self.order.pop_front() else { break };
-            // A reopened half may stand in the order twice; only its last decision counts.
-            if self.told.get(&half).is_some_and(|told| told.decided_at == decided_at) {
-                self.told.remove(&half);
-            }
+        if self.order.len() <= CLOSED_KEPT {
+            return None;
         }
+        let (half, decided_at) = self.order.pop_front()?;
+        // A reopened half may stand in the order twice; only its last decision counts.
+        let is_last = self.told.get(&half).is_some_and(|told| told.decided_at == decided_at);
+        let told = if is_last { self.told.remove(&half) } else { None };
+        told.map(|told| (told.id, half))
     }
 
     pub(super) fn get(&self, half: HalfOffset) -> Option<Told> {

@@ -15,6 +15,10 @@ impl Ledger {
             parked,
             settled,
             held,
+            lingering,
+            began_to_linger: _,
+            lets_linger: _,
+            copies,
             pending,
             closed,
             bytes_before: _,
@@ -23,8 +27,10 @@ impl Ledger {
             stubs_below,
         } = self;
         (position, open, decided, parked, settled, pending).hash(into);
-        (body_bytes, stubs_below, held.len()).hash(into);
+        (body_bytes, stubs_below, held.len(), lingering.len()).hash(into);
         held.keys().for_each(|offset| offset.hash(into));
+        lingering.keys().for_each(|offset| offset.hash(into));
+        copies.fingerprint(into);
         closed.fingerprint(into);
     }
 }

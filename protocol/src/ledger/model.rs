@@ -127,6 +127,8 @@ pub enum Ignored {
     Mismatch,
     /// It answers another epoch or attempt than the current one.
     Stale,
+    /// A message that the log holds already: its client sent it again.
+    Copy,
 }
 
 /// What a record led to.

@@ -9,9 +9,9 @@ impl Ledger {
         self.position
     }
 
-    /// The open half at this offset.
+    /// The open half at this offset, or the one of which a copy stands there.
     pub fn open(&self, half: HalfOffset) -> Option<&Open> {
-        self.open.get(&half)
+        self.open.get(&self.copies.first(half))
     }
 
     /// The open halves from this offset on, in their order.

@@ -26,9 +26,19 @@ impl World {
         }
     }
 
+    /// A replay never begins between two copies of a message.
+    fn beginning(&self, low_water: i64) -> i64 {
+        let halves = self.spec().halves;
+        let between = |half: &&SpecHalf| {
+            half.offset < low_water && half.copies.last().is_some_and(|last| *last >= low_water)
+        };
+        let before = halves.iter().filter(between).map(|half| half.offset).min();
+        before.map_or(low_water, |before| self.beginning(before))
+    }
+
     /// The parked topic has it, or it was refused, and decided otherwise since.
     fn is_kept(&self, id: TransactionId) -> bool {
-        let dropped = |half: &SpecHalf| half.id == id && self.decisions_about(half.offset).1 > 0;
+        let dropped = |half: &SpecHalf| half.id == id && self.decisions_about(half).1 > 0;
         let otherwise = self.was_refused(id) && self.spec().halves.iter().any(dropped);
         self.topic.contains_key(&id) || otherwise
     }
@@ -52,7 +62,8 @@ impl World {
                 State::Committed { .. } | State::RolledBack => {}
             }
         }
-        let low_water = open.iter().map(|(.., stored_at)| *stored_at).min().unwrap_or(self.end);
+        let held = open.iter().map(|(.., stored_at)| *stored_at).min().unwrap_or(self.end);
+        let low_water = self.beginning(held);
         let all = HalfOffset(0);
         let found: Vec<_> = ledger
             .open_from(all)

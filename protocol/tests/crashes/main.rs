@@ -53,7 +53,7 @@ proptest! {
         world.finish();
         let (open, parked) = world.sets();
         for half in &world.spec().halves {
-            let (commits, rollbacks) = world.decisions_about(half.offset);
+            let (commits, rollbacks) = world.decisions_about(half);
             let times = world.delivered(half.id);
             let held = open.contains(&half.offset) || parked.contains(&half.offset);
             prop_assert!(times == 0 || commits > 0, "{} is delivered undecided", half.offset);
@@ -78,8 +78,8 @@ fn histories_reach_every_state() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let (mut reopened, mut refused, mut again) = (0, 0, 0);
-    for _ in 0..300 {
+    let (mut reopened, mut refused, mut again, mut copied) = (0, 0, 0, 0);
+    for _ in 0..500 {
         let steps: Vec<Step> = steps_with_refusals().new_tree(&mut runner).unwrap().current();
         let mut world = World::new(false);
         run(&mut world, steps);
@@ -87,7 +87,9 @@ fn histories_reach_every_state() {
         let spec = world.spec();
         reopened += spec.halves.iter().filter(|half| half.reopened > 0).count();
         refused += spec.halves.iter().filter(|half| world.was_refused(half.id)).count();
+        copied += spec.halves.iter().filter(|half| !half.copies.is_empty()).count();
         again += spec.halves.iter().filter(|half| world.delivered(half.id) > 1).count();
     }
-    assert!(reopened > 30 && refused > 30 && again > 10, "{reopened} {refused} {again}");
+    let found = (reopened, refused, again, copied);
+    assert!(reopened > 30 && refused > 30 && again > 10 && copied > 100, "{found:?}");
 }

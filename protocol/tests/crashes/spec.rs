@@ -1,6 +1,6 @@
 //! What a log means: one half after the other, nothing but its records, no progress, no crash.
 
-use halfmsg_protocol::{HalfRef, ParkCause, Record, TransactionId, Verdict};
+use halfmsg_protocol::{HalfRef, Origin, ParkCause, Record, TransactionId, Verdict};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -16,6 +16,10 @@ pub(crate) struct SpecHalf {
     pub(crate) offset: i64,
     pub(crate) state: State,
     pub(crate) reopened: u32,
+    /// Where its client wrote it again.
+    pub(crate) copies: Vec<i64>,
+    /// Its application has decided, so that no copy follows.
+    pub(crate) is_acknowledged: bool,
 }
 
 #[derive(Debug, Default)]
@@ -33,17 +37,24 @@ impl Spec {
     }
 
     fn named(&mut self, of: HalfRef) -> Option<&mut SpecHalf> {
-        self.halves.iter_mut().find(|half| half.offset == of.half.0 && half.id == of.id)
+        let stands_at = |half: &SpecHalf, at| half.offset == at || half.copies.contains(&at);
+        self.halves.iter_mut().find(|half| stands_at(half, of.half.0) && half.id == of.id)
     }
 
     fn apply(&mut self, offset: i64, record: &Record) {
         match record {
             Record::Half(meta) => {
+                if let Some(half) = self.halves.iter_mut().find(|half| half.id == meta.id) {
+                    return half.copies.push(offset);
+                }
                 let state = State::Open { epoch: 0, attempts: 0, stored_at: offset };
-                self.halves.push(SpecHalf { id: meta.id, offset, state, reopened: 0 });
+                let (reopened, copies, is_acknowledged) = (0, Vec::new(), false);
+                let id = meta.id;
+                self.halves.push(SpecHalf { id, offset, state, reopened, copies, is_acknowledged });
             }
             Record::Decision(decision) => {
                 let Some(half) = self.named(decision.of) else { return };
+                half.is_acknowledged |= decision.origin == Origin::Producer;
                 let State::Open { epoch, .. } = half.state else { return };
                 if decision.of.epoch.0 <= epoch {
                     half.state = match decision.verdict {

@@ -12,7 +12,7 @@ use crate::world::World;
 /// A record that somebody appends about one of the halves; mostly a valid one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
-    Decide(Verdict),
+    Decide(Verdict, Origin),
     Checked,
     Park(ParkCause),
     Reopen,
@@ -21,6 +21,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     Half,
+    /// The client of a message that is not acknowledged writes it again.
+    Copy(usize),
     About {
         which: usize,
         kind: Kind,
@@ -45,8 +47,10 @@ pub(crate) enum Step {
 
 fn about() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![
-        4 => Just(Kind::Decide(Verdict::Commit)),
-        2 => Just(Kind::Decide(Verdict::Rollback)),
+        2 => Just(Kind::Decide(Verdict::Commit, Origin::Producer)),
+        2 => Just(Kind::Decide(Verdict::Commit, Origin::CheckBack)),
+        1 => Just(Kind::Decide(Verdict::Rollback, Origin::Producer)),
+        1 => Just(Kind::Decide(Verdict::Rollback, Origin::CheckBack)),
         1 => Just(Kind::Checked),
         4 => Just(Kind::Park(ParkCause::MaxChecks)),
         1 => Just(Kind::Park(ParkCause::Undeliverable)),
@@ -72,6 +76,7 @@ fn refusal() -> impl Strategy<Value = Step> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Half),
+        2 => (0..8_usize).prop_map(Step::Copy),
         10 => about(),
         1 => prop_oneof![Just(Step::Foreign), Just(Step::Gap)],
         10 => (1..6_u8).prop_map(Step::Read),
@@ -101,6 +106,7 @@ pub(crate) fn run(world: &mut World, steps: Vec<Step>) {
                 let id = transaction(world.end());
                 world.append(Record::Half(meta(id)));
             }
+            Step::Copy(which) => copy(world, which),
             Step::About { which, kind, epoch, attempt, wrong_id } => {
                 about_half(world, which, kind, epoch, attempt, wrong_id);
             }
@@ -119,6 +125,14 @@ pub(crate) fn run(world: &mut World, steps: Vec<Step>) {
     }
 }
 
+fn copy(world: &mut World, which: usize) {
+    let halves = world.spec().halves;
+    let Some(which) = which.checked_rem(halves.len()) else { return };
+    if !halves[which].is_acknowledged {
+        world.append(Record::Half(meta(halves[which].id)));
+    }
+}
+
 fn about_half(world: &mut World, which: usize, kind: Kind, epoch: i8, attempt: i8, wrong_id: bool) {
     let spec = world.spec();
     let Some(which) = which.checked_rem(spec.halves.len()) else { return };
@@ -126,12 +140,14 @@ fn about_half(world: &mut World, which: usize, kind: Kind, epoch: i8, attempt: i
     let (current, attempts) = life(world, half);
     let id = if wrong_id { transaction(-1) } else { half.id };
     let epoch = Epoch(current.saturating_add_signed(i32::from(epoch)));
-    let of = HalfRef { id, half: HalfOffset(half.offset), epoch };
+    // The application names the copy of which it was told, everybody else the first.
+    let told = matches!(kind, Kind::Decide(_, Origin::Producer)).then(|| half.copies.last());
+    let half_offset = *told.flatten().unwrap_or(&half.offset);
+    let of = HalfRef { id, half: HalfOffset(half_offset), epoch };
     let skewed = |count: u32| count.saturating_add_signed(i32::from(attempt));
     let reason = String::new();
     let record = match kind {
-        Kind::Decide(verdict) => {
-            let origin = Origin::Producer;
+        Kind::Decide(verdict, origin) => {
             Record::Decision(Decision { of, verdict, origin, operator: None, reason })
         }
         Kind::Checked => {

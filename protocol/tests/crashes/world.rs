@@ -8,8 +8,10 @@ use halfmsg_protocol::{
     ResolverCore, Takeover, TransactionId, Verdict,
 };
 
-use crate::spec::Spec;
+use crate::spec::{Spec, SpecHalf};
 
+/// Longer than a history; see [`World::finish`].
+const COPY_WINDOW: Duration = Duration::from_secs(1 << 30);
 const LONG: Duration = Duration::from_secs(1 << 40);
 /// Far more than a history has steps.
 const MAX_TURNS: u32 = 10_000;
@@ -71,6 +73,7 @@ fn config() -> CoreConfig {
         check_batch: 10,
         check_batch_bytes: usize::MAX,
         check_batches: 10,
+        copy_window: COPY_WINDOW,
     }
 }
 
@@ -130,11 +133,12 @@ impl World {
     }
 
     /// Commits and rollbacks that name this half, whether they count or not.
-    pub(crate) fn decisions_about(&self, half: i64) -> (usize, usize) {
+    pub(crate) fn decisions_about(&self, half: &SpecHalf) -> (usize, usize) {
+        let is_named = |at: i64| half.offset == at || half.copies.contains(&at);
         let of = |verdict| {
             let about = |record: &Record| {
                 matches!(record, Record::Decision(decision)
-                    if decision.of.half.0 == half && decision.verdict == verdict)
+                    if is_named(decision.of.half.0) && decision.verdict == verdict)
             };
             self.records().filter(|(_, record)| about(record)).count()
         };
@@ -316,6 +320,9 @@ impl World {
             self.write();
             self.acknowledge(0);
         }
+        // No copy comes any more.
+        self.owner.now += COPY_WINDOW;
+        self.tick();
         self.store();
         self.report_stored();
         while !self.owner.writes.is_empty() {

@@ -75,6 +75,7 @@ fn config(checks: bool) -> CoreConfig {
         check_batch: 2,
         check_batch_bytes: usize::MAX,
         check_batches: 2,
+        copy_window: Duration::ZERO,
     }
 }
 

@@ -101,6 +101,7 @@ fn because(why: Ignored) -> &'static str {
         Ignored::LateUnknown => "late: the message is long closed",
         Ignored::Mismatch => "it names another message",
         Ignored::Stale => "stale: it answers another life or attempt",
+        Ignored::Copy => "a copy: its client sent the half message again",
     }
 }
 

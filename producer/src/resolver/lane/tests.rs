@@ -44,6 +44,7 @@ impl Rig {
                 check_batch: 1,
                 check_batch_bytes: 1,
                 check_batches: 1,
+                copy_window: Duration::ZERO,
             },
             Takeover {
                 progress: Progress { low_water: 0, position: 0 },

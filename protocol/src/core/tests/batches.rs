@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn rig_with_halves(count: u8) -> (Rig, Vec<HalfRef>) {
+fn rig_with_halves(count: u16) -> (Rig, Vec<HalfRef>) {
     let mut rig = Rig::new();
     let halves = (0..count).map(|n| rig.half(n)).collect();
     (rig, halves)
@@ -62,8 +62,8 @@ fn the_end_of_a_question_that_was_not_asked_is_ignored() {
 #[test]
 fn c20_ten_thousand_halves_are_asked_once_each_within_the_bound() {
     let mut rig = Rig::with(CoreConfig { check_batch: 100, check_batches: 8, ..config() });
-    for _ in 0..10_000 {
-        rig.half(1);
+    for n in 0..10_000 {
+        rig.half(n);
     }
     let mut under_way = questions(&rig.at(CHECK_AFTER));
     let mut seen = std::collections::HashSet::new();

@@ -94,7 +94,7 @@ fn c21_clock_jumps_lose_nothing_and_delay_nothing() {
         let mut rig = Rig::taken_over(config, 0, 60, WALL + jump);
         let mut commands = Vec::new();
         // One per second over the last minute.
-        for n in 0..60_u8 {
+        for n in 0..60_u16 {
             let appended = WALL - MINUTE + i64::from(n) * 1_000;
             commands.extend(rig.read_at(appended, Record::Half(meta(n, None))));
         }
