@@ -102,6 +102,16 @@ impl Broker {
         assert!(altered.iter().all(Result::is_ok), "altering {name}: {altered:?}");
     }
 
+    /// Gives a broker of this case's own these settings, and no others.
+    pub(crate) async fn alter_broker(&self, settings: &[(&str, &str)]) {
+        assert!(matches!(self, Self::Own(_)), "other tests need this broker");
+        let broker = AlterConfig::new(ResourceSpecifier::Broker(1));
+        let broker = settings.iter().fold(broker, |broker, (name, value)| broker.set(name, value));
+        let altered = admin(&self.config()).alter_configs(&[broker], &options()).await;
+        let altered = altered.expect("Kafka answers");
+        assert!(altered.iter().all(Result::is_ok), "altering the broker: {altered:?}");
+    }
+
     /// Gives a topic more partitions.
     pub(crate) async fn add_partitions(&self, name: &str, count: i32) {
         let count = usize::try_from(count).expect("a few");

@@ -231,6 +231,9 @@ macro_rules! cases {
                 topics_that_cannot_keep_the_promise_are_refused
                 topics_are_created_with_the_configured_replicas
             }
+            [hanging] {
+                c23_progress_that_hangs_is_given_up
+            }
             [secure::logins] {
                 secure_round_trip_over_every_listener
                 secure_refused_logins_are_told

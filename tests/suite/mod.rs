@@ -27,6 +27,7 @@
 //! - [`consuming`]: the consumer crate with handlers of the suite's own
 //! - [`services`]: the whole thing, with real processes
 //! - [`rebalance`], [`another_log`]: replicas that come and go; progress that is not the log's
+//! - [`hanging`]: a transaction that the broker never ended
 //! - [`load`]: transactions without a pause; [`metrics`]: what a producer counts
 //! - [`random`]: numbers that are the same in every run
 
@@ -46,6 +47,7 @@ pub(crate) mod fence;
 pub(crate) mod fence_race;
 pub(crate) mod fence_table;
 pub(crate) mod garbage;
+pub(crate) mod hanging;
 pub(crate) mod kafka_script;
 pub(crate) mod load;
 pub(crate) mod metrics;

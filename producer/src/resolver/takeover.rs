@@ -67,8 +67,7 @@ fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String>
     }
     let too_few = without_parked(parts, &mut emitters)?;
     let ready: Vec<i32> = emitters.keys().copied().collect();
-    let (found, unread) =
-        read(&parts.config, &parts.consumer, &ready).map_err(|error| error.to_string())?;
+    let (found, unread) = read(&parts.config, &parts.consumer, &ready)?;
     let why = too_few.or(unread);
     let own =
         |found: Found| emitters.remove(&found.partition).map(|emitter| Taken { found, emitter });
@@ -168,14 +167,16 @@ fn read(
     config: &ProducerConfig,
     consumer: &BaseConsumer<StoreContext>,
     partitions: &[i32],
-) -> Result<(Vec<Found>, Option<String>), KafkaError> {
-    let store = config.store_topic();
+) -> Result<(Vec<Found>, Option<String>), String> {
+    let failed = |what: &'static str| move |error: KafkaError| format!("{what}: {error}");
+    let (store, topic) = (config.store_topic(), config.parked_topic());
     // Without it the first record comes half a second late.
-    consumer.fetch_metadata(Some(&store), LOOKUP)?;
+    consumer.fetch_metadata(Some(&store), LOOKUP).map_err(failed("looking the store up"))?;
     // Read-committed: it would wait for an open transaction of the former owner, were there one.
-    let places = stored::places(consumer, &store, partitions, LOOKUP)?;
-    let topic = config.parked_topic();
-    let (mut parked, unread) = parked::read(&config.kafka, &topic, partitions, PARKED_PATIENCE)?;
+    let places = stored::places(consumer, &store, partitions, LOOKUP)
+        .map_err(failed("reading the stored progress and the ends of the store"))?;
+    let (mut parked, unread) = parked::read(&config.kafka, &topic, partitions, PARKED_PATIENCE)
+        .map_err(failed("reading the parked topic"))?;
     let why = unread.iter().next().map(|(partition, error)| {
         let why = format!(
             "{topic}[{partition}] cannot be read ({error}), so nothing of the store's partitions {:?} \

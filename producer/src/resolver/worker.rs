@@ -41,6 +41,9 @@ pub(super) const INIT_STEP: Duration = Duration::from_secs(1);
 /// Fencing the former owner, whose open transaction the broker ends first.
 pub(super) const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Reading the partition's stored progress.
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(5);
+
 const _: () = assert!(
     INIT_STEP.as_millis() + STEP_PAUSE.as_millis() < REVOKE_DEADLINE.as_millis(),
     "partitions must not be given up while their former owner may still fence the new one"
@@ -87,6 +90,9 @@ impl<'a> Worker<'a> {
             Self { parts, partition, store, parked_topic, client, fencing, reader, stop };
         if worker.is_transactional() {
             worker.init()?;
+            // Nobody is fenced by what follows: whoever takes the partition meanwhile fences this.
+            worker.fencing = None;
+            worker.end_what_hangs()?;
         } else if let Err(error) = worker.client.client().fetch_metadata(Some(&worker.store), STEP)
         {
             // Only a connection in advance: without it the first delivery would wait for one.
@@ -115,6 +121,54 @@ impl<'a> Worker<'a> {
                     std::thread::sleep(STEP_PAUSE);
                 }
                 Err(error) => return Err(format!("initialising transactions: {error}")),
+            }
+        }
+    }
+
+    /// Ends what the broker has forgotten to end. The former owner's transactions are over now, so
+    /// that nothing can be pending; but a broker that knew no leader for a partition of one of them,
+    /// as while it starts, may take it for deleted and leave it without its end (KAFKA-20734; Apache
+    /// Kafka 4.3.0 to 4.4.0). Progress that hangs so can be read by nobody, and no partition of the
+    /// replica could be taken over any more.
+    ///
+    /// Whether it was committed cannot be known. It is given up: nothing is lost, and what was
+    /// delivered with it is delivered again.
+    fn end_what_hangs(&self) -> Result<(), String> {
+        if self.is_progress_readable() {
+            return Ok(());
+        }
+        let why = |stuck| match stuck {
+            Stuck::Abort(error) | Stuck::Lost(error) => format!("ending what hangs: {error}"),
+            Stuck::Stopped => WITHDRAWN.to_owned(),
+        };
+        self.insist(|| self.client.begin_transaction()).map_err(why)?;
+        // The abort ends all that is pending of this transactional id, whatever is named here.
+        let stored = self.store(Progress { low_water: 0, position: 0 });
+        self.insist(|| self.client.abort_transaction(STEP)).map_err(why)?;
+        stored.map_err(why)?;
+        if !self.is_progress_readable() {
+            return Err(
+                "its stored progress cannot be read: is the group's coordinator away?".into()
+            );
+        }
+        tracing::error!(
+            topic = self.store,
+            partition = self.partition,
+            "the broker had never ended a transaction of the former owner (KAFKA-20734): what was \
+             delivered in it may be delivered again"
+        );
+        Ok(())
+    }
+
+    /// It is not while a transaction that stores it has no end.
+    fn is_progress_readable(&self) -> bool {
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&self.store, self.partition);
+        match self.parts.consumer.committed_offsets(wanted, PROGRESS_DEADLINE) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(%error, partition = self.partition, "the stored progress cannot be read");
+                false
             }
         }
     }
