@@ -231,6 +231,9 @@ macro_rules! cases {
                 topics_that_cannot_keep_the_promise_are_refused
                 topics_are_created_with_the_configured_replicas
             }
+            [copies] {
+                c22_copies_of_a_half_are_one_message
+            }
             [hanging] {
                 c23_progress_that_hangs_is_given_up
             }

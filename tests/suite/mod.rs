@@ -27,6 +27,7 @@
 //! - [`consuming`]: the consumer crate with handlers of the suite's own
 //! - [`services`]: the whole thing, with real processes
 //! - [`rebalance`], [`another_log`]: replicas that come and go; progress that is not the log's
+//! - [`copies`]: half messages that stand in the store more than once
 //! - [`hanging`]: a transaction that the broker never ended
 //! - [`load`]: transactions without a pause; [`metrics`]: what a producer counts
 //! - [`random`]: numbers that are the same in every run
@@ -40,6 +41,7 @@ pub(crate) mod broker;
 pub(crate) mod cases;
 pub(crate) mod checking;
 pub(crate) mod consuming;
+pub(crate) mod copies;
 pub(crate) mod database;
 pub(crate) mod deciding;
 pub(crate) mod env;
