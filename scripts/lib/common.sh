@@ -126,6 +126,27 @@ need_browser() {
   [ -n "${HALFMSG_TEST_CHROMIUM:-}" ] || need chromium chromium
 }
 
+# need_promtool: the alert rules are checked and tested with it; sets PROMTOOL. Of Debian's package only this
+# program is taken, into the cache: installed, the package would start a server.
+need_promtool() {
+  PROMTOOL=${HALFMSG_TEST_PROMTOOL:-$(command -v promtool || true)}
+  [ -z "$PROMTOOL" ] || return 0
+  PROMTOOL=$(cache_dir)/promtool
+  [ -x "$PROMTOOL" ] || locked "$(cache_dir)/promtool.lock" fetch_promtool
+}
+fetch_promtool() {
+  [ ! -x "$PROMTOOL" ] || return 0
+  local dir
+  command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
+    die "promtool is missing. It comes with Prometheus; put it into the path, or name it with HALFMSG_TEST_PROMTOOL."
+  ! can_apt || apt_prepare
+  say "fetching promtool"
+  dir=$(mktemp -d)
+  (cd "$dir" && apt_quiet download prometheus && dpkg-deb -x prometheus_*.deb .) && mv "$dir/usr/bin/promtool" "$PROMTOOL" ||
+    { rm -rf -- "$dir"; die "promtool cannot be taken from the package prometheus"; }
+  rm -rf -- "$dir"
+}
+
 # --- ports -------------------------------------------------------------------------------------
 
 port_taken() {

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use promql_parser::parser::{self, Expr, VectorSelector};
 use promql_parser::util::{ExprVisitor, walk_expr};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::shop::Shop;
 use crate::suite::{Env, until};
@@ -17,6 +18,9 @@ use crate::suite::{Env, until};
 const EXPOSED_WITHIN: Duration = Duration::from_secs(40);
 /// What Prometheus itself adds to every series.
 const ADDED_LABELS: [&str; 2] = ["job", "instance"];
+
+/// Names another promtool than the one in the path.
+const PROMTOOL: &str = "HALFMSG_TEST_PROMTOOL";
 
 /// Type and labels of a metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,9 +190,7 @@ impl Selectors<'_> {
 
 /// Every expression parses, and every metric and label in it exists.
 fn is_sound(expression: &str, known: &Metrics) {
-    // Grafana fills these in.
-    let filled = expression.replace("$__rate_interval", "5m").replace("$job", ".+");
-    let parsed = parser::parse(&filled).unwrap_or_else(|error| panic!("{expression}: {error}"));
+    let parsed = parser::parse(expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
     let mut selectors = Selectors { known, expression, seen: 0 };
     let _ = walk_expr(&mut selectors, &parsed);
     assert!(selectors.seen > 0, "{expression} selects nothing");
@@ -204,14 +206,24 @@ pub(crate) async fn measured_dashboard_asks_for_what_exists(_: Env) {
     let panels = dashboard["panels"].as_array().expect("panels");
     let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_i64()).collect();
     assert_eq!(ids.len(), panels.len(), "each has an id of its own");
-    let mut shown = 0;
-    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+    for expression in shown() {
+        is_sound(&expression, &known);
+    }
+}
+
+/// The expressions of the dashboard's panels, with what Grafana fills in.
+fn shown() -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&read("grafana/halfmsg.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let mut found = Vec::new();
+    for panel in panels.filter(|panel| panel["type"] != "row") {
         for target in panel["targets"].as_array().unwrap_or_else(|| panic!("{panel}")) {
-            is_sound(text(&target["expr"], panel), &known);
-            shown += 1;
+            let expression = text(&target["expr"], panel);
+            found.push(expression.replace("$__rate_interval", "5m").replace("$job", ".+"));
         }
     }
-    assert!(shown > 20, "{shown} expressions");
+    assert!(found.len() > 20, "{found:?}");
+    found
 }
 
 pub(crate) async fn measured_rules_ask_for_what_exists(_: Env) {
@@ -234,6 +246,51 @@ pub(crate) async fn measured_rules_ask_for_what_exists(_: Env) {
         }
     }
     assert!(names.len() > 10, "{names:?}");
+}
+
+/// Prometheus's own tool takes the rules; each fires in one case and stays silent in another.
+pub(crate) async fn measured_rules_fire_and_stay_silent(_: Env) {
+    let parsed = |file: &str| -> Value { serde_yaml_ng::from_str(&read(file)).expect("YAML") };
+    let (rules, cases) = (parsed("alerts/halfmsg.rules.yaml"), parsed("alerts/halfmsg.tests.yaml"));
+    let groups = rules["groups"].as_array().expect("groups").iter();
+    let rules = groups.flat_map(|group| group["rules"].as_array().expect("rules"));
+    let wanted: BTreeSet<_> = rules
+        .map(|rule| text(&rule["alert"], rule).to_owned())
+        .flat_map(|name| [(name.clone(), true), (name, false)])
+        .collect();
+    let cases = cases["tests"].as_array().expect("cases").iter();
+    let cases = cases.flat_map(|case| case["alert_rule_test"].as_array().expect("an alert"));
+    let fires = |case: &Value| case["exp_alerts"].as_array().is_some_and(|all| !all.is_empty());
+    let tested: BTreeSet<_> =
+        cases.map(|case| (text(&case["alertname"], case).to_owned(), fires(case))).collect();
+    assert_eq!(tested, wanted, "a case in which it fires (true) and one in which it does not");
+    promtool(&["check", "rules", "halfmsg.rules.yaml"]);
+    promtool(&["test", "rules", "halfmsg.tests.yaml"]);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let panels = directory.path().join("panels.yaml");
+    fs::write(&panels, as_rules().to_string()).expect("a file of rules");
+    promtool(&["check", "rules", panels.to_str().expect("a path of text")]);
+}
+
+/// The dashboard's expressions as rules, which is what promtool reads; JSON is YAML.
+fn as_rules() -> Value {
+    let rule = |(at, expression): (usize, String)| json!({"record": format!("panel_{at}"), "expr": expression});
+    let rules: Vec<_> = shown().into_iter().enumerate().map(rule).collect();
+    json!({"groups": [{"name": "panels", "rules": rules}]})
+}
+
+fn promtool(arguments: &[&str]) {
+    let name = std::env::var(PROMTOOL).unwrap_or_else(|_| "promtool".into());
+    let output = Command::new(&name).args(arguments).current_dir(docs("alerts")).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!(
+            "{name}: {error}: it comes with Prometheus; run the real tier with scripts/test, which \
+             fetches it, or name it with {PROMTOOL}"
+        )
+    });
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.contains("SUCCESS"), "{arguments:?}: {said}");
 }
 
 /// A metric that an operator is told to watch exists.
