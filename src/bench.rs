@@ -162,7 +162,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     report.verdict()
 }
 
-fn validate(args: &BenchArgs) -> anyhow::Result<()> {
+pub(crate) fn validate(args: &BenchArgs) -> anyhow::Result<()> {
     ensure!(args.payload_bytes >= phase::STAMP_BYTES, "--payload-bytes must be 16 at least");
     ensure!((1..=MAX_RUNS).contains(&args.runs), "--runs must be 1 to {MAX_RUNS}");
     for (name, value, most) in [

@@ -9,6 +9,7 @@
 //! - [`health`]: the probe for containers
 //! - [`cli`]: what operators see and do
 //! - [`mod@bench`]: transactions per second and latency against a broker
+//! - `reference`: a test that writes docs/configuration.md out of the settings' own definitions
 
 mod banner;
 mod bench;
@@ -16,6 +17,8 @@ mod child;
 mod cli;
 mod embedded;
 mod health;
+#[cfg(test)]
+mod reference;
 
 use std::process::ExitCode;
 

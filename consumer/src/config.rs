@@ -8,6 +8,10 @@ use sea_orm::DatabaseConnection;
 /// The inbox takes three variables for each message of a batch, and a statement has 32,766 on SQLite.
 pub(crate) const MAX_BATCH: usize = 10_000;
 
+/// How long the inbox remembers, unless something else is set: longer than a topic with Kafka's
+/// defaults can deliver a message again.
+pub const DEFAULT_INBOX_RETENTION: Duration = Duration::from_secs(15 * 24 * 3600);
+
 /// How partitions come to this replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Assignment {
@@ -124,7 +128,8 @@ pub enum Spread {
     ByPartition,
 }
 
-/// The settings of a consumer.
+/// The settings of a consumer. Start from [`ConsumerConfig::new`], whose values are the defaults;
+/// docs/configuration.md lists them with their bounds.
 #[derive(Debug, Clone)]
 pub struct ConsumerConfig {
     /// How to reach Kafka.
@@ -133,14 +138,15 @@ pub struct ConsumerConfig {
     pub database: DatabaseConnection,
     /// The consumer group and the name of the inbox. Changing it forgets what was consumed.
     pub subscriber: String,
-    /// A stable name of this replica for static membership; see the design, section 3.
+    /// A name that stays the same when this replica restarts (`group.instance.id`): its partitions then
+    /// come back to it at once. Unique per replica, or unset.
     pub instance_id: Option<String>,
     /// How partitions come to this replica.
     pub assignment: Assignment,
     /// How missing topics are made.
     pub topic: TopicSettings,
-    /// At most this many messages in one transaction; up to 10,000, because a statement has room for
-    /// so many rows of the inbox.
+    /// At most this many messages in one transaction: a statement has room for so many rows of the
+    /// inbox.
     pub max_batch: usize,
     /// No further message is added to a batch that has this many bytes of payload.
     pub max_batch_bytes: usize,
@@ -208,7 +214,7 @@ impl ConsumerConfig {
             retry: RetryLevels::default(),
             key_order: KeyOrder::default(),
             retry_poll: Duration::from_secs(1),
-            inbox_retention: Some(Duration::from_secs(15 * 24 * 3600)),
+            inbox_retention: Some(DEFAULT_INBOX_RETENTION),
             clean_interval: Duration::from_secs(60),
             attempt_deadline: Duration::from_secs(30),
             patience: Duration::from_secs(5),
@@ -217,26 +223,43 @@ impl ConsumerConfig {
     }
 
     /// The first mistake, in words, if there is one.
-    pub(crate) fn mistake(&self) -> Option<&'static str> {
-        if self.subscriber.is_empty() {
-            Some("the subscriber has no name")
-        } else if self.max_batch == 0 || self.quick_attempts == 0 || self.concurrency == 0 {
-            Some("max_batch, quick_attempts and concurrency must be at least 1")
-        } else if self.max_batch > MAX_BATCH {
-            Some("max_batch must be at most 10000")
-        } else if self.first_backoff.is_zero() || self.longest_backoff < self.first_backoff {
-            Some("the first backoff must be above zero and not above the longest")
-        } else if self.retry.max_retries > 0 && self.retry.delays.is_empty() {
-            Some("retries need at least one delay")
-        } else if self.retry_poll.is_zero() || self.clean_interval.is_zero() {
-            Some("retry_poll and clean_interval must be above zero")
-        } else if self.inbox_retention.is_some_and(|retention| retention.is_zero()) {
-            Some(
-                "an inbox that remembers nothing is no barrier: inbox_retention must be above zero",
-            )
-        } else {
-            None
-        }
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let wrong = self.rules().into_iter().find(|(_, kept, _)| !kept);
+        wrong.map(|(setting, _, needed)| format!("{setting} must be {needed}"))
+    }
+
+    /// The settings that have bounds, and these in words.
+    pub fn ranges(&self) -> Vec<(&'static str, &'static str)> {
+        self.rules().into_iter().map(|(setting, _, needed)| (setting, needed)).collect()
+    }
+
+    /// Each with whether it is kept.
+    fn rules(&self) -> Vec<(&'static str, bool, &'static str)> {
+        let above_zero = "above zero";
+        vec![
+            ("subscriber", !self.subscriber.is_empty(), "a name"),
+            ("max_batch", (1..=MAX_BATCH).contains(&self.max_batch), "1 to 10,000"),
+            ("quick_attempts", self.quick_attempts > 0, "at least 1"),
+            ("concurrency", self.concurrency > 0, "at least 1"),
+            ("first_backoff", !self.first_backoff.is_zero(), above_zero),
+            (
+                "longest_backoff",
+                self.longest_backoff >= self.first_backoff,
+                "not below first_backoff",
+            ),
+            (
+                "retry",
+                self.retry.max_retries == 0 || !self.retry.delays.is_empty(),
+                "at least one delay, if there are retries",
+            ),
+            ("retry_poll", !self.retry_poll.is_zero(), above_zero),
+            ("clean_interval", !self.clean_interval.is_zero(), above_zero),
+            (
+                "inbox_retention",
+                self.inbox_retention.is_none_or(|retention| !retention.is_zero()),
+                "above zero: an inbox that remembers nothing is no barrier",
+            ),
+        ]
     }
 }
 

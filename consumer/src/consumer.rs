@@ -32,7 +32,7 @@ const TOPIC_DEADLINE: Duration = Duration::from_secs(10);
 pub enum ConsumerError {
     /// A setting that cannot work.
     #[error("consumer: {0}")]
-    Config(&'static str),
+    Config(String),
     /// A Kafka setting.
     #[error(transparent)]
     Kafka(#[from] halfmsg_kafka::ConfigError),

@@ -95,7 +95,10 @@ mod spans;
 pub mod testkit;
 mod worker;
 
-pub use config::{Assignment, ConsumerConfig, KeyOrder, RetryLevels, Spread, TopicSettings};
+pub use config::{
+    Assignment, ConsumerConfig, DEFAULT_INBOX_RETENTION, KeyOrder, RetryLevels, Spread,
+    TopicSettings,
+};
 pub use consumer::{Consumer, ConsumerBuilder, ConsumerError, ConsumerHandle};
 pub use dead_letter::{
     DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterState, DeadLetterStore, DeadLetters,

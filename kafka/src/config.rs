@@ -7,6 +7,9 @@ use rdkafka::config::ClientConfig;
 
 use crate::properties::{self, Redacted};
 
+/// The first part of the names of the topics that halfmsg makes for itself, unless another is set.
+pub const DEFAULT_TOPIC_PREFIX: &str = "halfmsg";
+
 /// How to reach Kafka. Cheap to clone; its `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
@@ -27,7 +30,7 @@ pub enum ConfigError {
     #[error("KAFKA_BROKERS is empty: give at least one host:port")]
     NoBrokers,
     /// An address without a port, or with one that is not a number.
-    #[error("KAFKA_BROKERS names '{0}', which is not host:port")]
+    #[error("KAFKA_BROKERS names '{0}': it must be host:port")]
     BadBroker(String),
     /// A property on which the guarantees rest.
     #[error(

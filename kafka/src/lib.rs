@@ -19,7 +19,7 @@ pub mod replication;
 mod topic_error;
 pub mod topics;
 
-pub use config::{ConfigError, KafkaConfig};
+pub use config::{ConfigError, DEFAULT_TOPIC_PREFIX, KafkaConfig};
 pub use embedded::EmbeddedBroker;
 pub use topic_error::TopicError;
 pub use topics::{TopicSpec, TopicStatus, ensure_topic, partition_count, verify_topic};

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use halfmsg_producer::{Backoff, CrashPoint, Emission, ProducerConfig};
+use halfmsg_service_kit::KafkaConfig;
 use halfmsg_service_kit::db::DbOptions;
-use halfmsg_service_kit::settings::replication;
 use halfmsg_service_kit::{
     Common, CommonSettings, Delivery, DeliverySettings, Mistakes, ServiceDefaults,
 };
@@ -20,12 +20,19 @@ pub const NAME: &str = "order-svc";
 const DEFAULTS: ServiceDefaults = ServiceDefaults { name: NAME, listen: "127.0.0.1:8080" };
 /// The bounds of every setting in milliseconds.
 const MILLIS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
-/// The longest interval between two checks, unless the first is longer.
-const LONGEST_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 /// The fault slow-local stalls this much longer than the later of local deadline and first check.
 const STALL_MORE: Duration = Duration::from_secs(1);
 /// Connections of the check-back: as many as checks run at once.
 const CHECK_CONNECTIONS: u32 = 4;
+
+/// The producer's own, which are those of the service where it sets none.
+fn producer_defaults() -> ProducerConfig {
+    ProducerConfig::new(KafkaConfig::new(""), NAME, NAME)
+}
+
+fn millis(of: impl Fn(ProducerConfig) -> Duration) -> String {
+    of(producer_defaults()).as_millis().to_string()
+}
 
 /// Orders: places them, and answers the check-backs about them
 #[derive(Debug, Clone, Parser)]
@@ -56,39 +63,19 @@ pub struct Settings {
     pub rollback_topic: String,
 
     /// Partitions of the store, if it is created
-    #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value = "8")]
+    #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value_t = producer_defaults().store_partitions.to_string())]
     pub store_partitions: String,
 
-    /// Replication factor of topics that are created; -1 is the broker's default. With less, an
-    /// existing one is refused
-    #[arg(
-        long,
-        env = "HALFMSG_REPLICATION_FACTOR",
-        default_value = "-1",
-        allow_hyphen_values = true
-    )]
-    pub replication_factor: String,
-
-    /// min.insync.replicas of topics that are created; -1 is the broker's default. With less, an
-    /// existing one is refused
-    #[arg(
-        long,
-        env = "HALFMSG_MIN_INSYNC_REPLICAS",
-        default_value = "-1",
-        allow_hyphen_values = true
-    )]
-    pub min_insync_replicas: String,
-
     /// Storing a half message, in milliseconds
-    #[arg(long, env = "HALFMSG_PREPARE_DEADLINE_MS", default_value = "2000")]
+    #[arg(long, env = "HALFMSG_PREPARE_DEADLINE_MS", default_value_t = millis(|config| config.prepare_deadline))]
     pub prepare_deadline_ms: String,
 
     /// The local transaction, in milliseconds; past it the check decides
-    #[arg(long, env = "HALFMSG_LOCAL_DEADLINE_MS", default_value = "3000")]
+    #[arg(long, env = "HALFMSG_LOCAL_DEADLINE_MS", default_value_t = millis(|config| config.local_deadline))]
     pub local_deadline_ms: String,
 
     /// Storing a decision, in milliseconds
-    #[arg(long, env = "HALFMSG_DECISION_DEADLINE_MS", default_value = "2000")]
+    #[arg(long, env = "HALFMSG_DECISION_DEADLINE_MS", default_value_t = millis(|config| config.decision_deadline))]
     pub decision_deadline_ms: String,
 
     /// How long a record that the store does not acknowledge is sent again and again, in
@@ -101,15 +88,15 @@ pub struct Settings {
     pub stock_deadline_ms: String,
 
     /// From storing a half message to its first check, in milliseconds
-    #[arg(long, env = "HALFMSG_CHECK_AFTER_MS", default_value = "6000")]
+    #[arg(long, env = "HALFMSG_CHECK_AFTER_MS", default_value_t = millis(|config| config.check_after))]
     pub check_after_ms: String,
 
-    /// From the first check to the second, in milliseconds; doubles from check to check
-    #[arg(long, env = "HALFMSG_CHECK_INTERVAL_MS", default_value = "10000")]
+    /// From the first check to the second, in milliseconds; doubles from check to check, up to 5 minutes
+    #[arg(long, env = "HALFMSG_CHECK_INTERVAL_MS", default_value_t = millis(|config| config.check_backoff.initial))]
     pub check_interval_ms: String,
 
     /// Checks without an answer before a half message is parked
-    #[arg(long, env = "HALFMSG_MAX_CHECKS", default_value = "15")]
+    #[arg(long, env = "HALFMSG_MAX_CHECKS", default_value_t = producer_defaults().max_checks.to_string())]
     pub max_checks: String,
 
     /// From a request for an order to its answer, in milliseconds
@@ -122,7 +109,7 @@ pub struct Settings {
 
     /// Between two times that the store is trimmed below what a replay needs, in milliseconds; 0:
     /// never
-    #[arg(long, env = "HALFMSG_TRIM_INTERVAL_MS", default_value = "60000")]
+    #[arg(long, env = "HALFMSG_TRIM_INTERVAL_MS", default_value_t = millis(|config| config.trim_interval.unwrap_or_default()))]
     pub trim_interval_ms: String,
 
     /// An order that waits longer than this for its stock counts as stuck, in milliseconds
@@ -196,9 +183,7 @@ impl Settings {
         let max_checks = mistakes.number("HALFMSG_MAX_CHECKS", &self.max_checks, 1..=1_000_000_u32);
         let partitions =
             mistakes.number("HALFMSG_STORE_PARTITIONS", &self.store_partitions, 1..=10_000_i32);
-        let replication =
-            replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
-        let delivery = self.delivery.read(replication, mistakes);
+        let delivery = self.delivery.read(mistakes);
         let stuck_after = mistakes.millis("HALFMSG_STUCK_AFTER_MS", &self.stuck_after_ms, MILLIS);
         let crash_at = self.crash_point(mistakes);
         let emission = self.emission(mistakes);
@@ -210,7 +195,7 @@ impl Settings {
         if crash_at.is_some() && !common.faults {
             mistakes.add("HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on");
         }
-        let (replication_factor, min_insync_replicas) = replication?;
+        let delivery = delivery?;
         let defaults = ProducerConfig::new(common.kafka.clone(), NAME, &self.group);
         let producer = ProducerConfig {
             emission: emission.unwrap_or(defaults.emission),
@@ -218,8 +203,8 @@ impl Settings {
             topic_prefix: common.topic_prefix.clone(),
             instance_id: common.instance_id.clone(),
             store_partitions: partitions?,
-            replication_factor,
-            min_insync_replicas,
+            replication_factor: delivery.topic.replication_factor,
+            min_insync_replicas: delivery.topic.min_insync_replicas,
             max_checks: max_checks?,
             check_concurrency: CHECK_CONNECTIONS as usize,
             crash_at,
@@ -245,7 +230,7 @@ impl Settings {
             },
             stock: stock.ok()?,
             topics,
-            delivery: delivery?,
+            delivery,
             stuck_after: stuck_after?,
             local: LocalTimes { stock: times.stock, stall },
             place: PlaceLimits { answer: times.answer, lease: times.lease },
@@ -274,8 +259,8 @@ impl Settings {
             "after-commit" => Some(CrashPoint::AfterCommit),
             other => {
                 mistakes.add(format!(
-                    "HALFMSG_CRASH_AT is '{other}': use after-decision, after-delivery or \
-                     after-commit, or unset it"
+                    "HALFMSG_CRASH_AT is '{other}': it must be after-decision, after-delivery, \
+                     after-commit or unset"
                 ));
                 None
             }
@@ -360,7 +345,8 @@ impl Times {
     }
 
     fn producer(&self, defaults: ProducerConfig) -> ProducerConfig {
-        let (initial, max) = (self.check_interval, LONGEST_CHECK_INTERVAL.max(self.check_interval));
+        let initial = self.check_interval;
+        let max = defaults.check_backoff.max.max(initial);
         ProducerConfig {
             prepare_deadline: self.prepare,
             local_deadline: self.local,

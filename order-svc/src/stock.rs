@@ -36,7 +36,7 @@ pub struct StockClient {
 #[derive(Debug, thiserror::Error)]
 pub enum StockUrlError {
     /// Not a URL.
-    #[error("STOCK_URL is '{0}', which is not a URL: http://host:port is expected")]
+    #[error("STOCK_URL is '{0}', which is not a URL: it must be http://host:port")]
     NotAUrl(String),
     /// Another scheme.
     #[error("STOCK_URL has the scheme '{0}': only http is supported; end TLS in a proxy beside it")]

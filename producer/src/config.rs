@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use halfmsg_kafka::KafkaConfig;
+use halfmsg_kafka::{DEFAULT_TOPIC_PREFIX, KafkaConfig};
 use halfmsg_protocol::{Backoff, CoreConfig};
 
 mod validate;
@@ -46,90 +46,87 @@ pub enum CrashPoint {
     AfterCommit,
 }
 
-/// Settings of a [`crate::TransactionProducer`]. Start from [`ProducerConfig::new`].
+/// Settings of a [`crate::TransactionProducer`]. Start from [`ProducerConfig::new`], whose values are the
+/// defaults; docs/configuration.md lists them with their bounds.
 #[derive(Debug, Clone)]
 pub struct ProducerConfig {
     /// How to reach Kafka.
     pub kafka: KafkaConfig,
     /// The application's name: only it is asked about its halves.
     pub application: String,
-    /// The producer group: the replicas that share one store. Default: the application's name.
+    /// The producer group: the replicas that share one store.
     pub group: String,
-    /// First part of the names of the store and parked topics. Default `halfmsg`.
+    /// First part of the names of the store and parked topics.
     pub topic_prefix: String,
     /// Static membership of this replica (`group.instance.id`): a restarted replica then takes
     /// its partitions back at once. Unique per replica, or unset.
     pub instance_id: Option<String>,
-    /// How partitions are assigned. Default: shared, on the embedded broker all.
+    /// How partitions are assigned; on the embedded broker all belong to the one replica.
     pub assignment: Assignment,
-    /// Partitions of the store when it is created. Default 8.
+    /// Partitions of the store when it is created.
     pub store_partitions: i32,
     /// Replication factor of the topics when they are created; -1 is the broker's default. An
     /// existing topic with less than is given here is refused.
     pub replication_factor: i32,
     /// `min.insync.replicas` of the topics, likewise.
     pub min_insync_replicas: i32,
-    /// Limit of key, headers and payload together, in bytes. Default 1,000,000.
+    /// Limit of key, headers and payload together, in bytes.
     pub max_message_bytes: usize,
-    /// Wait for Kafka at start. Default 60 s.
+    /// Wait for Kafka at start.
     pub start_deadline: Duration,
-    /// Storing a half message, waiting for a free place included. Default 2 s.
+    /// Storing a half message, waiting for a free place included.
     pub prepare_deadline: Duration,
-    /// The local transaction; past it the check decides. Default 3 s.
+    /// The local transaction; past it the check decides.
     pub local_deadline: Duration,
-    /// Storing a decision; past it the check-back decides. Default 2 s.
+    /// Storing a decision; past it the check-back decides.
     pub decision_deadline: Duration,
     /// How long the client goes on sending a record that the store does not acknowledge, also one
     /// that nobody waits for any more. Each time that it gives one up it may write others twice
-    /// (see [`halfmsg_protocol::Ignored::Copy`]), so it is longer than the deadlines. Default 30 s.
+    /// (see [`halfmsg_protocol::Ignored::Copy`]), so it is longer than the deadlines.
     pub store_timeout: Duration,
-    /// From storing a half to its first check. Default 6 s.
+    /// From storing a half to its first check; more than prepare and local deadline together.
     pub check_after: Duration,
-    /// Interval between checks: doubles from `initial` to `max`. Default 10 s to 5 min.
+    /// Interval between checks: doubles from `initial` to `max`.
     pub check_backoff: Backoff,
-    /// Real attempts before a half is parked. Default 15 (RocketMQ's transactionCheckMax).
+    /// Real attempts before a half is parked. RocketMQ's transactionCheckMax.
     pub max_checks: u32,
-    /// Age at which a half is parked after at least one attempt. Default 24 h.
+    /// Age at which a half is parked after at least one attempt.
     pub max_age: Duration,
-    /// Wait for a listener before halves that have none are parked. Default 1 h.
+    /// Wait for a listener before halves that have none are parked.
     pub no_listener_grace: Duration,
-    /// One call of a listener's check. Default 3 s.
+    /// One call of a listener's check.
     pub check_deadline: Duration,
-    /// Halves in one call of a listener's check. Default 256.
+    /// Halves in one call of a listener's check.
     pub check_batch: usize,
     /// Bytes of the halves in one call of a listener's check; the half that reaches it is the last.
-    /// Default 1 MiB.
     pub check_batch_bytes: usize,
-    /// Calls of listeners' checks at once, per partition and in all. Default 4.
+    /// Calls of listeners' checks at once, per partition and in all.
     pub check_concurrency: usize,
     /// Messages between prepare and decision at once; more wait up to the prepare deadline.
-    /// Default 4,096.
     pub max_transactions: usize,
-    /// How committed messages reach their topics. Default: exactly once; the embedded broker has
-    /// at-least-once only.
+    /// How committed messages reach their topics; the embedded broker has at-least-once only.
     pub emission: Emission,
-    /// Deliveries in one batch, which in exactly-once mode is one Kafka transaction. Default 4,096.
+    /// Deliveries in one batch, which in exactly-once mode is one Kafka transaction.
     pub batch_messages: usize,
-    /// Bytes of the messages in one batch; a larger message goes alone. Default 1 MiB.
+    /// Bytes of the messages in one batch; a larger message goes alone.
     pub batch_bytes: usize,
     /// The longest that a batch waits for more: while the store has more to read, or the batch
-    /// before it was a large one; else it goes at once. Default 50 ms.
+    /// before it was a large one; else it goes at once.
     pub batch_linger: Duration,
     /// Deliveries of one partition that wait for their batch; beyond, the partition is not read on.
-    /// Default 8,192.
     pub max_queued_messages: usize,
-    /// Their bytes; beyond, the partition is not read on. Default 4 MiB.
+    /// Their bytes; beyond, the partition is not read on.
     pub max_queued_bytes: usize,
     /// Bytes of the messages of open halves that are kept in memory, in all partitions; those
-    /// beyond are read from the store again when they are needed. Default 128 MiB.
+    /// beyond are read from the store again when they are needed.
     pub body_budget_bytes: usize,
     /// How long a Kafka transaction of a replica that died holds read-committed readers up, if no
-    /// other replica takes its partitions over before. Default 10 s.
+    /// other replica takes its partitions over before.
     pub transaction_timeout: Duration,
     /// Between two times that records which no replica needs any more are deleted from the store,
-    /// which is also done when stopping; none keeps everything for ever. Default 60 s.
+    /// which is also done when stopping; none keeps everything for ever.
     pub trim_interval: Option<Duration>,
-    /// Draining what is under way when stopping. Default 5 s.
+    /// Draining what is under way when stopping.
     pub shutdown_deadline: Duration,
     /// Where to abort; none in production.
     pub crash_at: Option<CrashPoint>,
@@ -142,7 +139,17 @@ impl std::str::FromStr for Emission {
         match text {
             "at-least-once" => Ok(Self::AtLeastOnce),
             "exactly-once" => Ok(Self::ExactlyOnce),
-            other => Err(format!("'{other}' is neither at-least-once nor exactly-once")),
+            other => Err(format!("'{other}': it must be at-least-once or exactly-once")),
+        }
+    }
+}
+
+impl Emission {
+    /// The name as settings have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AtLeastOnce => "at-least-once",
+            Self::ExactlyOnce => "exactly-once",
         }
     }
 }
@@ -162,7 +169,7 @@ impl ProducerConfig {
             kafka,
             application: application.into(),
             group: group.into(),
-            topic_prefix: "halfmsg".into(),
+            topic_prefix: DEFAULT_TOPIC_PREFIX.into(),
             instance_id: None,
             assignment,
             store_partitions: 8,

@@ -41,9 +41,9 @@ use crate::stored::{self, Place};
 /// How long one look may take and how much it may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotLimits {
-    /// For the whole look. Default 10 s.
+    /// For the whole look.
     pub deadline: Duration,
-    /// Records of the store that one look reads, by their offsets. Default 5,000,000.
+    /// Records of the store that one look reads, by their offsets.
     pub max_records: u64,
 }
 

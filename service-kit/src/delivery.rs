@@ -1,27 +1,53 @@
-//! The settings of a service's consumers: the topics that they make, their retries, their inbox.
+//! The settings of a service's consumers: the topics that are made, their retries, their inbox.
 
 use std::time::Duration;
 
 use clap::Args;
-use halfmsg_consumer::{ConsumerConfig, RetryLevels, TopicSettings};
+use halfmsg_consumer::{ConsumerConfig, DEFAULT_INBOX_RETENTION, RetryLevels, TopicSettings};
 
 use crate::mistakes::Mistakes;
+use crate::settings::replication;
 
 /// At most this many delays.
 const MAX_LEVELS: usize = 64;
 /// The longest delay in milliseconds: 30 days.
 const MAX_LEVEL_MILLIS: u64 = 30 * 24 * 3_600_000;
 
+/// As the settings have it: 0 is for ever.
+fn hours(retention: Option<Duration>) -> String {
+    retention.map_or(0, |retention| retention.as_secs() / 3600).to_string()
+}
+
 /// What a service that consumes is told. All values are text until [`DeliverySettings::read`].
 #[derive(Debug, Clone, Args)]
 pub struct DeliverySettings {
     /// Partitions of a topic that is consumed, if it is created
-    #[arg(long, env = "HALFMSG_TOPIC_PARTITIONS", default_value = "8")]
+    #[arg(long, env = "HALFMSG_TOPIC_PARTITIONS", default_value_t = TopicSettings::default().partitions.to_string())]
     pub topic_partitions: String,
 
     /// Hours for which such a topic keeps messages, if it is created; 0 is for ever
-    #[arg(long, env = "HALFMSG_TOPIC_RETENTION_HOURS", default_value = "168")]
+    #[arg(long, env = "HALFMSG_TOPIC_RETENTION_HOURS", default_value_t = hours(TopicSettings::default().retention))]
     pub topic_retention_hours: String,
+
+    /// Replication factor of topics that are created; -1 is the broker's default. With less, an
+    /// existing one is refused
+    #[arg(
+        long,
+        env = "HALFMSG_REPLICATION_FACTOR",
+        default_value_t = TopicSettings::default().replication_factor.to_string(),
+        allow_hyphen_values = true
+    )]
+    pub replication_factor: String,
+
+    /// min.insync.replicas of topics that are created; -1 is the broker's default. With less, an
+    /// existing one is refused
+    #[arg(
+        long,
+        env = "HALFMSG_MIN_INSYNC_REPLICAS",
+        default_value_t = TopicSettings::default().min_insync_replicas.to_string(),
+        allow_hyphen_values = true
+    )]
+    pub min_insync_replicas: String,
 
     /// The delays before the retries of a message that failed, in milliseconds, separated by commas:
     /// as many retries as delays, then it is a dead letter; none: at once. Without it RocketMQ's 16,
@@ -31,7 +57,7 @@ pub struct DeliverySettings {
 
     /// Hours for which messages are remembered, so that they have no second effect; not less than the
     /// topic keeps them; 0 is for ever
-    #[arg(long, env = "HALFMSG_INBOX_RETENTION_HOURS", default_value = "360")]
+    #[arg(long, env = "HALFMSG_INBOX_RETENTION_HOURS", default_value_t = hours(Some(DEFAULT_INBOX_RETENTION)))]
     pub inbox_retention_hours: String,
 }
 
@@ -59,14 +85,9 @@ impl Delivery {
 }
 
 impl DeliverySettings {
-    /// Reads every value; `replication` is what [`crate::settings::replication`] read. Every
-    /// mistake adds a line.
-    pub fn read(
-        &self,
-        replication: Option<(i32, i32)>,
-        mistakes: &mut Mistakes,
-    ) -> Option<Delivery> {
-        let topic = self.topic(replication, mistakes);
+    /// Reads every value. Every mistake adds a line.
+    pub fn read(&self, mistakes: &mut Mistakes) -> Option<Delivery> {
+        let topic = self.topic(mistakes);
         let retry = self.retry(mistakes);
         let kept = topic.as_ref().and_then(|topic| topic.retention);
         let inbox_retention = self.inbox_retention(kept, mistakes);
@@ -114,11 +135,9 @@ impl DeliverySettings {
         Some(Some(retention))
     }
 
-    fn topic(
-        &self,
-        replication: Option<(i32, i32)>,
-        mistakes: &mut Mistakes,
-    ) -> Option<TopicSettings> {
+    fn topic(&self, mistakes: &mut Mistakes) -> Option<TopicSettings> {
+        let replication =
+            replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
         let partitions =
             mistakes.number("HALFMSG_TOPIC_PARTITIONS", &self.topic_partitions, 1..=10_000_i32);
         let hours = mistakes.number(

@@ -34,6 +34,7 @@ pub mod telemetry;
 pub mod validate;
 
 pub use halfmsg_db as db;
+pub use halfmsg_kafka::KafkaConfig;
 
 pub use auth::AdminToken;
 pub use delivery::{Delivery, DeliverySettings};

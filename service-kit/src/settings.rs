@@ -10,11 +10,14 @@ use std::net::SocketAddr;
 
 use clap::{Args, Command, Parser};
 use halfmsg_db::DbOptions;
-use halfmsg_kafka::KafkaConfig;
+use halfmsg_kafka::{DEFAULT_TOPIC_PREFIX, KafkaConfig};
 
 use crate::auth::AdminToken;
 use crate::mistakes::Mistakes;
 use crate::telemetry::{self, DEFAULT_FILTER, LogFormat, LogSettings};
+
+/// What addresses of databases begin with.
+const DATABASES: [&str; 3] = ["postgres://", "postgresql://", "sqlite:"];
 
 /// What both services are told. All values are text until [`CommonSettings::validate`].
 #[derive(Clone, Args)]
@@ -42,8 +45,8 @@ pub struct CommonSettings {
     #[arg(long, env = "DATABASE_URL", default_value = "", hide_env_values = true)]
     pub database_url: String,
 
-    /// At most this many database connections, 2 to 1000
-    #[arg(long, env = "HALFMSG_DB_CONNECTIONS", default_value = "10")]
+    /// At most this many database connections
+    #[arg(long, env = "HALFMSG_DB_CONNECTIONS", default_value_t = DbOptions::default().max_connections.to_string())]
     pub db_connections: String,
 
     /// address:port to listen on [default: a loopback port of the service]
@@ -51,7 +54,7 @@ pub struct CommonSettings {
     pub listen: String,
 
     /// The prefix of the topics that halfmsg makes for itself
-    #[arg(long, env = "HALFMSG_TOPIC_PREFIX", default_value = "halfmsg")]
+    #[arg(long, env = "HALFMSG_TOPIC_PREFIX", default_value = DEFAULT_TOPIC_PREFIX)]
     pub topic_prefix: String,
 
     /// A name that stays the same when this replica restarts; its partitions then come back to it
@@ -129,6 +132,9 @@ impl CommonSettings {
             mistakes.add("DATABASE_URL is not set: give postgres://… or sqlite://…");
         } else if self.database_url.starts_with("mysql:") {
             mistakes.add("DATABASE_URL names MySQL: the services run on PostgreSQL and SQLite");
+        } else if !DATABASES.iter().any(|known| self.database_url.starts_with(known)) {
+            // Not repeated: it may have a password in it.
+            mistakes.add("DATABASE_URL is not understood: it must be postgres://… or sqlite://…");
         }
         let listen = if self.listen.is_empty() { defaults.listen } else { &self.listen };
         let listen = mistakes.parse("HALFMSG_LISTEN", listen, "an address such as 127.0.0.1:8080");
@@ -172,13 +178,15 @@ impl CommonSettings {
             .or_else(|| std::env::var("RUST_LOG").ok().and_then(unset_as_none))
             .unwrap_or_else(|| DEFAULT_FILTER.into());
         if let Err(error) = telemetry::check_filter(&filter) {
-            mistakes.add(format!("HALFMSG_LOG is '{filter}': {error}"));
+            mistakes.add(format!(
+                "HALFMSG_LOG is '{filter}': it must be a filter as in RUST_LOG; {error}"
+            ));
         }
         let format = match self.log_format.as_str() {
             "text" => LogFormat::Text,
             "json" => LogFormat::Json,
             other => {
-                mistakes.add(format!("HALFMSG_LOG_FORMAT is '{other}': use text or json"));
+                mistakes.add(format!("HALFMSG_LOG_FORMAT is '{other}': it must be text or json"));
                 LogFormat::Text
             }
         };
@@ -241,7 +249,8 @@ pub fn kafka_properties(list: &str, mistakes: &mut Mistakes) -> BTreeMap<String,
                 found.insert(name.trim().to_owned(), value.trim().to_owned());
             }
             // The value may be a secret: only the name is repeated.
-            _ => mistakes.add("HALFMSG_KAFKA_PROPERTIES has an entry that is not name=value"),
+            _ => mistakes
+                .add("HALFMSG_KAFKA_PROPERTIES has an entry that must be name=value, and is not"),
         }
     }
     found

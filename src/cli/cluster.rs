@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use halfmsg_kafka::KafkaConfig;
+use halfmsg_kafka::{DEFAULT_TOPIC_PREFIX, KafkaConfig};
 use halfmsg_producer::{OperatorClient, SnapshotLimits, SnapshotProgress};
 use halfmsg_service_kit::{Mistakes, settings};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
@@ -20,10 +20,10 @@ pub(crate) struct ClusterArgs {
     #[arg(long, visible_alias = "kafka-brokers", env = "KAFKA_BROKERS")]
     brokers: String,
     /// The producer group
-    #[arg(long, env = "HALFMSG_GROUP", default_value = "order-svc")]
+    #[arg(long, env = "HALFMSG_GROUP", default_value = order_svc::settings::NAME)]
     group: String,
     /// The prefix of the group's topics
-    #[arg(long, env = "HALFMSG_TOPIC_PREFIX", default_value = "halfmsg")]
+    #[arg(long, env = "HALFMSG_TOPIC_PREFIX", default_value = DEFAULT_TOPIC_PREFIX)]
     topic_prefix: String,
     /// librdkafka properties: name=value, separated by commas
     #[arg(

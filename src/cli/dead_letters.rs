@@ -56,7 +56,7 @@ struct Place {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: String,
     /// The consumer group
-    #[arg(long, default_value = "stock-svc")]
+    #[arg(long, default_value = stock_svc::settings::NAME)]
     subscriber: String,
     /// How results are printed
     #[arg(long, value_enum, default_value = "text")]

@@ -2,13 +2,19 @@
 
 use std::io::{IsTerminal, Write};
 
-use halfmsg_producer::{NewTopics, ResetPlan, ResetTo};
+use halfmsg_kafka::KafkaConfig;
+use halfmsg_producer::{NewTopics, ProducerConfig, ResetPlan, ResetTo};
 
 use super::Done;
 use super::cluster::ClusterArgs;
 use super::failure::{Exit, Failure};
 use super::halves::WhoAndWhy;
 use super::output::{self, Output, plain, printable};
+
+/// Topics as a producer would make them.
+fn defaults() -> ProducerConfig {
+    ProducerConfig::new(KafkaConfig::new(""), "", "")
+}
 
 /// `halfmsg topics`.
 #[derive(Debug, clap::Args)]
@@ -17,13 +23,14 @@ pub(crate) struct TopicsArgs {
     #[arg(long)]
     create: bool,
     /// Partitions of topics that are created
-    #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value_t = 8)]
+    #[arg(long, env = "HALFMSG_STORE_PARTITIONS", default_value_t = defaults().store_partitions, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     partitions: i32,
     /// Replication factor of topics that are created; -1 is the broker's default
     #[arg(
         long,
         env = "HALFMSG_REPLICATION_FACTOR",
-        default_value_t = -1,
+        default_value_t = defaults().replication_factor,
+        value_parser = clap::value_parser!(i32).range(-1..=100),
         allow_hyphen_values = true
     )]
     replication_factor: i32,
@@ -31,7 +38,8 @@ pub(crate) struct TopicsArgs {
     #[arg(
         long,
         env = "HALFMSG_MIN_INSYNC_REPLICAS",
-        default_value_t = -1,
+        default_value_t = defaults().min_insync_replicas,
+        value_parser = clap::value_parser!(i32).range(-1..=100),
         allow_hyphen_values = true
     )]
     min_insync_replicas: i32,

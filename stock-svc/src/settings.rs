@@ -1,7 +1,6 @@
 //! Every setting of stock-svc: environment variables, the same as flags, checked all at once.
 
 use clap::Parser;
-use halfmsg_service_kit::settings::replication;
 use halfmsg_service_kit::{
     Common, CommonSettings, Delivery, DeliverySettings, Mistakes, ServiceDefaults,
 };
@@ -40,26 +39,6 @@ pub struct Settings {
     /// Products that are added at start if they are not there: sku=quantity, separated by commas
     #[arg(long, env = "HALFMSG_SEED", default_value = "", hide_default_value = true)]
     pub seed: String,
-
-    /// Replication factor of topics that are created; -1 is the broker's default. With less, an
-    /// existing one is refused
-    #[arg(
-        long,
-        env = "HALFMSG_REPLICATION_FACTOR",
-        default_value = "-1",
-        allow_hyphen_values = true
-    )]
-    pub replication_factor: String,
-
-    /// min.insync.replicas of topics that are created; -1 is the broker's default. With less, an
-    /// existing one is refused
-    #[arg(
-        long,
-        env = "HALFMSG_MIN_INSYNC_REPLICAS",
-        default_value = "-1",
-        allow_hyphen_values = true
-    )]
-    pub min_insync_replicas: String,
 
     /// Its consumers.
     #[command(flatten)]
@@ -106,9 +85,7 @@ impl Settings {
         ]);
         mistakes.name("HALFMSG_GROUP", &self.group);
         let seed = seed::read("HALFMSG_SEED", &self.seed, mistakes);
-        let replication =
-            replication(&self.replication_factor, &self.min_insync_replicas, mistakes);
-        let delivery = self.delivery.read(replication, mistakes);
+        let delivery = self.delivery.read(mistakes);
         Some(Config {
             common: common?,
             rollback_topic: self.rollback_topic.clone(),

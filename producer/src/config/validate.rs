@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use super::{Emission, MAX_NAME_BYTES, ProducerConfig};
 
+const DAY: Duration = Duration::from_secs(86_400);
+const DURATION_RANGE: &str = "between 10 ms and one day";
+const TRANSACTION_TIMEOUT_RANGE: &str = "between 1 s and 15 min";
+const REPLICATION_RANGE: &str = "-1 (the broker's default) or 1 to 100";
+
 /// A setting that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -79,9 +84,25 @@ impl ProducerConfig {
         Ok(())
     }
 
-    fn validate_durations(&self) -> Result<(), ConfigError> {
-        let day = Duration::from_secs(86_400);
-        for (setting, value) in [
+    /// The settings that have a range of their own, and the range in words. What they need of each
+    /// other, and of the broker, is in their errors only.
+    pub fn ranges(&self) -> Vec<(&'static str, &'static str)> {
+        let durations = self.durations().into_iter().map(|(setting, _)| match setting {
+            // Not to wait at all is right.
+            "batch_linger" => (setting, "at most one day"),
+            _ => (setting, DURATION_RANGE),
+        });
+        let counts = self.counts().into_iter().map(|(setting, _, _, needed)| (setting, needed));
+        let others = [
+            ("transaction_timeout", TRANSACTION_TIMEOUT_RANGE),
+            ("replication_factor", REPLICATION_RANGE),
+            ("min_insync_replicas", REPLICATION_RANGE),
+        ];
+        durations.chain(counts).chain(others).collect()
+    }
+
+    fn durations(&self) -> Vec<(&'static str, Duration)> {
+        vec![
             ("start_deadline", self.start_deadline),
             ("prepare_deadline", self.prepare_deadline),
             ("local_deadline", self.local_deadline),
@@ -92,11 +113,15 @@ impl ProducerConfig {
             ("check_backoff.max", self.check_backoff.max),
             ("check_deadline", self.check_deadline),
             ("shutdown_deadline", self.shutdown_deadline),
-            ("trim_interval", self.trim_interval.unwrap_or(day)),
+            ("trim_interval", self.trim_interval.unwrap_or(DAY)),
             ("batch_linger", self.batch_linger.max(Duration::from_millis(10))),
-        ] {
-            let needed = "between 10 ms and one day";
-            if value < Duration::from_millis(10) || value > day {
+        ]
+    }
+
+    fn validate_durations(&self) -> Result<(), ConfigError> {
+        for (setting, value) in self.durations() {
+            let needed = DURATION_RANGE;
+            if value < Duration::from_millis(10) || value > DAY {
                 return Err(ConfigError::Range { setting, value: format!("{value:?}"), needed });
             }
         }
@@ -128,7 +153,7 @@ impl ProducerConfig {
             return Err(ConfigError::Range {
                 setting: "transaction_timeout",
                 value: format!("{:?}", self.transaction_timeout),
-                needed: "between 1 s and 15 min",
+                needed: TRANSACTION_TIMEOUT_RANGE,
             });
         }
         Ok(())
@@ -137,7 +162,7 @@ impl ProducerConfig {
     fn validate_replication(&self) -> Result<(), ConfigError> {
         let (factor, in_sync) = (self.replication_factor, self.min_insync_replicas);
         for (setting, value) in [("replication_factor", factor), ("min_insync_replicas", in_sync)] {
-            let needed = "-1 (the broker's default) or 1 to 100";
+            let needed = REPLICATION_RANGE;
             if value == 0 || !(-1..=100).contains(&value) {
                 return Err(ConfigError::Range { setting, value: value.to_string(), needed });
             }
@@ -150,9 +175,9 @@ impl ProducerConfig {
         Ok(())
     }
 
-    fn validate_counts(&self) -> Result<(), ConfigError> {
+    fn counts(&self) -> Vec<(&'static str, usize, usize, &'static str)> {
         let count = |value: i32| usize::try_from(value).unwrap_or(0);
-        for (setting, value, max, needed) in [
+        vec![
             ("store_partitions", count(self.store_partitions), 10_000, "1 to 10,000"),
             ("max_checks", self.max_checks as usize, 1_000_000, "1 to 1,000,000"),
             ("check_batch", self.check_batch, 10_000, "1 to 10,000"),
@@ -165,7 +190,11 @@ impl ProducerConfig {
             ("max_queued_messages", self.max_queued_messages, 1_000_000, "1 to 1,000,000"),
             ("max_queued_bytes", self.max_queued_bytes, 1 << 30, "1 to 1 GiB"),
             ("max_message_bytes", self.max_message_bytes, 100_000_000, "1 to 100,000,000"),
-        ] {
+        ]
+    }
+
+    fn validate_counts(&self) -> Result<(), ConfigError> {
+        for (setting, value, max, needed) in self.counts() {
             if value == 0 || value > max {
                 return Err(ConfigError::Range { setting, value: value.to_string(), needed });
             }

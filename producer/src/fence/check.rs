@@ -22,10 +22,10 @@ use crate::message::HalfMessage;
 pub struct FenceOptions {
     /// How long the tombstone of one half waits for a running local transaction. On SQLite, which
     /// has one writer, it is the busy timeout of the pool that counts: give checks a pool of their
-    /// own, with this timeout. Default 100 ms.
+    /// own, with this timeout.
     pub lock_timeout: Duration,
     /// All of a check; what is not reached by then is unknown. Shorter than the producer's
-    /// `check_deadline`, at which the whole batch is given up. Default 2 s.
+    /// `check_deadline`, at which the whole batch is given up.
     pub budget: Duration,
 }
 
