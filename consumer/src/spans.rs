@@ -78,9 +78,25 @@ impl Drop for Processing {
     }
 }
 
+/// A dead letter that is handed to its handler again, below what its message carries; it links to the
+/// operator's own request.
+pub(crate) fn replay(message: &ReceivedMessage, subscriber: &str) -> Option<Span> {
+    if !is_on() {
+        return None;
+    }
+    let parent = context::of_headers(&message.headers);
+    let request = messaging::links(context::current());
+    let span = messaging::span(Operation::Replay, &message.topic).with_links(request);
+    Some(about(begin(span, parent.as_ref()), message, subscriber))
+}
+
 fn process(message: &ReceivedMessage, subscriber: &str) -> Span {
     let parent = context::of_headers(&message.headers);
-    let mut span = begin(messaging::span(Operation::Process, &message.topic), parent.as_ref());
+    let span = begin(messaging::span(Operation::Process, &message.topic), parent.as_ref());
+    about(span, message, subscriber)
+}
+
+fn about(mut span: Span, message: &ReceivedMessage, subscriber: &str) -> Span {
     span.set_attribute(messaging::message_id(message.inbox_key()));
     span.set_attribute(KeyValue::new("messaging.consumer.group.name", subscriber.to_owned()));
     span.set_attributes(messaging::place(message.partition, message.offset));

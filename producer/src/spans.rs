@@ -84,6 +84,35 @@ pub(crate) fn decision(half: &HalfMessage, verdict: Verdict, origin: Origin) -> 
     Some(span)
 }
 
+/// What an operator does about a half message, below the message's creation as the decisions of
+/// others are; it links to the operator's own request. None for a message that carries no context.
+pub(crate) fn by_operator(half: &HalfMessage, operation: Operation, name: &str) -> Option<Span> {
+    if !is_on() {
+        return None;
+    }
+    let parent = context::of_headers(&half.headers)?;
+    let request = messaging::links(context::current());
+    let mut span =
+        begin(messaging::span(operation, &half.topic).with_links(request), Some(&parent));
+    span.set_attribute(messaging::message_id(half.transaction_id));
+    span.set_attribute(KeyValue::new("halfmsg.decision.origin", Origin::Operator.as_str()));
+    span.set_attribute(KeyValue::new("halfmsg.operator", name.to_owned()));
+    span.set_attributes(messaging::store_place(half.partition, half.offset));
+    Some(span)
+}
+
+/// Ends a span with what came of its work.
+pub(crate) async fn ended<T, E: std::fmt::Display>(
+    span: Option<Span>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let outcome = work.await;
+    if let (Some(mut span), Err(error)) = (span, &outcome) {
+        failed(&mut span, "not_done", &error.to_string());
+    }
+    outcome
+}
+
 /// One call of a listener's check, which asks about many messages: a span in a trace of its own,
 /// because the messages' traces are as many, and as old, as they are. It links to them, and each of
 /// them gets a span of the same time that links back.

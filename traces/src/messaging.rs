@@ -15,10 +15,16 @@ pub enum Operation {
     Commit,
     /// It is rolled back: never delivered.
     Rollback,
+    /// An operator has the application asked now what became of it.
+    CheckNow,
+    /// An operator opens it again after it was parked.
+    Resume,
     /// It is written to its topic.
     Send,
     /// A handler has it.
     Process,
+    /// An operator has a dead letter handed to its handler again.
+    Replay,
 }
 
 impl Operation {
@@ -28,7 +34,10 @@ impl Operation {
             Self::Create => "create",
             Self::Commit => "commit",
             Self::Rollback => "rollback",
+            Self::CheckNow => "check_now",
+            Self::Resume => "resume",
             Self::Send => "send",
+            Self::Replay => "replay",
             Self::Process => "process",
         }
     }
@@ -36,7 +45,10 @@ impl Operation {
     fn kind_of(self) -> (&'static str, SpanKind) {
         match self {
             Self::Create => ("create", SpanKind::Producer),
-            Self::Commit | Self::Rollback => ("settle", SpanKind::Client),
+            Self::Commit | Self::Rollback | Self::CheckNow | Self::Resume => {
+                ("settle", SpanKind::Client)
+            }
+            Self::Replay => ("settle", SpanKind::Internal),
             // Not a producer's: the context that the message carries is that of its creation.
             Self::Send => ("send", SpanKind::Client),
             Self::Process => ("process", SpanKind::Consumer),

@@ -4,17 +4,20 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use halfmsg_db::{DbFault, begin_write, now};
+use halfmsg_traces::failed;
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Query};
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 use uuid::Uuid;
 
 use super::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterStore, row};
 use crate::deliver::{AttemptError, Deliverer};
 use crate::inbox;
+use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::record::cause_text;
 use crate::reply::Answers;
 use crate::sender::Sender;
+use crate::spans;
 
 /// What a replay did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,13 +133,27 @@ impl DeadLetters {
         if letter.state != DeadLetterState::Open {
             return Ok(Attempt::Closed(letter));
         }
-        let messages = [message];
+        let mut span = spans::replay(&message, &self.deliverer.subscriber);
+        let answers = self.handle(transaction, id, [message]).await.inspect_err(|error| {
+            if let Some(span) = &mut span {
+                failed(span, "not_done", &error.to_string());
+            }
+        })?;
+        (letter.state, letter.replayed_at) = (DeadLetterState::Replayed, Some(now()));
+        Ok(Attempt::Done(letter, answers))
+    }
+
+    async fn handle(
+        &self,
+        transaction: DatabaseTransaction,
+        id: Uuid,
+        messages: [ReceivedMessage; 1],
+    ) -> Result<Answers, AttemptError> {
         let handled = self.deliverer.handle_in_tx(&transaction, &messages).await?;
         inbox::renew_in_tx(&transaction, &self.deliverer.subscriber, &messages).await?;
         row::replayed_in_tx(&transaction, &[id]).await?;
         transaction.commit().await?;
-        (letter.state, letter.replayed_at) = (DeadLetterState::Replayed, Some(now()));
-        Ok(Attempt::Done(letter, handled.committed()))
+        Ok(handled.committed())
     }
 
     async fn note_failure(&self, id: Uuid, cause: &str) -> Result<(), DbErr> {

@@ -9,6 +9,9 @@ use halfmsg_protocol::{
     ParkedHalf, Record, Reopen, Verdict,
 };
 
+use halfmsg_traces::Span;
+use halfmsg_traces::messaging::Operation;
+
 use super::desk::{Desk, Looked};
 use super::{AdminError, HalfView, OperatorRequest};
 use crate::TransactionId;
@@ -16,6 +19,7 @@ use crate::checker::Asked;
 use crate::message::HalfMessage;
 use crate::resolver::query::{Query, Seen, What};
 use crate::snapshot::{self, Wanted};
+use crate::spans;
 
 /// Between two looks whether a record has been applied: in memory, and at the brokers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -30,6 +34,21 @@ impl Desk {
     ) -> Result<HalfView, AdminError> {
         request.validate()?;
         let looked = self.find_to_change(id).await?;
+        let operation = match verdict {
+            Verdict::Commit => Operation::Commit,
+            Verdict::Rollback => Operation::Rollback,
+        };
+        let span = span(&looked.seen, operation, &request);
+        spans::ended(span, self.decide_found(looked, id, verdict, request)).await
+    }
+
+    async fn decide_found(
+        &self,
+        looked: Looked,
+        id: TransactionId,
+        verdict: Verdict,
+        request: OperatorRequest,
+    ) -> Result<HalfView, AdminError> {
         let seen = &looked.seen;
         let (half, epoch, attempts, parked) = match &seen.what {
             What::Open(open, _) => (&open.half, open.epoch, open.attempts, None),
@@ -86,7 +105,9 @@ impl Desk {
         let looked = self.find_to_change(id).await?;
         match &looked.seen.what {
             What::Parked(parked, _) => {
-                let offset = self.reopen(looked.seen.partition, parked, &request).await?;
+                let span = span(&looked.seen, Operation::Resume, &request);
+                let reopened = self.reopen(looked.seen.partition, parked, &request);
+                let offset = spans::ended(span, reopened).await?;
                 Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
             }
             What::Open(..) => Err(AdminError::NotParked(id)),
@@ -112,8 +133,9 @@ impl Desk {
             What::Parked(..) => return Err(AdminError::NotOpen(id)),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
+        let span = span(seen, Operation::CheckNow, &request);
         if seen.owned {
-            self.ask(|reply| Query::CheckNow { id, reply }).await?;
+            spans::ended(span, self.ask(|reply| Query::CheckNow { id, reply })).await?;
             return Ok(HalfView::of(seen));
         }
         let answer = self.answer(seen.partition, &open.half, open.epoch, open.attempts).await;
@@ -121,7 +143,9 @@ impl Desk {
         if let (Some(replica), Record::Decision(decision)) = (&self.replica, &record) {
             replica.inner.metrics.decided(decision.origin, decision.verdict);
         }
-        let offset = self.append(seen.partition, &record, &Body::default()).await?;
+        let body = Body::default();
+        let appended = self.append(seen.partition, &record, &body);
+        let offset = spans::ended(span, appended).await?;
         Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
     }
 
@@ -287,6 +311,17 @@ impl Desk {
             tokio::time::sleep(interval).await;
         }
     }
+}
+
+/// The span of what an operator does about a message that is not closed.
+fn span(seen: &Seen, operation: Operation, request: &OperatorRequest) -> Option<Span> {
+    let (half, epoch, attempts) = match &seen.what {
+        What::Open(open, _) => (&open.half, open.epoch, open.attempts),
+        What::Parked(parked, _) => (&parked.half, parked.epoch, parked.attempts),
+        What::Closed(_) => return None,
+    };
+    let half = HalfMessage::new(seen.partition, half, epoch.0, attempts);
+    spans::by_operator(&half, operation, &request.operator)
 }
 
 /// What follows from an answer that an operator asked for.

@@ -120,7 +120,7 @@ pub(crate) async fn operators_force_what_nobody_can_tell(env: Env) {
 }
 
 /// An order whose process died after the deduction, and whose only check met a locked table.
-async fn park(shop: &mut Shop, user_id: &str) -> String {
+pub(super) async fn park(shop: &mut Shop, user_id: &str) -> String {
     let dying = shop.place(&[("apple", 5)]).user(user_id).fault("crash-after-deduct");
     dying.send_and_lose().await;
     shop.survive_crash().await;

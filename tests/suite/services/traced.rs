@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::collector::{Collector, Span};
-use super::shop::Shop;
-use crate::suite::{Env, PATIENCE};
+use super::http::send;
+use super::operators::park;
+use super::shop::{Shop, TOKEN};
+use crate::suite::{Env, PATIENCE, until};
 
 /// The caller's own span.
 const CALLER: &str = "b7ad6b7169203331";
@@ -18,8 +22,16 @@ const RECEIVED: i64 = 10;
 
 /// A shop whose spans come here soon, with apples.
 async fn shop(env: Env) -> (Shop, Collector) {
+    shop_of(env, &[]).await
+}
+
+/// The same with further settings of order-svc.
+async fn shop_of(env: Env, settings: &[(&str, &str)]) -> (Shop, Collector) {
     let collector = Collector::start().await;
-    let builder = Shop::builder(env).await;
+    let mut builder = Shop::builder(env).await;
+    for (name, value) in settings {
+        builder = builder.order(name, value);
+    }
     let shop = builder
         .both("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .both("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -179,6 +191,96 @@ pub(crate) async fn traced_through_an_answer(env: Env) {
     // The product report reads the answers too, below the same span.
     let answers = trace.iter().filter(|span| span.name == answered);
     assert!(answers.clone().all(|answer| answer.parent_id == asked.span_id), "{trace:#?}");
+}
+
+/// What an operator does is in the message's trace, and links to the trace of the operator's request.
+pub(crate) async fn traced_when_an_operator_decides(env: Env) {
+    let (shop, collector) = shop_of(env, &[("HALFMSG_CHECK_AFTER_MS", "600000")]).await;
+    let topic = shop.ground.rollback_topic.clone();
+    for (id, verb, name) in [
+        ("4af7651916cd43dd8448eb211c80319c", "rollback", format!("rollback {topic}")),
+        ("5af7651916cd43dd8448eb211c80319c", "check", format!("check_now {topic}")),
+    ] {
+        let place = shop.place(&[("apple", 1)]).fault("decision-lost");
+        let lost = place.header("traceparent", &traceparent(id)).send().await.expect(201);
+        let transaction_id = lost.transaction_id();
+        shop.half_is(&transaction_id, "open").await;
+        shop.settle(&transaction_id, verb, false).await.expect(200);
+        let wanted = [(ORDER, &*name), (ORDER, &*format!("create {topic}"))];
+        let trace = collector.trace(id, PATIENCE, &wanted).await;
+        let act = one(&trace, ORDER, &name);
+        assert_eq!(act.parent_id, one(&trace, ORDER, wanted[1].1).span_id);
+        by_olga(&collector, act, &transaction_id, verb).await;
+    }
+}
+
+/// A contradiction is seen as well; what was parked is opened again in the trace that it had.
+pub(crate) async fn traced_when_an_operator_resumes(env: Env) {
+    let late = [("HALFMSG_CHECK_AFTER_MS", "600000"), ("HALFMSG_MAX_CHECKS", "1")];
+    let (mut shop, collector) = shop_of(env, &late).await;
+    let topic = shop.ground.rollback_topic.clone();
+    let id = park(&mut shop, "ann").await;
+    shop.settle(&id, "rollback", true).await.expect_problem(409, "contradiction");
+    shop.settle(&id, "resume", false).await.expect(200);
+    let [refused, resumed, decided] =
+        ["rollback", "resume", "commit"].map(|verb| format!("{verb} {topic}"));
+    let about = async |name: &str| {
+        until(PATIENCE, name, async || {
+            let all = collector.spans().into_iter();
+            let mut found = all.filter(|span| span.attribute("messaging.message.id") == id);
+            found.find(|span| span.name == name).ok_or("no such span")
+        })
+        .await
+    };
+    let (refused, resumed) = (about(&refused).await, about(&resumed).await);
+    assert!(refused.is_failed && !resumed.is_failed, "{refused:?} {resumed:?}");
+    by_olga(&collector, &refused, &id, "rollback").await;
+    by_olga(&collector, &resumed, &id, "resume").await;
+    let decided = about(&decided).await;
+    assert_eq!(decided.attribute("halfmsg.decision.origin"), "check-back");
+    for span in [&refused, &resumed] {
+        assert_eq!((&span.trace_id, &span.parent_id), (&decided.trace_id, &decided.parent_id));
+    }
+}
+
+/// So is the replay of a dead letter, here one that fails again.
+pub(crate) async fn traced_when_a_dead_letter_is_replayed(env: Env) {
+    let (shop, collector) = shop(env).await;
+    let (id, topic) = ("6af7651916cd43dd8448eb211c80319c", &shop.ground.rollback_topic);
+    let producer: FutureProducer = shop.ground.kafka().producer().create().expect("a producer");
+    let parent = traceparent(id);
+    let headers = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some(&parent) });
+    let record: FutureRecord<'_, str, str> =
+        FutureRecord::to(topic).payload("not an event").headers(headers);
+    producer.send(record, PATIENCE).await.expect("it is acknowledged");
+    let letter = until(PATIENCE, "the dead letter", async || {
+        let list = shop.get_stock("/dead-letters").await.expect(200);
+        list.body["items"][0]["id"].as_str().map(str::to_owned).ok_or(list.text)
+    })
+    .await;
+    let url = shop.stock_url(&format!("/dead-letters/{letter}/replay"));
+    let replayed = send(shop.http.post(url).bearer_auth(TOKEN)).await.expect("stock-svc answers");
+    replayed.expect_problem(409, "replay_failed");
+    let name = format!("replay {topic}");
+    let trace = collector.trace(id, PATIENCE, &[(STOCK, &name)]).await;
+    let replay = one(&trace, STOCK, &name);
+    assert_eq!((&*replay.parent_id, replay.is_failed), (CALLER, true));
+    linked_to(&collector, replay, STOCK, "POST /dead-letters/{id}/replay").await;
+}
+
+async fn by_olga(collector: &Collector, act: &Span, transaction_id: &str, verb: &str) {
+    assert_eq!(act.attribute("halfmsg.operator"), "olga", "{act:?}");
+    assert_eq!(act.attribute("halfmsg.decision.origin"), "operator", "{act:?}");
+    assert_eq!(act.attribute("messaging.message.id"), transaction_id, "{act:?}");
+    linked_to(collector, act, ORDER, &format!("POST /halves/{{transaction_id}}/{verb}")).await;
+}
+
+/// The span links to a request, which is in another trace.
+async fn linked_to(collector: &Collector, act: &Span, service: &str, request: &str) {
+    let [(trace_id, span_id)] = &act.links[..] else { panic!("one link: {act:?}") };
+    assert_ne!(trace_id, &act.trace_id);
+    let trace = collector.trace(trace_id, PATIENCE, &[(service, request)]).await;
+    assert_eq!(&one(&trace, service, request).span_id, span_id);
 }
 
 /// The call that asked is in a trace of its own, and links to the half message, which links back.
