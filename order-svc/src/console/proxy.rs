@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use halfmsg_service_kit::{ApiError, Path, Query};
+use halfmsg_service_kit::{ApiError, Json, Path, Query};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -29,7 +29,9 @@ pub(super) fn routes() -> Router<Api> {
     Router::new()
         .route("/api/movements", get(movements))
         .route("/api/dead-letters", get(dead_letters))
+        .route("/api/dead-letters/{id}", get(dead_letter))
         .route("/api/dead-letters/{id}/replay", post(replay))
+        .route("/api/dead-letters/{id}/discard", post(discard))
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -42,7 +44,7 @@ async fn movements(
     State(api): State<Api>,
     Query(query): Query<MovementsQuery>,
 ) -> Result<Response, ApiError> {
-    let ask = Ask { method: Method::GET, path: "movements".into(), deadline: VIEW_DEADLINE };
+    let ask = Ask::view("movements");
     ask.pass_on(api.desk.stock(), &query, &HeaderMap::new()).await
 }
 
@@ -62,8 +64,16 @@ async fn dead_letters(
     headers: HeaderMap,
     Query(query): Query<LettersQuery>,
 ) -> Result<Response, ApiError> {
-    let ask = Ask { method: Method::GET, path: "dead-letters".into(), deadline: VIEW_DEADLINE };
-    ask.pass_on(api.desk.stock(), &query, &headers).await
+    Ask::view("dead-letters").pass_on(api.desk.stock(), &query, &headers).await
+}
+
+async fn dead_letter(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(id): Path<Uuid>,
+) -> Result<Response, ApiError> {
+    let ask = Ask::view(format!("dead-letters/{id}"));
+    ask.pass_on(api.desk.stock(), &(), &headers).await
 }
 
 async fn replay(
@@ -71,8 +81,24 @@ async fn replay(
     headers: HeaderMap,
     Path(id): Path<Uuid>,
 ) -> Result<Response, ApiError> {
-    let path = format!("dead-letters/{id}/replay");
-    let ask = Ask { method: Method::POST, path, deadline: REPLAY_DEADLINE };
+    let ask = Ask::act(format!("dead-letters/{id}/replay"), None);
+    ask.pass_on(api.desk.stock(), &(), &headers).await
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Discard {
+    reason: String,
+}
+
+async fn discard(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    Path(id): Path<Uuid>,
+    Json(reason): Json<Discard>,
+) -> Result<Response, ApiError> {
+    let body = serde_json::to_value(reason).map_err(ApiError::internal)?;
+    let ask = Ask::act(format!("dead-letters/{id}/discard"), Some(body));
     ask.pass_on(api.desk.stock(), &(), &headers).await
 }
 
@@ -80,10 +106,19 @@ async fn replay(
 struct Ask {
     method: Method,
     path: String,
+    body: Option<serde_json::Value>,
     deadline: Duration,
 }
 
 impl Ask {
+    fn view(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), body: None, deadline: VIEW_DEADLINE }
+    }
+
+    fn act(path: String, body: Option<serde_json::Value>) -> Self {
+        Self { method: Method::POST, path, body, deadline: REPLAY_DEADLINE }
+    }
+
     /// Asks, and gives stock-svc's answer as it is.
     async fn pass_on(
         self,
@@ -95,6 +130,9 @@ impl Ask {
         let mut request = request.query(query).timeout(self.deadline);
         if let Some(token) = headers.get(header::AUTHORIZATION) {
             request = request.header(header::AUTHORIZATION, token);
+        }
+        if let Some(body) = &self.body {
+            request = request.json(body);
         }
         let answer = request.send().await.map_err(|error| unreachable(&brief(&error)))?;
         let status = answer.status();

@@ -166,9 +166,14 @@ impl Browser {
         );
         let how = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let taken = self.devtools("Page.captureScreenshot", how).await;
-        let png = from_base64(taken["data"].as_str().expect("a picture"));
-        fs::create_dir_all(&directory).expect("the directory for screenshots");
-        fs::write(Path::new(&directory).join(format!("{name}.png")), png).expect("a screenshot");
+        keep(&directory, name, &taken);
+    }
+
+    /// Keeps what is in view, a dialog too.
+    pub(crate) async fn screenshot_view(&self, name: &str) {
+        let Ok(directory) = std::env::var(SCREENSHOTS) else { return };
+        let taken = self.devtools("Page.captureScreenshot", json!({"format": "png"})).await;
+        keep(&directory, name, &taken);
     }
 
     async fn devtools(&self, command: &str, parameters: Value) -> Value {
@@ -205,6 +210,12 @@ impl Drop for Browser {
             }
         }
     }
+}
+
+fn keep(directory: &str, name: &str, taken: &Value) {
+    let png = from_base64(taken["data"].as_str().expect("a picture"));
+    fs::create_dir_all(directory).expect("the directory for screenshots");
+    fs::write(Path::new(directory).join(format!("{name}.png")), png).expect("a screenshot");
 }
 
 /// Base64 as browsers write it, without line ends.

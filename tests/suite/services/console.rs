@@ -1,4 +1,6 @@
-//! The console page, used by clicks and keys in a real browser.
+//! The console page, used by clicks and keys in a real browser; [`operating`]: where something is wrong.
+
+pub(crate) mod operating;
 
 use std::time::Duration;
 
@@ -78,6 +80,17 @@ impl Browser {
         self.press(ENTER).await;
     }
 
+    /// Pictures of what is in view now: light and wide, dark and narrow.
+    async fn screenshot_both(&self, name: &str) {
+        for (theme, width) in [("light", 1_280), ("dark", 400)] {
+            self.resize(width, 900).await;
+            self.theme(theme).await;
+            self.screenshot_view(&format!("{name}-{theme}-{width}")).await;
+        }
+        self.resize(1_280, 900).await;
+        self.theme("light").await;
+    }
+
     async fn is_true(&self, expression: &str) -> bool {
         self.run(&format!("return {expression}")).await == Value::Bool(true)
     }
@@ -123,19 +136,19 @@ pub(crate) async fn console_tells_the_story_by_clicks(env: Env) {
 
     let books = shop.conservation(VOID_DEADLINE).await;
     assert_eq!(books.available["apple"], RECEIVED - 2);
-    looks(&page).await;
+    looks(&page, "console").await;
     let complaints = page.complaints().await;
     let unexpected: Vec<_> = complaints.iter().filter(|said| !is_network(said)).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}");
 }
 
 /// Both themes, both widths: nothing is cut off at the side.
-async fn looks(page: &Browser) {
+async fn looks(page: &Browser, name: &str) {
     for width in [1_280, 400] {
         page.resize(width, 900).await;
         for theme in ["light", "dark"] {
             page.theme(theme).await;
-            page.screenshot(&format!("console-{theme}-{width}")).await;
+            page.screenshot(&format!("{name}-{theme}-{width}")).await;
             let fits = "document.documentElement.scrollWidth <= innerWidth";
             assert!(page.is_true(fits).await, "{width} px scroll sideways");
             low_contrast(page, theme).await;

@@ -16,7 +16,7 @@ function cancel(lane) {
     title: `Cancel order ${short(lane.order)}`,
     body: [h("p", {}, "Its stock is restored by the half message that goes with the cancellation.")],
     ok: "Cancel the order",
-    fields: false,
+    fields: [],
     run: async () => {
       await ask(`/orders/${lane.order}/cancel`, { method: "POST" });
       stock.touch();
@@ -52,4 +52,8 @@ stock.start(order.offer);
 halves.start();
 letters.start();
 metrics.start();
-watch(heard, (state, text) => say(byId("connection"), text, state));
+watch(heard, (state, text) => {
+  say(byId("connection"), text, state);
+  // The books must not look right when nobody can read them.
+  if (state === "lost") stock.touch();
+});

@@ -23,17 +23,19 @@ export function start() {
   });
 }
 
-/** ok: the button's text, none if there is nothing to confirm. run({reason, operator, force}) does it. */
-export function open({ title, body, ok, fields = true, force = false, run }) {
+/** ok: the button's text, none if there is nothing to confirm. fields: what is asked for before.
+ * run({reason, operator, force}) does it. */
+export function open({ title, body, ok, fields = ["reason", "operator", "token"], force = false, run }) {
   opener = document.activeElement;
   work = run;
   byId("dialog-title").textContent = title;
   byId("dialog-body").replaceChildren(...body);
-  byId("dialog-fields").hidden = !ok || !fields;
+  byId("dialog-fields").hidden = !ok || fields.length === 0;
+  for (const field of byId("dialog-fields").querySelectorAll("[data-field]")) field.hidden = !fields.includes(field.dataset.field);
   byId("dialog-force-label").hidden = !force;
   byId("dialog-force").checked = false;
   byId("dialog-reason").value = "";
-  byId("dialog-reason").required = Boolean(ok && fields);
+  byId("dialog-reason").required = Boolean(ok) && fields.includes("reason");
   byId("dialog-operator").value = sessionStorage.getItem(NAME) ?? "";
   byId("dialog-token").value = token.get();
   const button = byId("dialog-ok");
@@ -42,7 +44,7 @@ export function open({ title, body, ok, fields = true, force = false, run }) {
   button.textContent = ok ?? "";
   say(byId("dialog-error"), "");
   byId("dialog").showModal();
-  if (ok && fields) byId("dialog-reason").focus();
+  if (ok && fields.length > 0) byId(`dialog-${fields[0]}`).focus();
 }
 
 async function confirm() {

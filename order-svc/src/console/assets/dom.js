@@ -65,7 +65,14 @@ export const short = (id) => (id ? `…${id.slice(-8)}` : "");
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false, fractionalSecondDigits: 3 });
 
-export const timeOf = (at) => (at ? clock.format(new Date(at)) : "");
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: "short" });
+
+/** With the day, if it is not today's. */
+export function timeOf(at) {
+  if (!at) return "";
+  const [then, now] = [new Date(at), new Date()];
+  return then.toDateString() === now.toDateString() ? clock.format(then) : `${day.format(then)} ${clock.format(then)}`;
+}
 
 export function seconds(number) {
   if (number < 120) return `${Math.round(number)} s`;

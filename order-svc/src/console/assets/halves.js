@@ -90,7 +90,7 @@ function row(half) {
     h("td", { class: "mono", title: half.transaction_id }, short(half.transaction_id)),
     h("td", { class: "mono", title: half.key ?? "" }, short(half.key)),
     h("td", {}, seconds(half.age_seconds)), h("td", {}, String(half.attempts)),
-    h("td", {}, half.next_check_at ? timeOf(half.next_check_at).slice(0, 8) : ""),
+    h("td", {}, half.next_check_at ? timeOf(half.next_check_at).replace(/[.,]\d+$/, "") : ""),
     h("td", { class: "text" }, half.last_outcome ?? ""),
     h("td", { class: "acts" }, button("show", "Details", () => showHalf(half.transaction_id).catch((error) => message(error.message, "empty problem"))),
       verbs.map((verb) => button(verb, ACTIONS[verb].ok, () => settle(latest.get(half.transaction_id) ?? half, verb)))));

@@ -1,4 +1,4 @@
-// Dead letters of stock-svc: why it gave up, and another try.
+// Dead letters of stock-svc: why it gave up, another try, or the end of it.
 
 import { ask } from "./api.js";
 import { open } from "./dialog.js";
@@ -41,21 +41,60 @@ async function load() {
 }
 
 function row(letter) {
-  const name = letter.transaction_id ?? letter.message_key;
+  const name = nameOf(letter);
+  const button = (key, text, onclick) => h("button", { type: "button", "data-key": `${letter.id}-${key}`, "aria-label": `${text}: ${shortName(letter)}`, onclick }, text);
   return h("tr", { "data-row": letter.id },
-    h("td", { class: "mono", title: name }, short(name)), h("td", {}, letter.topic), h("td", { class: "text" }, letter.cause),
+    h("td", { class: "mono", title: name }, shortName(letter)), h("td", {}, letter.topic), h("td", { class: "text" }, letter.cause),
     h("td", {}, String(letter.attempts)), h("td", {}, timeOf(letter.last_failed_at)),
-    h("td", { class: "acts" }, h("button", { type: "button", "aria-label": `Replay ${short(name)}`, onclick: () => replay(letter, name) }, "Replay")));
+    h("td", { class: "acts" },
+      button("show", "Details", () => show(letter).catch((error) => open({ title: "It cannot be read", body: [h("p", {}, error.message)] }))),
+      button("replay", "Replay", () => replay(letter)), button("discard", "Discard", () => discard(letter))));
 }
 
-function replay(letter, name) {
-  const facts = [["Message", name], ["Place", `${letter.topic}, partition ${letter.partition}, offset ${letter.offset}`], ["Cause", letter.cause]];
+const nameOf = (letter) => letter.transaction_id ?? letter.message_key;
+// What is not ours has no name but its place; its topic stands beside it.
+const shortName = (letter) => (letter.transaction_id ? short(letter.transaction_id) : `${letter.partition}@${letter.offset}`);
+
+function facts(letter) {
+  const all = [
+    ["Message", nameOf(letter)], ["Place", `${letter.topic}, partition ${letter.partition}, offset ${letter.offset}`], ["Cause", letter.cause],
+    ["Attempts", `${letter.attempts}, from ${timeOf(letter.first_failed_at)} to ${timeOf(letter.last_failed_at)}`],
+  ];
+  return h("dl", {}, all.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));
+}
+
+/** With its payload if this tab has the operator's token. */
+async function show(letter) {
+  const path = `/api/dead-letters/${letter.id}`;
+  const read = await ask(path, { trusted: true }).catch((problem) => (problem.status === 401 || problem.status === 403 ? ask(path) : Promise.reject(problem)));
+  const payload = read.payload == null ? h("p", { class: "note" }, "The payload shows once this tab has the operator's token.") : h("pre", { class: "mono", tabindex: 0 }, String(read.payload));
+  open({ title: "A message that stock-svc gave up on", body: [facts(read), payload] });
+}
+
+function replay(letter) {
   open({
     title: "Replay: hand the message to its consumer again",
-    body: [h("dl", {}, facts.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])), h("p", {}, "It has its effect once, however often it is replayed.")],
+    body: [facts(letter), h("p", {}, "It has its effect once, however often it is replayed.")],
     ok: "Replay",
+    fields: ["token"],
     run: async () => {
-      await ask(`/api/dead-letters/${letter.id}/replay`, { method: "POST", trusted: true });
+      try {
+        await ask(`/api/dead-letters/${letter.id}/replay`, { method: "POST", trusted: true });
+      } finally {
+        load(); // One more attempt is counted also when it fails again.
+      }
+    },
+  });
+}
+
+function discard(letter) {
+  open({
+    title: "Discard: it never has its effect",
+    body: [facts(letter), h("p", {}, "It stays in the list of discarded ones, with the reason, and cannot be replayed any more.")],
+    ok: "Discard",
+    fields: ["reason", "token"],
+    run: async ({ reason }) => {
+      await ask(`/api/dead-letters/${letter.id}/discard`, { method: "POST", body: { reason }, trusted: true });
       load();
     },
   });

@@ -54,7 +54,7 @@ function show(books) {
     return h("tr", { "data-row": line.sku, "data-sku": line.sku },
       h("th", { scope: "row" }, line.sku),
       cell("available", line.available), cell("live", line.live), cell("restored", line.restored),
-      cell("received", line.received), cell("difference", line.difference),
+      cell("received", line.received), cell("difference", line.received - line.available - line.live),
       h("td", {}, spark(points, `available of ${line.sku}, from ${points[0]} to ${points.at(-1)}`)));
   });
   const empty = h("tr", {}, h("td", { colspan: 7, class: "empty" }, "There are no products. Add one with PUT /products/{sku} at stock-svc."));

@@ -1,0 +1,173 @@
+//! The console where something is wrong: parked messages, dead letters, books that do not agree, a
+//! connection that breaks.
+
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use sea_orm::ConnectionTrait;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{LATE_CHECK_MS, RECEIVED, looks, open};
+use crate::suite::services::browser::Browser;
+use crate::suite::services::heavy::alone;
+use crate::suite::services::operators::park;
+use crate::suite::services::proxy::Proxy;
+use crate::suite::services::shop::settled::{VOID_DEADLINE, database};
+use crate::suite::services::shop::{Shop, TOKEN};
+use crate::suite::{Env, PATIENCE};
+
+/// What a page says of an empty list.
+const NONE_PARKED: &str = "None is parked";
+const NO_LETTERS: &str = "There are none";
+
+/// A parked message is seen with its history, resumed, and its stock comes back.
+pub(crate) async fn console_resumes_a_parked_half(env: Env) {
+    let _alone = alone().await;
+    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", LATE_CHECK_MS);
+    let mut shop = builder.order("HALFMSG_MAX_CHECKS", "1").open().await;
+    let page = open(&shop).await;
+    page.click("#halves-parked").await;
+    page.shows("#halves", NONE_PARKED).await;
+    let id = park(&mut shop, "ann").await;
+    page.shows("#connection", "live").await;
+    page.shows("#halves", "Resume").await;
+    page.shows("#light", "books settling").await;
+    page.shows("#books", "1 parked").await;
+    page.click("#halves [data-key$='-show']").await;
+    page.shows("#dialog-body", &id).await;
+    page.shows("#dialog-body .history", "parked").await;
+    page.screenshot_both("console-parked").await;
+    page.click("#dialog-cancel").await;
+    page.click("#halves [data-key$='-resume']").await;
+    page.screenshot_both("console-resume").await;
+    page.confirm("the lock is gone", TOKEN).await;
+    page.shows("#halves", NONE_PARKED).await;
+    assert_eq!(shop.half_ends(&id).await, "committed");
+    page.apples(RECEIVED).await;
+    shop.conservation(VOID_DEADLINE).await;
+}
+
+/// A dead letter is read, replayed in vain while its cause is there, replayed when it is gone, and
+/// another is discarded.
+pub(crate) async fn console_settles_dead_letters(env: Env) {
+    let _alone = alone().await;
+    let shop = Shop::builder(env).await.both("HALFMSG_RETRY_LEVELS_MS", "none").open().await;
+    let page = open(&shop).await;
+    page.shows("#letters", NO_LETTERS).await;
+    let stock = database(shop.ground.stock.url()).await;
+    let rename = async |from: &str, to: &str| {
+        let statement = format!("ALTER TABLE {from} RENAME TO {to}");
+        stock.execute_unprepared(&statement).await.expect("the table is there");
+    };
+    rename("deduction", "deduction_away").await;
+    let item = json!({"sku": "apple", "quantity": 1});
+    let restore = json!({"order_id": Uuid::now_v7(), "user_id": "ann", "items": [item]});
+    let restore = restore.to_string();
+    send_restore(&shop, &restore).await;
+    page.shows("#letters", "deduction").await;
+    page.click("#letters [data-key$='-show']").await;
+    page.shows("#dialog-body", "once this tab has the operator's token").await;
+    page.click("#dialog-cancel").await;
+
+    page.click("#letters [data-key$='-replay']").await;
+    page.fill("#dialog-token", "wrong").await;
+    page.click("#dialog-ok").await;
+    page.shows("#dialog-error", "token").await;
+    page.fill("#dialog-token", TOKEN).await;
+    page.click("#dialog-ok").await;
+    page.shows("#dialog-error", "failed again").await;
+    // A replay is nothing that could be forced.
+    assert!(page.is_true("document.getElementById('dialog-force').offsetParent === null").await);
+    page.screenshot_both("console-letter").await;
+    rename("deduction_away", "deduction").await;
+    page.click("#dialog-ok").await;
+    page.shows("#letters", NO_LETTERS).await;
+
+    send_restore(&shop, "not an order").await;
+    page.click("#letters-refresh").await;
+    page.shows("#letters", "Discard").await;
+    page.click("#letters [data-key$='-show']").await;
+    page.shows("#dialog-body pre", "not an order").await;
+    page.click("#dialog-cancel").await;
+    page.click("#letters [data-key$='-discard']").await;
+    // Without a reason nothing happens.
+    page.click("#dialog-ok").await;
+    assert!(page.is_true("document.getElementById('dialog').open").await);
+    page.fill("#dialog-reason", "garbage of a test").await;
+    page.click("#dialog-ok").await;
+    page.shows("#letters", NO_LETTERS).await;
+    for (state, reason) in [("replayed", None), ("discarded", Some("garbage of a test"))] {
+        let list = shop.get_stock(&format!("/dead-letters?state={state}")).await.expect(200).body;
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
+        assert_eq!(list["items"][0]["discard_reason"].as_str(), reason, "{list}");
+    }
+    page.apples(RECEIVED).await;
+}
+
+async fn send_restore(shop: &Shop, payload: &str) {
+    let producer: FutureProducer = shop.ground.kafka().producer().create().expect("a producer");
+    let record: FutureRecord<'_, str, str> =
+        FutureRecord::to(&shop.ground.rollback_topic).payload(payload);
+    producer.send(record, PATIENCE).await.expect("it is acknowledged");
+}
+
+/// Somebody changes a row of the stock by hand: the light turns red, with the numbers.
+pub(crate) async fn console_turns_red_when_the_stock_is_wrong(env: Env) {
+    let _alone = alone().await;
+    let shop = Shop::open(env).await;
+    let page = open(&shop).await;
+    page.order("ann", "").await;
+    page.apples(RECEIVED - 2).await;
+    let stock = database(shop.ground.stock.url()).await;
+    let change = async |by: i64| {
+        let statement =
+            format!("UPDATE stock SET available = available + {by} WHERE sku = 'apple'");
+        stock.execute_unprepared(&statement).await.expect("the row is there");
+    };
+    change(-3).await;
+    page.shows("#light", "books broken").await;
+    let numbers = "apple: 50 received - 2 taken + 0 restored is not 45";
+    page.shows("#books", numbers).await;
+    page.shows("#stock [data-sku='apple'] [data-col='difference']", "3").await;
+    let red =
+        "document.querySelector(\"#stock [data-sku='apple'] [data-col='difference']\").className";
+    assert!(page.is_true(&format!("{red} === 'bad'")).await);
+    looks(&page, "console-red").await;
+    change(3).await;
+    page.apples(RECEIVED - 2).await;
+}
+
+/// The connection breaks, and the service goes on: the page says so, comes back by itself, and hears
+/// what it missed, once. Orders that began and ended meanwhile are in no list: only events tell of them.
+pub(crate) async fn console_hears_what_it_missed(env: Env) {
+    let _alone = alone().await;
+    let shop = Shop::open(env).await;
+    shop.seed("apple", 100, RECEIVED).await;
+    let service = shop.order_url("");
+    let cable = Proxy::to(service.trim_start_matches("http://")).await;
+    let page = Browser::start(1_280, 900).await;
+    page.open(&format!("http://127.0.0.1:{}/", cable.port())).await;
+    page.shows("#connection", "live").await;
+    page.order("before", "").await;
+    page.lane_shows("before", "message", "dropped").await;
+
+    cable.cut();
+    page.shows("#connection", "disconnected").await;
+    page.shows("#light", "cannot be read").await;
+    page.screenshot_both("console-disconnected").await;
+    for (user, fault) in [("one", None), ("two", Some("after-deduct"))] {
+        let place = shop.place(&[("apple", 2)]).user(user);
+        let place = fault.into_iter().fold(place, |place, fault| place.fault(fault));
+        place.send().await;
+    }
+    shop.conservation(VOID_DEADLINE).await;
+    cable.mend().await;
+    page.shows("#connection", "live").await;
+    page.lane_shows("one", "decided", "by producer").await;
+    page.lane_shows("one", "message", "dropped").await;
+    page.lane_shows("two", "local", "order void").await;
+    page.lane_shows("two", "message", "delivered").await;
+    page.lane_shows("two", "stock", "restored\n2 apple").await;
+    page.lane_shows("before", "message", "dropped").await;
+    assert_eq!(page.run("return document.querySelectorAll('.lane').length").await, 3);
+    page.apples(RECEIVED - 4).await;
+}
