@@ -6,7 +6,8 @@ macro_rules! cases {
     ($tier:ident) => {
         // What only the other tier stands on is compiled, not used.
         const _: () = {
-            let _ = ($crate::suite::Env::embedded, $crate::suite::Env::real);
+            use $crate::suite::Env;
+            let _ = (Env::embedded, Env::real, Env::typed);
         };
         $crate::suite::cases::every_tier! { $tier
             [deciding] {
@@ -163,6 +164,9 @@ macro_rules! cases {
                 cli_exit_codes_tell_what_happened
                 cli_watches_until_it_is_interrupted
             }
+            [services::documented] {
+                documented_operators_commands
+            }
             [services::dead_letters] {
                 cli_settles_dead_letters
             }
@@ -188,6 +192,9 @@ macro_rules! cases {
                 traced_when_the_check_decides
                 traced_when_a_successor_decides
                 traced_through_an_answer
+                traced_when_an_operator_decides
+                traced_when_an_operator_resumes
+                traced_when_a_dead_letter_is_replayed
             }
             [services::logged] {
                 logged_quietly_by_default
@@ -203,6 +210,12 @@ macro_rules! cases {
                 measured_dashboard_asks_for_what_exists
                 measured_rules_ask_for_what_exists
                 measured_as_operations_say
+            }
+            [services::documented] {
+                documented_commands_are_known
+                documented_demonstration
+                documented_traces
+                documented_new_crate
             }
             [services::launcher] {
                 launcher_prints_three_lines_that_work
@@ -293,11 +306,23 @@ macro_rules! cases {
                 c22_at_least_once_where_asked_for
                 c22_killed_between_commit_and_its_report
             }
+            [services::measured] {
+                measured_rules_fire_and_stay_silent
+            }
             [services::console] {
                 console_tells_the_story_by_clicks
                 console_settles_open_halves
                 console_follows_the_saga_and_a_cancellation
                 console_long_pages_through_10000_halves
+            }
+            [services::console::operating] {
+                console_resumes_a_parked_half
+                console_settles_dead_letters
+                console_turns_red_when_the_stock_is_wrong
+                console_hears_what_it_missed
+            }
+            [services::documented] {
+                documented_bench
             }
             [services::replicas] {
                 c23_long_a_killed_replica_is_replaced
@@ -316,11 +341,19 @@ macro_rules! cases {
                 kafka_away_while_the_database_is_away
             }
         }
+        $crate::suite::cases::typed_tier! { $tier
+            [services::documented] {
+                documented_long_cargo_run
+            }
+        }
     };
 }
 
 /// Cases for whichever tier it is.
 macro_rules! every_tier {
+    (typed $($path:tt { $($case:ident)* })*) => {
+        $($( $crate::suite::cases::other_case! { $path $case } )*)*
+    };
     ($tier:ident $($path:tt { $($case:ident)* })*) => {
         $($( $crate::suite::cases::one_case! { $tier $path $case } )*)*
     };
@@ -331,7 +364,17 @@ macro_rules! embedded_tier {
     (embedded $($cases:tt)*) => {
         $crate::suite::cases::every_tier! { embedded $($cases)* }
     };
-    (real $($path:tt { $($case:ident)* })*) => {
+    ($other:ident $($path:tt { $($case:ident)* })*) => {
+        $($( $crate::suite::cases::other_case! { $path $case } )*)*
+    };
+}
+
+/// Cases that build what other tests run: they have a binary of their own, beside which none runs.
+macro_rules! typed_tier {
+    (typed $($path:tt { $($case:ident)* })*) => {
+        $($( $crate::suite::cases::one_case! { typed $path $case } )*)*
+    };
+    ($other:ident $($path:tt { $($case:ident)* })*) => {
         $($( $crate::suite::cases::other_case! { $path $case } )*)*
     };
 }
@@ -341,7 +384,7 @@ macro_rules! real_tier {
     (real $($cases:tt)*) => {
         $crate::suite::cases::every_tier! { real $($cases)* }
     };
-    (embedded $($path:tt { $($case:ident)* })*) => {
+    ($other:ident $($path:tt { $($case:ident)* })*) => {
         $($( $crate::suite::cases::other_case! { $path $case } )*)*
     };
 }
@@ -366,4 +409,4 @@ macro_rules! other_case {
     };
 }
 
-pub(crate) use {cases, embedded_tier, every_tier, one_case, other_case, real_tier};
+pub(crate) use {cases, embedded_tier, every_tier, one_case, other_case, real_tier, typed_tier};

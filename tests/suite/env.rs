@@ -26,6 +26,11 @@ impl Env {
         Self::on(Broker::embedded(), Kind::Sqlite, case)
     }
 
+    /// What a person types brings its own.
+    pub(crate) async fn typed(case: &str) -> Self {
+        Self::embedded(case).await
+    }
+
     /// Apache Kafka and PostgreSQL, as the environment names them.
     pub(crate) async fn real(case: &str) -> Self {
         Self::on(Broker::shared(), Kind::Postgres, case)

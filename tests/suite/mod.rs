@@ -6,7 +6,7 @@
 //! behind it.
 //!
 //! # Layout
-//! - [`cases`]: the list of all cases, with the tiers that they run in
+//! - [`cases`]: the list of all cases, with the tiers that they run in (`typed`: what a person types)
 //! - [`env`](mod@env): the ground of one case: [`Env`] has a broker, databases and names of its own
 //! - [`broker`], [`kafka_script`], [`database`]: what a tier stands on
 //! - [`until`](mod@until): waiting for a condition

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::Client;
@@ -16,12 +17,15 @@ use crate::suite::{Env, until};
 
 /// From a finished build to its three lines.
 const READY_WITHIN: Duration = Duration::from_secs(10);
+/// From `cargo run` to them: this repository's own packages may be built anew.
+const BUILD_WITHIN: Duration = Duration::from_secs(1_800);
+const FREE_PORTS: [&str; 4] = ["--order-port", "0", "--stock-port", "0"];
 /// From Ctrl-C to its end.
-const END_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// The launcher, its printed lines, and a directory for what it makes.
-struct Launcher {
-    process: Process,
+pub(super) struct Launcher {
+    pub(super) process: Process,
     http: Client,
     // Last: it is deleted when the process has ended.
     directory: tempfile::TempDir,
@@ -29,15 +33,42 @@ struct Launcher {
 
 impl Launcher {
     /// Starts it on free ports and waits until it says that it is ready.
-    async fn ready() -> Self {
+    pub(super) async fn ready() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same in this environment.
+    pub(super) async fn with(environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let log = directory.path().join("launcher.log");
         let temporary = directory.path().to_str().expect("a path of text").to_owned();
+        let environment = environment.iter().copied().chain([("TMPDIR", temporary.as_str())]);
+        let process = Process::start(&FREE_PORTS, environment, &log);
+        Self { process, http: client(), directory }.says_so(READY_WITHIN).await
+    }
+
+    /// By cargo, which may have to build it: in the work tree, as a person types it, with the features
+    /// of the tests.
+    pub(super) async fn by_cargo(words: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let log = directory.path().join("launcher.log");
+        let mut command = Command::new(env!("CARGO"));
+        command.args(words).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if cfg!(feature = "tls") {
+            command.args(["--features", "tls"]);
+        }
+        command.arg("--").args(FREE_PORTS).stdin(Stdio::null());
+        let process = Process::of(command, "cargo run", &log);
+        Self { process, http: client(), directory }.says_so(BUILD_WITHIN).await
+    }
+
+    async fn says_so(mut self, within: Duration) -> Self {
         let began = Instant::now();
-        let arguments = ["--order-port", "0", "--stock-port", "0"];
-        let process = Process::start(&arguments, [("TMPDIR", temporary.as_str())], &log);
-        until(READY_WITHIN, "the launcher to be ready", async || {
-            if process.log().contains("The life of each half message") {
+        until(within, "the launcher to be ready", async || {
+            if let Some(status) = self.process.ended() {
+                panic!("it ended instead: {status}: {}", self.process.log());
+            }
+            if self.process.log().contains("The life of each half message") {
                 Ok(())
             } else {
                 Err("it has not said so")
@@ -45,7 +76,7 @@ impl Launcher {
         })
         .await;
         println!("ready after {:?}", began.elapsed());
-        Self { process, http: client(), directory }
+        self
     }
 
     /// The lines to paste.
@@ -59,7 +90,7 @@ impl Launcher {
     }
 
     /// The address that a printed line begins with, such as `Stock:         curl http://…`.
-    fn printed_url(&self, name: &str) -> String {
+    pub(super) fn printed_url(&self, name: &str) -> String {
         let log = self.process.log();
         let line = log.lines().find(|line| line.starts_with(name)).expect("a printed line");
         line.split_whitespace().last().expect("an address").to_owned()
@@ -193,7 +224,7 @@ pub(crate) async fn launcher_killed_leaves_no_process(_: Env) {
     all_gone(&children).await;
 }
 
-async fn all_gone(processes: &BTreeSet<u32>) {
+pub(super) async fn all_gone(processes: &BTreeSet<u32>) {
     until(END_WITHIN, "the services to end", async || {
         let left: Vec<_> = processes.iter().filter(|id| parent(**id).is_some()).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?} are there")) }
@@ -202,7 +233,7 @@ async fn all_gone(processes: &BTreeSet<u32>) {
 }
 
 /// Every process below this one.
-fn descendants(of: u32) -> BTreeSet<u32> {
+pub(super) fn descendants(of: u32) -> BTreeSet<u32> {
     let all = fs::read_dir("/proc").expect("Linux's list of processes").flatten();
     let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: Vec<_> = all.filter_map(|id| Some((id, parent(id)?))).collect();

@@ -13,7 +13,7 @@
 //! - [`dead_letters`]: the same for what stock-svc has given up on
 //! - [`outages`]: Kafka away, PostgreSQL away
 //! - [`watching`]: the event stream; [`console`]: the page, in a `browser`
-//! - [`launcher`]: `halfmsg` without a command
+//! - [`launcher`]: `halfmsg` without a command; [`documented`]: the commands of README.md and docs/
 //! - [`measured`]: metrics, dashboard, alert rules; [`traced`]: spans at a `collector`; [`logged`]: lines
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
 //! - [`books`]: what databases and topics say, and whether they agree;
@@ -29,6 +29,7 @@ mod collector;
 pub(crate) mod console;
 pub(crate) mod crashes;
 pub(crate) mod dead_letters;
+pub(crate) mod documented;
 mod events;
 pub(crate) mod faults;
 mod ground;

@@ -31,20 +31,22 @@ impl Process {
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
         log: &Path,
     ) -> Self {
-        let output = open(log);
-        let errors = output.try_clone().expect("a second handle of the log");
-        let child = Command::new(env!("CARGO_BIN_EXE_halfmsg"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_halfmsg"));
+        command
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(environment)
-            .stdin(Stdio::piped())
-            .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .expect("the program starts");
-        let name = format!("halfmsg {}", arguments.join(" "));
-        Self { name, child, log: log.to_owned() }
+            .stdin(Stdio::piped());
+        Self::of(command, &format!("halfmsg {}", arguments.join(" ")), log)
+    }
+
+    /// Starts this command.
+    pub(crate) fn of(mut command: Command, name: &str, log: &Path) -> Self {
+        let output = open(log);
+        let errors = output.try_clone().expect("a second handle of the log");
+        let child = command.stdout(output).stderr(errors).spawn().expect("the program starts");
+        Self { name: name.to_owned(), child, log: log.to_owned() }
     }
 
     /// Its process id.
