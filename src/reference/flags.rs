@@ -1,8 +1,10 @@
 //! What clap knows of flags and variables. A service's setting is proven to be read, and its bounds
 //! are learnt, by giving it a wrong value and hearing what the service says.
 
+use std::ffi::OsString;
+
 use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
-use halfmsg_service_kit::settings::parse_from;
+use halfmsg_service_kit::telemetry::DEFAULT_FILTER;
 use halfmsg_service_kit::{DeliverySettings, Mistakes};
 
 use crate::bench::{self, BenchArgs};
@@ -143,27 +145,35 @@ fn service_default(service: &str, argument: &Arg) -> String {
             delays.collect::<Vec<_>>().join(",")
         }
         ("order-svc", Some(name)) => {
-            let settings: order_svc::Settings = parse_from(least).expect("known flags");
+            let settings: order_svc::Settings = parsed(least).expect("known flags");
             let Ok(config) = settings.validate() else { panic!("the defaults are right") };
             match name {
                 "HALFMSG_LISTEN" => config.common.listen.to_string(),
-                "HALFMSG_LOG" => config.common.log.filter,
+                "HALFMSG_LOG" => DEFAULT_FILTER.to_owned(),
                 "HALFMSG_EMISSION" => config.producer.emission.as_str().to_owned(),
                 _ => return default(argument),
             }
         }
         (_, Some(name)) => {
-            let settings: stock_svc::Settings = parse_from(least).expect("known flags");
+            let settings: stock_svc::Settings = parsed(least).expect("known flags");
             let Ok(config) = settings.validate() else { panic!("the defaults are right") };
             match name {
                 "HALFMSG_LISTEN" => config.common.listen.to_string(),
-                "HALFMSG_LOG" => config.common.log.filter,
+                "HALFMSG_LOG" => DEFAULT_FILTER.to_owned(),
                 _ => return default(argument),
             }
         }
         (_, None) => return default(argument),
     };
     format!("`{found}`")
+}
+
+/// Reads flags only: the environment of a test is not the one that the document is about.
+fn parsed<P: Parser>(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<P, clap::Error> {
+    let command = P::command().mut_args(|argument| argument.env(None::<&'static str>));
+    P::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
 /// The consumers' settings alone.
@@ -186,9 +196,9 @@ fn told_by_service(service: &str, argument: &Arg) -> String {
     }
     let mistakes = match service {
         "order-svc" => {
-            parse_from(arguments).map(|settings: order_svc::Settings| settings.validate().err())
+            parsed(arguments).map(|settings: order_svc::Settings| settings.validate().err())
         }
-        _ => parse_from(arguments).map(|settings: stock_svc::Settings| settings.validate().err()),
+        _ => parsed(arguments).map(|settings: stock_svc::Settings| settings.validate().err()),
     };
     let mistakes = mistakes.expect("known flags").map_or_else(Vec::new, |all| all.lines().to_vec());
     let said = mistakes.iter().find(|line| line.starts_with(name));

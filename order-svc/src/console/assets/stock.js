@@ -53,8 +53,8 @@ function show(books) {
     const cell = (name, value) => h("td", { "data-col": name, class: name === "difference" ? tone : null }, String(value));
     return h("tr", { "data-row": line.sku, "data-sku": line.sku },
       h("th", { scope: "row" }, line.sku),
-      cell("available", line.available), cell("live", line.live), cell("restored", line.restored),
-      cell("received", line.received), cell("difference", line.received - line.available - line.live),
+      cell("received", line.received), cell("available", line.available), cell("live", line.live),
+      cell("difference", line.received - line.available - line.live), cell("restored", line.restored),
       h("td", {}, spark(points, `available of ${line.sku}, from ${points[0]} to ${points.at(-1)}`)));
   });
   const empty = h("tr", {}, h("td", { colspan: 7, class: "empty" }, "There are no products. Add one with PUT /products/{sku} at stock-svc."));
