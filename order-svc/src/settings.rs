@@ -80,7 +80,7 @@ pub struct Settings {
 
     /// How long a record that the store does not acknowledge is sent again and again, in
     /// milliseconds; at least the prepare and the decision deadline
-    #[arg(long, env = "HALFMSG_STORE_TIMEOUT_MS", default_value = "30000")]
+    #[arg(long, env = "HALFMSG_STORE_TIMEOUT_MS", default_value_t = millis(|config| config.store_timeout))]
     pub store_timeout_ms: String,
 
     /// Price lookup and deduction together, in milliseconds; less than the local deadline

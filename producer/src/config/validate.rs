@@ -88,7 +88,7 @@ impl ProducerConfig {
     /// other, and of the broker, is in their errors only.
     pub fn ranges(&self) -> Vec<(&'static str, &'static str)> {
         let durations = self.durations().into_iter().map(|(setting, _)| match setting {
-            // Not to wait at all is right.
+            // Not to wait at all is right too.
             "batch_linger" => (setting, "at most one day"),
             _ => (setting, DURATION_RANGE),
         });
