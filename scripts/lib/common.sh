@@ -98,12 +98,14 @@ need() {
 }
 
 # need_build_tools: what `cargo build` uses of the system. librdkafka is configured with a C and a C++
-# compiler and built with make; SQLite and zlib need a C compiler. cargo itself needs certificates.
+# compiler and built with make; SQLite and zlib need a C compiler. cargo itself needs certificates. With
+# curl the tests run what README.md lets one try.
 need_build_tools() {
   command -v cargo >/dev/null || die "cargo is missing. Install Rust as https://rustup.rs says."
   need cc gcc libc6-dev
   need c++ g++
   need make make
+  need curl curl
   if can_apt && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
     apt_prepare
     apt_install ca-certificates
