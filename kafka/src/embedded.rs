@@ -106,6 +106,15 @@ impl EmbeddedBroker {
         self.order(move |cluster| cluster.partition_leader(&topic, partition, None))
     }
 
+    /// Gives a partition its leader back.
+    ///
+    /// # Errors
+    /// What librdkafka says.
+    pub fn with_leader(&self, topic: &str, partition: i32) -> Result<(), KafkaError> {
+        let topic = topic.to_owned();
+        self.order(move |cluster| cluster.partition_leader(&topic, partition, Some(BROKER)))
+    }
+
     /// Settings for clients of this broker.
     pub fn config(&self) -> KafkaConfig {
         KafkaConfig { embedded: true, ..KafkaConfig::new(&self.bootstrap_servers) }

@@ -78,11 +78,14 @@ impl TransactionListener for CancelListener {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        let states = self.check_local_transactions(std::slice::from_ref(half)).await;
-        Ok(states.first().copied().unwrap_or(LocalTransactionState::Unknown))
+        let mut answers = self.check_local_transactions(std::slice::from_ref(half)).await;
+        answers.pop().unwrap_or(Ok(LocalTransactionState::Unknown))
     }
 
-    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check_local_transactions(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         self.store.cancelled(halves).await
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It must never answer from anything else, and never before there is a row.
 
-use halfmsg_producer::{HalfMessage, LocalTransactionState, TransactionId};
+use halfmsg_producer::{HalfMessage, ListenerResult, LocalTransactionState, TransactionId};
 use halfmsg_service_kit::telemetry::LIFE;
 
 use crate::decision::Fate;
@@ -30,7 +30,7 @@ impl RowChecks {
         &self,
         halves: &[HalfMessage],
         read: impl Fn(&HalfMessage) -> Result<Draft, PayloadError>,
-    ) -> Vec<LocalTransactionState> {
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         let (drafts, places) = drafts(halves, read);
         let found = self.store.fence_check(&drafts).await;
         let mut states = Vec::with_capacity(halves.len());
@@ -38,7 +38,7 @@ impl RowChecks {
             let draft = place.and_then(|at| drafts.get(at).zip(found.get(at)));
             states.push(match draft {
                 Some((draft, found)) => self.state(half.transaction_id, draft.flow, found).await,
-                None => LocalTransactionState::Unknown,
+                None => Ok(LocalTransactionState::Unknown),
             });
         }
         states
@@ -58,13 +58,15 @@ impl RowChecks {
         transaction_id: TransactionId,
         flow: Flow,
         found: &Result<Fenced, StoreError>,
-    ) -> LocalTransactionState {
+    ) -> ListenerResult<LocalTransactionState> {
         let Fenced { fate, tombstone } = match found {
             Ok(found) => found,
-            Err(error) => {
+            // Somebody looked: its local transaction is under way, or its row is no sense to this version.
+            Err(error @ (StoreError::Contended(_) | StoreError::Unreadable(_))) => {
                 tracing::warn!(%transaction_id, %error, "the order's fate is not known yet");
-                return LocalTransactionState::Unknown;
+                return Ok(LocalTransactionState::Unknown);
             }
+            Err(error) => return Err(error.clone().into()),
         };
         if *tombstone {
             let order_id = fate.id;
@@ -80,11 +82,11 @@ impl RowChecks {
         match fate.decides(transaction_id, flow) {
             Ok(state) => {
                 self.adopt(fate, transaction_id).await;
-                state
+                Ok(state)
             }
             Err(error) => {
                 tracing::error!(%transaction_id, "{error}: it stays unknown");
-                LocalTransactionState::Unknown
+                Ok(LocalTransactionState::Unknown)
             }
         }
     }

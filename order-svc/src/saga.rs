@@ -86,11 +86,14 @@ impl TransactionListener for SagaListener {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        let states = self.check_local_transactions(std::slice::from_ref(half)).await;
-        Ok(states.first().copied().unwrap_or(LocalTransactionState::Unknown))
+        let mut answers = self.check_local_transactions(std::slice::from_ref(half)).await;
+        answers.pop().unwrap_or(Ok(LocalTransactionState::Unknown))
     }
 
-    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check_local_transactions(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         let read =
             |half: &HalfMessage| Ok(CreatedPayload::of_half(half)?.into_draft(half.transaction_id));
         self.checks.states(halves, read).await

@@ -254,7 +254,7 @@ fn consumer_config(config: &Config, database: &DatabaseConnection, name: &str) -
 fn frame(store: &OrderStore, producer: &TransactionProducer, answers: &Consumer) -> Frame {
     let (ready_store, ready_producer) = (store.clone(), producer.clone());
     let health = answers.health();
-    let mut frame = Frame::new().ready(move || {
+    let frame = Frame::new().ready(move || {
         let (store, producer) = (ready_store.clone(), ready_producer.clone());
         let health = health.clone();
         async move {
@@ -263,6 +263,8 @@ fn frame(store: &OrderStore, producer: &TransactionProducer, answers: &Consumer)
             health.check()
         }
     });
+    let told = producer.clone();
+    let mut frame = frame.warnings(move || told.warnings());
     producer.register_metrics(frame.registry());
     answers.metrics().register(frame.registry());
     frame

@@ -36,7 +36,7 @@ use crate::model::{Flow, Order, OrderId, OrderLine, OrderStatus};
 use entity::{order_line, orders};
 
 /// What the database did not do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// No answer in time. A write may have taken effect: read the row.
     #[error("the database did not answer within {0:?}")]

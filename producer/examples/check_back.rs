@@ -31,8 +31,7 @@ impl TransactionListener for Payments {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        let state =
-            fence::check(&self.0, std::slice::from_ref(half), FenceOptions::default()).await[0];
+        let state = fence::check_one(&self.0, half, FenceOptions::default()).await?;
         println!("asked about {}: {state:?}", half.local_transaction_id);
         ASKED.fetch_add(1, Relaxed);
         Ok(state)

@@ -37,7 +37,7 @@ impl TransactionListener for Payments {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        Ok(fence::check(&self.checks, std::slice::from_ref(half), FenceOptions::default()).await[0])
+        fence::check_one(&self.checks, half, FenceOptions::default()).await
     }
 }
 

@@ -27,7 +27,7 @@ impl TransactionListener for Payments {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        Ok(fence::check(&self.0, std::slice::from_ref(half), FenceOptions::default()).await[0])
+        fence::check_one(&self.0, half, FenceOptions::default()).await
     }
 }
 

@@ -9,7 +9,7 @@ use halfmsg_protocol::{Answer, NotAsked, TransactionId};
 use halfmsg_traces::context::{carried, within};
 use tokio::sync::Semaphore;
 
-use crate::listener::{ErasedListener, LocalTransactionState};
+use crate::listener::{ErasedListener, ListenerResult, LocalTransactionState};
 use crate::message::HalfMessage;
 use crate::spans;
 
@@ -94,11 +94,9 @@ impl Checker {
         // A task of its own, so that a panic is the listener's and not ours.
         let mut call = tokio::spawn(carried(async move { listener.check(&halves).await }));
         let failure = match tokio::time::timeout(self.deadline, &mut call).await {
-            Ok(Ok(states)) if states.len() == count => {
-                return states.into_iter().map(answer).collect();
-            }
-            Ok(Ok(states)) => {
-                format!("the listener gave {} states for {count} halves", states.len())
+            Ok(Ok(given)) if given.len() == count => return answers(purpose, given),
+            Ok(Ok(given)) => {
+                format!("the listener gave {} answers for {count} halves", given.len())
             }
             Ok(Err(error)) if error.is_panic() => "the listener panicked".to_owned(),
             Ok(Err(_)) => return vec![Answer::NotAsked(NotAsked::Busy); count],
@@ -112,13 +110,27 @@ impl Checker {
     }
 }
 
-fn answer(state: LocalTransactionState) -> Answer {
-    match state {
-        LocalTransactionState::Commit => Answer::Commit,
-        LocalTransactionState::Rollback => Answer::Rollback,
-        LocalTransactionState::Unknown => {
+/// One line for a batch, with the first reason: a database that is away fails all of it alike.
+fn answers(purpose: &str, given: Vec<ListenerResult<LocalTransactionState>>) -> Vec<Answer> {
+    let answers: Vec<Answer> = given.into_iter().map(answer).collect();
+    let failures = answers.iter().filter_map(|answer| match answer {
+        Answer::Failed(failure) => Some(failure),
+        _ => None,
+    });
+    if let Some(failure) = failures.clone().next() {
+        tracing::warn!(purpose, halves = failures.count(), failure, "a check failed");
+    }
+    answers
+}
+
+fn answer(given: ListenerResult<LocalTransactionState>) -> Answer {
+    match given {
+        Ok(LocalTransactionState::Commit) => Answer::Commit,
+        Ok(LocalTransactionState::Rollback) => Answer::Rollback,
+        Ok(LocalTransactionState::Unknown) => {
             Answer::Unknown("the listener does not know yet".to_owned())
         }
+        Err(error) => Answer::Failed(error.to_string()),
     }
 }
 

@@ -86,11 +86,13 @@ pub struct ProducerConfig {
     pub store_timeout: Duration,
     /// From storing a half to its first check; more than prepare and local deadline together.
     pub check_after: Duration,
-    /// Interval between checks: doubles from `initial` to `max`.
+    /// Interval between checks, also between those that fail: doubles from `initial` to `max`.
     pub check_backoff: Backoff,
-    /// Real attempts before a half is parked. RocketMQ's transactionCheckMax.
+    /// Answers `Unknown` before a half is parked; a check that fails is none. RocketMQ's
+    /// transactionCheckMax.
     pub max_checks: u32,
-    /// Age at which a half is parked after at least one attempt.
+    /// Age at which a half is parked after at least one attempt; while its checks fail, only once
+    /// they have failed for as long.
     pub max_age: Duration,
     /// Wait for a listener before halves that have none are parked.
     pub no_listener_grace: Duration,

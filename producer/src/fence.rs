@@ -43,14 +43,13 @@
 //!         &self,
 //!         half: &HalfMessage,
 //!     ) -> ListenerResult<LocalTransactionState> {
-//!         let halves = std::slice::from_ref(half);
-//!         Ok(fence::check(&self.db, halves, FenceOptions::default()).await[0])
+//!         fence::check_one(&self.db, half, FenceOptions::default()).await
 //!     }
 //!
 //!     async fn check_local_transactions(
 //!         &self,
 //!         halves: &[HalfMessage],
-//!     ) -> Vec<LocalTransactionState> {
+//!     ) -> Vec<ListenerResult<LocalTransactionState>> {
 //!         fence::check(&self.db, halves, FenceOptions::default()).await
 //!     }
 //! }
@@ -72,14 +71,14 @@ use halfmsg_db::DbFault;
 use halfmsg_protocol::TransactionId;
 use sea_orm::{DatabaseTransaction, DbErr};
 
-pub use check::{FenceOptions, check};
+pub use check::{FenceOptions, check, check_one};
 pub use clean::{CLEAN_BATCH, MAX_CLEAN_BATCHES, MIN_RETENTION, clean};
 pub use halfmsg_db::begin_write;
 
 use table::State;
 
 /// Why the fence was not entered, or does not tell.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum FenceError {
     /// A check-back has answered that this local transaction never commits. Roll it back; its
     /// message is dropped.

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 
 use crate::message::HalfMessage;
 
-/// What a listener may fail with; it is logged and counts as [`LocalTransactionState::Unknown`].
+/// What a listener may fail with. It is logged; what a local transaction failed with leads to its
+/// check, and a check that failed is made again and counts as no attempt.
 pub type ListenerError = Box<dyn std::error::Error + Send + Sync>;
 /// What a listener's single methods return.
 pub type ListenerResult<T> = Result<T, ListenerError>;
@@ -50,26 +51,30 @@ pub trait TransactionListener: Send + Sync + 'static {
 
     /// Says what became of the local transaction of this half.
     ///
+    /// `Unknown` is an answer: it looked, and cannot tell yet. It counts as one of `max_checks`.
+    ///
     /// # Errors
-    /// Whatever kept it from telling; the attempt counts.
+    /// Whatever kept it from looking: its database is away, say. So does a panic, or taking longer than
+    /// `check_deadline`. None of these counts: the half is asked about again after the same intervals
+    /// (`check_backoff`), and is shown as failing meanwhile. It is given up only once it is older than
+    /// `max_age` and its checks have failed for as long.
     async fn check_local_transaction(
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState>;
 
-    /// Says what became of these, one state per half in their order. May be cancelled at the check
-    /// deadline. By default asks for one after the other.
-    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
-        let mut states = Vec::with_capacity(halves.len());
+    /// Says what became of these, one answer per half in their order, each as
+    /// [`TransactionListener::check_local_transaction`] would. May be cancelled at the check deadline,
+    /// when all of them failed. By default asks for one after the other.
+    async fn check_local_transactions(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
+        let mut answers = Vec::with_capacity(halves.len());
         for half in halves {
-            let state = self.check_local_transaction(half).await;
-            states.push(state.unwrap_or_else(|error| {
-                let transaction_id = half.transaction_id;
-                tracing::warn!(%transaction_id, %error, "the check of a half message failed");
-                LocalTransactionState::Unknown
-            }));
+            answers.push(self.check_local_transaction(half).await);
         }
-        states
+        answers
     }
 }
 
@@ -84,7 +89,7 @@ pub(crate) trait ErasedListener: Send + Sync + 'static {
         arg: Box<dyn Any + Send>,
     ) -> ListenerResult<LocalTransactionState>;
 
-    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState>;
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<ListenerResult<LocalTransactionState>>;
 }
 
 struct Erased<L>(L);
@@ -104,7 +109,7 @@ impl<L: TransactionListener> ErasedListener for Erased<L> {
         self.0.execute_local_transaction(half, *arg).await
     }
 
-    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<ListenerResult<LocalTransactionState>> {
         self.0.check_local_transactions(halves).await
     }
 }

@@ -67,6 +67,7 @@ pub(crate) struct Metrics {
     dropped: Counter,
     foreign: Counter,
     open: Family<PartitionLabel, Gauge>,
+    failing: Family<PartitionLabel, Gauge>,
     oldest_open: Family<PartitionLabel, Seconds>,
     oldest_outcome: Seconds,
     batches: Family<OutcomeLabel, Counter>,
@@ -92,6 +93,7 @@ impl Default for Metrics {
             dropped: Counter::default(),
             foreign: Counter::default(),
             open: Family::default(),
+            failing: Family::default(),
             oldest_open: Family::default(),
             oldest_outcome: Seconds::default(),
             batches: Family::default(),
@@ -178,6 +180,11 @@ impl Metrics {
             "open_halves",
             "Open half messages, by the partitions that this replica owns",
             self.open.clone(),
+        );
+        registry.register(
+            "failing_halves",
+            "Those of them whose checks fail, and count as no attempts",
+            self.failing.clone(),
         );
         registry.register(
             "oldest_open_half_seconds",
@@ -291,10 +298,12 @@ impl Metrics {
         self.replay_left.set(records);
     }
 
-    /// Open halves of a partition, and the age of the oldest.
-    pub(crate) fn open(&self, partition: i32, count: usize, oldest_ms: i64) {
+    /// Open halves of a partition, those whose checks fail, and the age of the oldest.
+    pub(crate) fn open(&self, partition: i32, count: usize, failing: usize, oldest_ms: i64) {
         let label = PartitionLabel { partition };
-        self.open.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.open.get_or_create(&label).set(number(count));
+        self.failing.get_or_create(&label).set(number(failing));
         let age = Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0));
         self.oldest_open.get_or_create(&label).set(age.as_secs_f64());
     }
@@ -303,6 +312,7 @@ impl Metrics {
     pub(crate) fn not_owned(&self, partition: i32) {
         let label = PartitionLabel { partition };
         self.open.remove(&label);
+        self.failing.remove(&label);
         self.oldest_open.remove(&label);
         self.lag.remove(&label);
     }

@@ -150,6 +150,12 @@ impl TransactionProducer {
         }
     }
 
+    /// What is wrong although the producer is ready: that checks fail, since when and why. It can
+    /// take new messages meanwhile, and one message alone may be the reason.
+    pub fn warnings(&self) -> Vec<String> {
+        self.inner.shared.warnings()
+    }
+
     /// Adds this producer's metrics.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.inner.metrics.register(registry);

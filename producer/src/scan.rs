@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use halfmsg_kafka::KafkaConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -164,8 +164,8 @@ fn takes_further(ends: &mut HashMap<i32, i64>, partition: i32, offset: i64) -> b
 }
 
 /// Those that nobody can be asked about now, or that are not there: the client would wait for them.
-fn without_leader(
-    consumer: &BaseConsumer,
+pub(crate) fn without_leader<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
     topic: &str,
     partitions: &[i32],
     deadline: Duration,

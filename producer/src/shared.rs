@@ -25,6 +25,8 @@ pub(crate) struct Standing {
     pub(crate) renewing: Option<String>,
     /// What has waited for too long to be carried out, and for what.
     pub(crate) overdue: Option<String>,
+    /// Which halves cannot be asked about, and why.
+    pub(crate) failing: Option<String>,
 }
 
 #[derive(Default)]
@@ -121,6 +123,12 @@ impl Shared {
         state.stopped.get(&partition).cloned()
     }
 
+    /// What is wrong although the producer is ready.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.standing.failing.iter().cloned().collect()
+    }
+
     /// Why the producer is not ready, if it is not.
     pub(crate) fn health(&self) -> Result<(), String> {
         if !self.resolver_runs.load(Ordering::Relaxed) {
@@ -136,7 +144,7 @@ impl Shared {
         if let Some(reason) = state.stopped.values().next() {
             return Err(format!("a partition is stopped: {reason}"));
         }
-        let Standing { taking_over, renewing, overdue } = &state.standing;
+        let Standing { taking_over, renewing, overdue, failing: _ } = &state.standing;
         if let Some(why) = renewing.as_ref() {
             return Err(why.clone());
         }
@@ -180,5 +188,17 @@ mod tests {
         let overdue = Standing { overdue: Some("for 31 s".into()), ..Standing::default() };
         shared.publish(&BTreeMap::new(), overdue);
         assert_eq!(shared.health(), Err("for 31 s".into()));
+    }
+
+    /// One message that cannot be asked about must not take a replica out of service.
+    #[test]
+    fn checks_that_fail_are_a_warning_and_the_replica_stays_ready() {
+        let shared = Shared::new(1);
+        shared.joined();
+        let failing = Standing { failing: Some("away".into()), ..Standing::default() };
+        shared.publish(&BTreeMap::new(), failing);
+        assert_eq!((shared.health(), shared.warnings()), (Ok(()), vec!["away".to_owned()]));
+        shared.publish(&BTreeMap::new(), Standing::default());
+        assert!(shared.warnings().is_empty());
     }
 }

@@ -10,6 +10,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::scan::{Unread, is_denied};
+
 /// A partition of the store: where its log begins and ends, and how far it is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -48,7 +50,7 @@ pub(crate) fn client(kafka: &KafkaConfig, store: &str) -> Result<BaseConsumer, K
     kafka.consumer(store).set("isolation.level", "read_uncommitted").create()
 }
 
-/// Looks partitions up. Blocks up to the deadline for each request.
+/// Looks partitions up: all of them, or an error. Blocks up to the deadline for each request.
 ///
 /// # Errors
 /// What the brokers say.
@@ -58,13 +60,28 @@ pub(crate) fn places<C: ConsumerContext>(
     partitions: &[i32],
     deadline: Duration,
 ) -> Result<BTreeMap<i32, Place>, KafkaError> {
+    let (places, unseen) = places_but(client, store, partitions, deadline)?;
+    unseen.into_values().next().map_or(Ok(places), Err)
+}
+
+/// Looks partitions up, and names those whose log cannot be looked at: each of them may take the
+/// deadline. Blocks likewise.
+///
+/// # Errors
+/// What the group's coordinator says; and that of a log that this client has no right to.
+pub(crate) fn places_but<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    store: &str,
+    partitions: &[i32],
+    deadline: Duration,
+) -> Result<(BTreeMap<i32, Place>, Unread), KafkaError> {
     let mut wanted = TopicPartitionList::new();
     for partition in partitions {
         wanted.add_partition(store, *partition);
     }
     // Before the ends: progress that is newer than the end would look like another log's.
     let committed = client.committed_offsets(wanted, deadline)?;
-    let mut places = BTreeMap::new();
+    let (mut places, mut unseen) = (BTreeMap::new(), Unread::new());
     for partition in partitions {
         let stored = match committed.find_partition(store, *partition) {
             Some(element) => {
@@ -77,10 +94,13 @@ pub(crate) fn places<C: ConsumerContext>(
             }
             None => None,
         };
-        let (start, end) = client.fetch_watermarks(store, *partition, deadline)?;
-        places.insert(*partition, Place { start, end, stored });
+        match client.fetch_watermarks(store, *partition, deadline) {
+            Ok((start, end)) => drop(places.insert(*partition, Place { start, end, stored })),
+            Err(error) if is_denied(&error) => return Err(error),
+            Err(error) => drop(unseen.insert(*partition, error)),
+        }
     }
-    Ok(places)
+    Ok((places, unseen))
 }
 
 /// Committed offsets that say this progress.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use halfmsg_protocol::{
-    Answer, CheckOutcome, Checked, Decision, HalfOffset, HalfRef, Origin, Record, Verdict, codec,
+    Answer, Checked, Decision, HalfOffset, HalfRef, Origin, Record, Verdict, codec,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinError;
@@ -108,29 +108,28 @@ impl TransactionProducer {
         }
     }
 
-    /// The immediate check after a local transaction whose outcome is not known. An attempt that
-    /// does not decide is counted like any other.
+    /// The immediate check after a local transaction whose outcome is not known. What does not decide
+    /// is told to the log like any other.
     async fn check_at_once(&self, half: &HalfMessage) -> LocalTransactionState {
         let application = self.inner.config.application.clone();
         let answer = self.inner.checker.ask_one(Asked { application, half: half.clone() }).await;
         self.inner.metrics.checked(&answer);
         self.inner.life.checked(half.transaction_id, half.key.as_deref(), &answer);
-        let (outcome, reason) = match answer {
+        let of = half_ref(half);
+        let checked = Record::Checked(match answer {
             Answer::Commit => return LocalTransactionState::Commit,
             Answer::Rollback => return LocalTransactionState::Rollback,
             Answer::NotAsked(_) => return LocalTransactionState::Unknown,
-            Answer::Unknown(reason) => (CheckOutcome::Unknown, reason),
-            Answer::Failed(reason) => (CheckOutcome::Failed, reason),
-        };
-        let attempt = half.attempts + 1;
-        let checked = Record::Checked(Checked { of: half_ref(half), attempt, outcome, reason });
+            Answer::Unknown(reason) => Checked::unknown(of, half.attempts, reason),
+            Answer::Failed(reason) => Checked::failed(of, half.attempts, reason),
+        });
         let deadline = self.inner.config.decision_deadline;
         let body = Default::default();
         let appended = self.inner.log.append_within(half.partition, &checked, &body, deadline);
         if let Err(error) = appended.await {
             let key = life::text(half.key.as_deref());
             let transaction_id = half.transaction_id;
-            tracing::warn!(%transaction_id, key, %error, "an attempt was not counted");
+            tracing::warn!(%transaction_id, key, %error, "a check was not told to the log");
         }
         LocalTransactionState::Unknown
     }

@@ -277,3 +277,61 @@ async fn an_observer_hears_each_step_once_and_in_its_order() {
     );
     producer.shutdown().await;
 }
+
+/// One partition of the store has lost its leader when a replica starts: the others are taken over and
+/// serve, health names it and what to do, and it is taken over when it has a leader again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_partition_without_a_leader_holds_up_no_other() {
+    let embedded = EmbeddedBroker::start().expect("a loopback port");
+    let config = config(&embedded);
+    broker(&config, &embedded);
+    let (store, led) = (config.store_topic(), 3);
+    embedded.without_leader(&store, 1).expect("it runs");
+    let told = Told::default();
+    let builder = TransactionProducer::builder(config).listener("test", told);
+    let producer = builder.start().await.expect("it starts");
+    let why = eventually("health to name the partition", async || match producer.health() {
+        Err(why) if why.contains(&format!("{store}[1]")) => Ok(why),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(why.contains("kafka-topics.sh --describe") && why.contains("[1]"), "{why}");
+    // Keys of the other partitions: what is committed there is delivered.
+    let mut sent = std::collections::BTreeSet::new();
+    let mut number = 0;
+    while sent.len() < led {
+        let message = Message::new("target", format!("{number}")).key(format!("key {number}"));
+        number += 1;
+        let Ok(begun) = producer.begin("test", message).await else { continue };
+        begun.commit().await.expect("its partition has a leader");
+        sent.insert(begun.receipt().partition);
+    }
+    assert!(!sent.contains(&1), "{sent:?}");
+    let before = delivered(&embedded, led).len();
+    assert!(before >= led, "{before}");
+    embedded.with_leader(&store, 1).expect("it runs");
+    eventually("all to be taken over", async || producer.health()).await;
+    loop {
+        let message = Message::new("target", "at last").key(format!("key {number}"));
+        number += 1;
+        let begun = producer.begin("test", message).await.expect("every partition has a leader");
+        begun.commit().await.expect("likewise");
+        if begun.receipt().partition == 1 {
+            break;
+        }
+    }
+    let found = delivered(&embedded, before + 1);
+    assert!(found.iter().any(|(_, payload)| payload == b"at last"), "{found:?}");
+    producer.shutdown().await;
+}
+
+async fn eventually<T>(what: &str, look: impl AsyncFn() -> Result<T, String>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(why) => assert!(Instant::now() < until, "{what}: {why}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

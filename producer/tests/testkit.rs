@@ -81,8 +81,7 @@ impl TransactionListener for Bookings {
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
         if self.fenced {
-            let halves = std::slice::from_ref(half);
-            return Ok(fence::check(&self.checks, halves, FenceOptions::default()).await[0]);
+            return fence::check_one(&self.checks, half, FenceOptions::default()).await;
         }
         let id = half.transaction_id.to_string();
         let select = "SELECT id FROM booking WHERE id = ?";

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::ledger::{Ledger, Outcome, ParkedHalf, Progress};
-use crate::record::{
-    Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Verdict,
-};
+use crate::record::{Body, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Verdict};
 
 mod fingerprint;
 mod messages;
@@ -41,6 +39,18 @@ struct Timer {
     age: Duration,
     /// Real attempts by this owner.
     asked_here: u32,
+    /// Its checks fail.
+    failing: Option<Failing>,
+}
+
+/// Checks that fail, one after the other.
+#[derive(Debug, Clone)]
+struct Failing {
+    /// When this owner applied the record that says so, and how old that was then.
+    applied: Duration,
+    age: Duration,
+    /// How often this owner has seen them fail.
+    times: u32,
 }
 
 /// The resolver of one partition.
@@ -182,6 +192,7 @@ impl ResolverCore {
             Outcome::Attempted { half, attempts } => {
                 self.attempted(now, *half, *attempts, age, replay)
             }
+            Outcome::CheckFailed { half } => self.check_failed(now, *half, age, replay),
             Outcome::Deliver { half, .. } | Outcome::Dropped { half, .. } => {
                 self.forget(half.offset);
             }
@@ -219,7 +230,8 @@ impl ResolverCore {
             _ => open.half.meta.check_after.unwrap_or(self.config.check_after),
         };
         let due = now + after.saturating_sub(age);
-        let timer = Timer { due, phase: Phase::Waiting, applied: now, age, asked_here: 0 };
+        let (phase, asked_here, failing) = (Phase::Waiting, 0, None);
+        let timer = Timer { due, phase, applied: now, age, asked_here, failing };
         self.forget(half);
         self.timers.insert(half, timer);
         self.due.insert((due, half));
@@ -241,10 +253,26 @@ impl ResolverCore {
         if !replay {
             timer.asked_here += 1;
         }
+        timer.failing = None;
         // Another owner's attempt may come while our question is under way: its answer counts.
         if timer.phase != Phase::Asked {
             let exhausted = attempts >= self.config.max_checks;
             self.wait(half, if exhausted { now } else { now + interval.saturating_sub(age) });
+        }
+    }
+
+    /// Its checks fail: it is asked again after the same intervals, and no attempt is counted. As
+    /// above, of a replayed record what remains.
+    fn check_failed(&mut self, now: Duration, half: HalfOffset, age: Duration, replay: bool) {
+        let Some(open) = self.ledger.open(half) else { return };
+        let Some(timer) = self.timers.get_mut(&half) else { return };
+        let failing = timer.failing.get_or_insert(Failing { applied: now, age, times: 0 });
+        if !replay {
+            failing.times = failing.times.saturating_add(1);
+        }
+        let interval = self.config.check_backoff.after(failing.times, open.half.meta.id);
+        if timer.phase != Phase::Asked {
+            self.wait(half, now + interval.saturating_sub(age));
         }
     }
 
@@ -270,23 +298,22 @@ impl ResolverCore {
             .ledger
             .open(of.half)
             .filter(|open| open.epoch == of.epoch && open.half.meta.id == of.id);
-        let (Some(open), Some(timer)) = (current, self.timers.get(&of.half)) else { return };
+        let (Some(open), Some(timer)) = (current, self.timers.get_mut(&of.half)) else { return };
         if timer.phase != Phase::Asked {
             return;
         }
-        let attempt = open.attempts + 1;
+        let attempts = open.attempts;
         let no_listener_for = now.saturating_sub(self.owned_since);
         let record = match answer {
             Answer::Commit => decision(of, Verdict::Commit),
             Answer::Rollback => decision(of, Verdict::Rollback),
-            Answer::Unknown(reason) => {
-                let outcome = CheckOutcome::Unknown;
-                Record::Checked(Checked { of, attempt, outcome, reason })
+            Answer::Unknown(reason) => Record::Checked(Checked::unknown(of, attempts, reason)),
+            // The log knows already: a record each time would fill it for as long as a database is away.
+            Answer::Failed(_) if open.failing_since_ms.is_some() => {
+                timer.phase = Phase::Waiting;
+                return self.check_failed(now, of.half, Duration::ZERO, false);
             }
-            Answer::Failed(reason) => {
-                let outcome = CheckOutcome::Failed;
-                Record::Checked(Checked { of, attempt, outcome, reason })
-            }
+            Answer::Failed(reason) => Record::Checked(Checked::failed(of, attempts, reason)),
             Answer::NotAsked(NotAsked::NoListener)
                 if no_listener_for >= self.config.no_listener_grace =>
             {
@@ -297,7 +324,7 @@ impl ResolverCore {
                     no_listener_for.as_secs()
                 );
                 let cause = ParkCause::NoListener;
-                Record::Park(Park { of, attempts: open.attempts, cause, reason })
+                Record::Park(Park { of, attempts, cause, reason })
             }
             Answer::NotAsked(_) => {
                 let delay = self.config.retry_delay;
@@ -355,12 +382,27 @@ impl ResolverCore {
         let age = timer.age + now.saturating_sub(timer.applied);
         let attempts = open.attempts;
         let last = open.last_outcome.as_ref().map_or("", |(_, reason)| reason.as_str());
-        let park = if attempts >= self.config.max_checks {
-            Some((ParkCause::MaxChecks, format!("{attempts} checks gave no answer: {last}")))
-        } else if age >= self.config.max_age && timer.asked_here > 0 {
-            Some((ParkCause::MaxAge, format!("open for {} s: {last}", age.as_secs())))
-        } else {
-            None
+        let too_old = age >= self.config.max_age;
+        let failing_for = |failing: &Failing| failing.age + now.saturating_sub(failing.applied);
+        let park = match &timer.failing {
+            _ if attempts >= self.config.max_checks => {
+                Some((ParkCause::MaxChecks, format!("{attempts} checks gave no answer: {last}")))
+            }
+            // A database that is away for a day has no half given up on that was young before; but
+            // one that can never be asked must not hold the log for ever.
+            Some(failing) => {
+                let long = failing_for(failing) >= self.config.max_age && failing.times > 0;
+                (too_old && long).then(|| {
+                    let seconds = failing_for(failing).as_secs();
+                    let reason = format!(
+                        "open for {} s, asked in vain for {seconds} s: {last}",
+                        age.as_secs()
+                    );
+                    (ParkCause::MaxAge, reason)
+                })
+            }
+            None => (too_old && timer.asked_here > 0)
+                .then(|| (ParkCause::MaxAge, format!("open for {} s: {last}", age.as_secs()))),
         };
         match park {
             Some((cause, reason)) => {

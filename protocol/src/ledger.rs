@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{
-    Body, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record, Reopen, Verdict,
+    Body, CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record,
+    Reopen, Verdict,
 };
 
 mod carried;
@@ -57,6 +58,8 @@ pub struct Ledger {
     open: BTreeMap<HalfOffset, Open>,
     /// By half; its decision is in `pending` as long as it is here.
     decided: BTreeMap<HalfOffset, Decided>,
+    /// Those of the open ones whose checks fail.
+    failing: BTreeSet<HalfOffset>,
     /// What the parked topic holds, also of a message that is open again or decided.
     parked: BTreeMap<HalfOffset, ParkedHalf>,
     settled: BTreeMap<HalfOffset, (HalfRef, i64)>,
@@ -88,6 +91,7 @@ impl Ledger {
             position,
             open: BTreeMap::new(),
             decided: BTreeMap::new(),
+            failing: BTreeSet::new(),
             parked: BTreeMap::new(),
             settled: BTreeMap::new(),
             held: BTreeMap::new(),
@@ -139,7 +143,7 @@ impl Ledger {
         match record {
             Record::Half(meta) => self.half(meta, body, offset, appended_ms),
             Record::Decision(decision) => self.decision(decision, offset, appended_ms),
-            Record::Checked(checked) => self.checked(checked),
+            Record::Checked(checked) => self.checked(checked, appended_ms),
             Record::Park(park) => self.park(park, offset, appended_ms),
             Record::Reopen(reopen) => self.reopen(reopen, body, offset, appended_ms),
         }
@@ -311,17 +315,30 @@ impl Ledger {
         }
     }
 
-    fn checked(&mut self, checked: Checked) -> Outcome {
+    fn checked(&mut self, checked: Checked, appended_ms: i64) -> Outcome {
         let of = self.copies.resolve(checked.of);
-        match self.open.get_mut(&of.half) {
-            Some(open) if open.half.meta.id != of.id => Outcome::Ignored(Ignored::Mismatch),
-            Some(open) if open.epoch == of.epoch && open.attempts + 1 == checked.attempt => {
-                open.attempts = checked.attempt;
-                open.last_outcome = Some((checked.outcome, checked.reason));
-                Outcome::Attempted { half: of.half, attempts: checked.attempt }
-            }
-            _ => Outcome::Ignored(Ignored::Stale),
+        let Some(open) = self.open.get_mut(&of.half) else {
+            return Outcome::Ignored(Ignored::Stale);
+        };
+        if open.half.meta.id != of.id {
+            return Outcome::Ignored(Ignored::Mismatch);
         }
+        let is_next = open.attempts.saturating_add(1) == checked.attempt;
+        let is_failure =
+            open.attempts == checked.attempt && checked.outcome == CheckOutcome::Failed;
+        if open.epoch != of.epoch || !(is_next || is_failure) {
+            return Outcome::Ignored(Ignored::Stale);
+        }
+        open.last_outcome = Some((checked.outcome, checked.reason));
+        if is_failure {
+            open.failing_since_ms.get_or_insert(appended_ms);
+            self.failing.insert(of.half);
+            return Outcome::CheckFailed { half: of.half };
+        }
+        open.attempts = checked.attempt;
+        open.failing_since_ms = None;
+        self.failing.remove(&of.half);
+        Outcome::Attempted { half: of.half, attempts: checked.attempt }
     }
 
     fn park(&mut self, park: Park, offset: i64, appended_ms: i64) -> Outcome {
@@ -386,6 +403,7 @@ impl Ledger {
 
     fn close(&mut self, half: HalfOffset) -> Option<Open> {
         let open = self.open.remove(&half)?;
+        self.failing.remove(&half);
         if !open.half.is_stub {
             self.body_bytes -= open.half.bytes as u64;
         }

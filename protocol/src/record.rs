@@ -98,26 +98,41 @@ pub struct Decision {
     pub reason: String,
 }
 
-/// What a real attempt to ask gave, when it did not decide.
+/// What asking gave, when it did not decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CheckOutcome {
     /// The listener does not know yet.
     Unknown,
-    /// The listener failed, panicked or took too long.
+    /// The listener failed, panicked or took too long: it could not look.
     Failed,
 }
 
-/// CHECKED: an attempt was really made and did not decide.
+/// CHECKED: the listener was asked and did not decide.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Checked {
     /// The half message that was asked about.
     pub of: HalfRef,
-    /// The number of this attempt; the first is 1.
+    /// The number of this attempt; the first is 1. One that failed does not count: its number is that
+    /// of the last attempt that did, or 0. (Failures once counted; those that were written so still
+    /// do, so that every replica folds a log alike.)
     pub attempt: u32,
     /// What it gave.
     pub outcome: CheckOutcome,
     /// What the listener said.
     pub reason: String,
+}
+
+impl Checked {
+    /// The listener looked and cannot tell yet: one attempt more than so many.
+    pub fn unknown(of: HalfRef, attempts: u32, reason: String) -> Self {
+        let attempt = attempts.saturating_add(1);
+        Self { of, attempt, outcome: CheckOutcome::Unknown, reason }
+    }
+
+    /// The listener could not look: after so many attempts, and none more.
+    pub fn failed(of: HalfRef, attempts: u32, reason: String) -> Self {
+        Self { of, attempt: attempts, outcome: CheckOutcome::Failed, reason }
+    }
 }
 
 /// Why a half message was given up on.

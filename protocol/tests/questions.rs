@@ -60,7 +60,7 @@ struct Rig {
     /// Questions under way, with the halves that are not answered yet.
     questions: Vec<Vec<HalfRef>>,
     on_their_way: Vec<Record>,
-    /// Real answers per half and life.
+    /// Answers that count per half and life.
     asked: BTreeMap<(HalfOffset, Epoch), u32>,
     due_writes: BTreeSet<i64>,
 }
@@ -147,7 +147,7 @@ impl Rig {
     fn answer(&mut self, which: usize, answer: Answer) {
         let Some(which) = which.checked_rem(self.questions.len()) else { return };
         let of = self.questions[which].remove(0);
-        if !matches!(answer, Answer::NotAsked(_)) {
+        if matches!(answer, Answer::Unknown(_)) {
             *self.asked.entry((of.half, of.epoch)).or_default() += 1;
         }
         self.step(Event::Answered { of, answer });

@@ -37,7 +37,10 @@ pub struct Frame {
     registry: Registry,
     requests: HttpMetrics,
     ready: Arc<dyn Fn() -> Ready + Send + Sync>,
+    warnings: Warnings,
 }
+
+type Warnings = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
@@ -77,7 +80,8 @@ impl Frame {
             "From the request's head to the answer's head",
             requests.seconds.clone(),
         );
-        Self { registry, requests, ready: Arc::new(|| Box::pin(async { Ok(()) })) }
+        let ready = || -> Ready { Box::pin(async { Ok(()) }) };
+        Self { registry, requests, ready: Arc::new(ready), warnings: Arc::new(Vec::new) }
     }
 
     /// Where the service registers its own metrics.
@@ -97,12 +101,19 @@ impl Frame {
         self
     }
 
+    /// What is wrong although the service is ready, in words: told by `/health/ready` as well.
+    #[must_use]
+    pub fn warnings(mut self, warnings: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.warnings = Arc::new(warnings);
+        self
+    }
+
     /// The routes within the frame.
     pub fn wrap(self, routes: Router) -> Router {
         let registry = Arc::new(self.registry);
         routes
             .route("/health/live", get(async || Json(serde_json::json!({"status": "live"}))))
-            .route("/health/ready", get(ready).with_state(self.ready))
+            .route("/health/ready", get(ready).with_state((self.ready, self.warnings)))
             .route("/metrics", get(metrics).with_state(registry))
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
@@ -112,9 +123,18 @@ impl Frame {
     }
 }
 
-async fn ready(State(check): State<Arc<dyn Fn() -> Ready + Send + Sync>>) -> Response {
+type ReadyState = (Arc<dyn Fn() -> Ready + Send + Sync>, Warnings);
+
+async fn ready(State((check, warnings)): State<ReadyState>) -> Response {
     let reason = match tokio::time::timeout(READY_DEADLINE, check()).await {
-        Ok(Ok(())) => return Json(serde_json::json!({"status": "ready"})).into_response(),
+        Ok(Ok(())) => {
+            let mut told = serde_json::json!({"status": "ready"});
+            let warnings = warnings();
+            if !warnings.is_empty() {
+                told["warnings"] = warnings.into();
+            }
+            return Json(told).into_response();
+        }
         Ok(Err(reason)) => reason,
         Err(_) => format!("the check took longer than {READY_DEADLINE:?}"),
     };

@@ -95,6 +95,9 @@ pub(crate) fn detail(output: Output, detail: &HalfDetail) -> Result<(), Failure>
     line("checks", &half.attempts.to_string());
     line("next check", half.next_check_at.as_deref().unwrap_or("-"));
     line("last outcome", half.last_outcome.as_deref().unwrap_or("-"));
+    if let Some(since) = &half.failing_since {
+        line("checks fail since", since);
+    }
     for (name, value) in &detail.headers {
         line("header", &format!("{name}: {}", value.as_deref().unwrap_or("(null)")));
     }

@@ -217,7 +217,10 @@ impl TransactionListener for Counting {
         Ok(LocalTransactionState::Unknown)
     }
 
-    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check_local_transactions(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         self.count(|now| *now += 1);
         let mut seen = self.most.subscribe();
         // Cancelled at the check deadline, if they never come together.
@@ -229,6 +232,6 @@ impl TransactionListener for Counting {
             }
         }
         self.count(|now| *now -= 1);
-        vec![LocalTransactionState::Commit; halves.len()]
+        halves.iter().map(|_| Ok(LocalTransactionState::Commit)).collect()
     }
 }

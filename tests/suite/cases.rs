@@ -240,6 +240,9 @@ macro_rules! cases {
                 c30_large_garbage_is_passed_and_told
                 c30_a_large_half_waits_for_a_parked_topic_that_takes_it
             }
+            [database_away] {
+                c15_a_database_that_is_away_burns_no_attempts
+            }
             [replicas] {
                 topics_that_cannot_keep_the_promise_are_refused
                 topics_are_created_with_the_configured_replicas

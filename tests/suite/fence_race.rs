@@ -27,7 +27,7 @@ impl Ground for Bookings {
         }
     }
 
-    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<ListenerResult<LocalTransactionState>> {
         fence::check(&self.checks, halves, FenceOptions::default()).await
     }
 }

@@ -43,6 +43,7 @@ pub(crate) mod checking;
 pub(crate) mod consuming;
 pub(crate) mod copies;
 pub(crate) mod database;
+pub(crate) mod database_away;
 pub(crate) mod deciding;
 pub(crate) mod env;
 pub(crate) mod fence;

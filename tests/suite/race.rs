@@ -56,7 +56,7 @@ pub(crate) trait Ground: Clone + Send + Sync + 'static {
     ) -> ListenerResult<(Stored, LocalTransactionState)>;
 
     /// The check.
-    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState>;
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<ListenerResult<LocalTransactionState>>;
 }
 
 /// A local transaction that stores after a while, and the check of its ground.
@@ -103,10 +103,13 @@ impl<G: Ground> TransactionListener for Racing<G> {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        Ok(self.ground.check(std::slice::from_ref(half)).await[0])
+        self.ground.check(std::slice::from_ref(half)).await.remove(0)
     }
 
-    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check_local_transactions(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         self.ground.check(halves).await
     }
 }
@@ -130,7 +133,7 @@ impl Ground for OrdersGround {
         Ok((stored, Fate::from(&order).decides(transaction_id, order.flow)?))
     }
 
-    async fn check(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check(&self, halves: &[HalfMessage]) -> Vec<ListenerResult<LocalTransactionState>> {
         self.check.check_local_transactions(halves).await
     }
 }

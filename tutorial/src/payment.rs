@@ -66,11 +66,13 @@ impl TransactionListener for Payments {
         &self,
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
-        let halves = std::slice::from_ref(half);
-        Ok(self.check_local_transactions(halves).await[0])
+        fence::check_one(&self.checks, half, FenceOptions::default()).await
     }
 
-    async fn check_local_transactions(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    async fn check_local_transactions(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         fence::check(&self.checks, halves, FenceOptions::default()).await
     }
 }

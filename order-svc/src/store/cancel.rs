@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use halfmsg_producer::fence::{self, FenceError, FenceOptions};
-use halfmsg_producer::{HalfMessage, LocalTransactionState, TransactionId};
+use halfmsg_producer::{HalfMessage, ListenerResult, LocalTransactionState, TransactionId};
 use halfmsg_service_kit::db::{begin_write, now};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
@@ -105,7 +105,10 @@ impl OrderStore {
     }
 
     /// What became of cancellations, for the check-back: in the order of `halves`.
-    pub async fn cancelled(&self, halves: &[HalfMessage]) -> Vec<LocalTransactionState> {
+    pub async fn cancelled(
+        &self,
+        halves: &[HalfMessage],
+    ) -> Vec<ListenerResult<LocalTransactionState>> {
         let limits = &self.limits;
         let options =
             FenceOptions { lock_timeout: limits.lock_timeout, budget: limits.check_budget };

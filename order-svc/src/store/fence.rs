@@ -45,7 +45,7 @@ impl OrderStore {
             Ok(known) => known,
             Err(error) => {
                 tracing::warn!(%error, orders = drafts.len(), "the check-back cannot read orders");
-                return drafts.iter().map(|_| Err(unreached())).collect();
+                return drafts.iter().map(|_| Err(error.clone())).collect();
             }
         };
         let mut missing: Vec<&Draft> =

@@ -9,7 +9,7 @@ use sea_orm::ConnectionTrait;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::support::{TestDb, apples, draft, half_of, listener, transaction};
+use super::support::{TestDb, apples, draft, half_of, known, listener, transaction};
 use crate::decision::Fate;
 use crate::draft::{Draft, Prices};
 use crate::fault::Fault;
@@ -85,7 +85,7 @@ async fn a_batch_gives_each_half_its_own_answer() {
     let mut other = half_of(&foreign);
     other.transaction_id = transaction();
     let halves = [half_of(&missing), undecodable, half_of(&stands), other, empty];
-    let states = listener.check_local_transactions(&halves).await;
+    let states = known(listener.check_local_transactions(&halves).await);
     assert_eq!(states, [Commit, Unknown, Rollback, Unknown, Unknown]);
 }
 
@@ -103,7 +103,7 @@ async fn a_running_local_transaction_makes_its_own_half_unknown_within_the_lock_
 
     let halves = [half_of(&running), half_of(&stands), half_of(&missing)];
     let started = Instant::now();
-    let states = listener.check_local_transactions(&halves).await;
+    let states = known(listener.check_local_transactions(&halves).await);
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     // SQLite has one writer, so no tombstone at all can be written meanwhile.
     let of_missing = if db.is_sqlite() { Unknown } else { Commit };
@@ -112,7 +112,7 @@ async fn a_running_local_transaction_makes_its_own_half_unknown_within_the_lock_
     assert!(matches!(found[0], Err(StoreError::Contended(_))), "{found:?}");
 
     tx.commit().await.unwrap();
-    let states = listener.check_local_transactions(&halves).await;
+    let states = known(listener.check_local_transactions(&halves).await);
     assert_eq!(states, [Rollback, Rollback, Commit]);
 }
 

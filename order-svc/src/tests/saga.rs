@@ -6,7 +6,7 @@ use sea_orm::ConnectionTrait;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-use super::support::{TestDb, apples, transaction};
+use super::support::{TestDb, apples, known, transaction};
 use crate::answers::failed;
 use crate::cancel::{CancelListener, LocalCancel};
 use crate::draft::{Draft, Prices};
@@ -179,9 +179,9 @@ async fn cancellations_checks_and_answers_race_to_one_end() {
         let is_now = |done: &&Result<_, _>| matches!(done, Ok(Cancelled::Now(_)));
         let won = [&first, &second].into_iter().filter(is_now).count();
         let halves = ids.map(|id| half(id, CANCEL_PURPOSE, None));
-        let mut states = store.cancelled(&halves).await;
+        let mut states = known(store.cancelled(&halves).await);
         while states.contains(&LocalTransactionState::Unknown) {
-            states = store.cancelled(&halves).await;
+            states = known(store.cancelled(&halves).await);
         }
         let committed = states.iter().filter(|state| **state == Commit).count();
         let end = status(&store, order.id).await;

@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use halfmsg_kafka::{EmbeddedBroker, KafkaConfig};
 use halfmsg_migrations::{OrderMigrator, migrate};
-use halfmsg_producer::{HalfMessage, TransactionId};
+use halfmsg_producer::{HalfMessage, ListenerResult, LocalTransactionState, TransactionId};
 use halfmsg_service_kit::{ApiError, db, settings};
 use http_body_util::BodyExt;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -52,6 +52,14 @@ where
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What checks have said; one that failed is as good as none.
+pub(super) fn known(
+    answers: Vec<ListenerResult<LocalTransactionState>>,
+) -> Vec<LocalTransactionState> {
+    let known = |answer: ListenerResult<_>| answer.unwrap_or(LocalTransactionState::Unknown);
+    answers.into_iter().map(known).collect()
 }
 
 /// An empty database with the schema.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{
-    Answer, Body, CheckOutcome, Checked, Decision, Epoch, Half, HalfRef, NotAsked, Open, Origin,
-    ParkedHalf, Record, Reopen, Verdict,
+    Answer, Body, Checked, Decision, Epoch, Half, HalfRef, NotAsked, Open, Origin, ParkedHalf,
+    Record, Reopen, Verdict,
 };
 
 use halfmsg_traces::Span;
@@ -336,14 +336,11 @@ fn answered(open: &Open, answer: Answer, request: &OperatorRequest) -> Result<Re
             reason: request.reason.clone(),
         })
     };
-    let checked = |outcome, reason| {
-        Record::Checked(Checked { of, attempt: open.attempts + 1, outcome, reason })
-    };
     match answer {
         Answer::Commit => Ok(decision(Verdict::Commit)),
         Answer::Rollback => Ok(decision(Verdict::Rollback)),
-        Answer::Unknown(reason) => Ok(checked(CheckOutcome::Unknown, reason)),
-        Answer::Failed(reason) => Ok(checked(CheckOutcome::Failed, reason)),
+        Answer::Unknown(reason) => Ok(Record::Checked(Checked::unknown(of, open.attempts, reason))),
+        Answer::Failed(reason) => Ok(Record::Checked(Checked::failed(of, open.attempts, reason))),
         Answer::NotAsked(NotAsked::NoListener) => Err(AdminError::Refused(format!(
             "nobody listens here for application '{}' and purpose '{}': ask a replica of it",
             open.half.meta.application, open.half.meta.purpose

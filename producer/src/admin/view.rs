@@ -62,6 +62,10 @@ pub struct HalfView {
     pub next_check_at: Option<String>,
     /// What the last attempt gave, why it is parked, or who decided.
     pub last_outcome: Option<String>,
+    /// Since when its checks fail, RFC 3339: they count as no attempts. None if the last one was
+    /// answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<String>,
     /// In the answer to a decision that was forced: what it leaves to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -114,6 +118,7 @@ impl HalfView {
                     .last_outcome
                     .as_ref()
                     .map(|(outcome, reason)| format!("{}: {reason}", outcome.as_str())),
+                failing_since: open.failing_since_ms.map(rfc3339),
                 ..Self::base(seen.partition, &open.half)
             },
             What::Parked(parked, _) => Self {
@@ -144,6 +149,7 @@ impl HalfView {
             attempts: 0,
             next_check_at: None,
             last_outcome: None,
+            failing_since: None,
             warning: None,
         }
     }
@@ -164,6 +170,7 @@ impl HalfView {
             attempts: closed.attempts,
             next_check_at: None,
             last_outcome: Some(decided(closed)),
+            failing_since: None,
             warning: None,
         }
     }

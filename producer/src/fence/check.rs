@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::FenceError;
 use super::table::{self, State};
-use crate::listener::LocalTransactionState;
+use crate::listener::{ListenerResult, LocalTransactionState};
 use crate::message::HalfMessage;
 
 /// The bounds of a check.
@@ -44,8 +44,10 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 /// the order of `halves`.
 ///
 /// `Commit` if it entered the fence and committed. `Rollback` if there is a tombstone, which this
-/// writes where there is no row. `Unknown` if it is under way, if the database is busy, away or
-/// refuses (which is logged), or if the half has no row and is older than what was cleaned away.
+/// writes where there is no row. `Unknown` if it is under way, if somebody else's lock is in the way,
+/// or if the half has no row and is older than what was cleaned away. An error, a [`FenceError`], if
+/// the database is away or refuses, if there was no time left for this half, or if the table was
+/// emptied: nothing is known then of the local transaction, and no attempt is counted.
 ///
 /// Rows that exist are read in one statement; tombstones are written one by one, in the order of
 /// their keys, each in its own transaction, and each with its share of the time to wait for locks.
@@ -54,28 +56,43 @@ pub async fn check(
     db: &DatabaseConnection,
     halves: &[HalfMessage],
     options: FenceOptions,
-) -> Vec<LocalTransactionState> {
+) -> Vec<ListenerResult<LocalTransactionState>> {
     let ids: BTreeSet<TransactionId> =
         halves.iter().map(|half| half.local_transaction_id).collect();
     let ids: Vec<TransactionId> = ids.into_iter().collect();
-    let known = match states(db, &ids, options).await {
-        Ok(known) => known,
-        Err(error) => {
-            tracing::warn!(%error, halves = halves.len(), "the fence cannot be read");
-            return vec![LocalTransactionState::Unknown; halves.len()];
-        }
+    let known = states(db, &ids, options).await;
+    let answer = |half: &HalfMessage| match &known {
+        Ok(known) => match known.get(&half.local_transaction_id) {
+            Some(state) => Ok(state.clone()?),
+            None => Ok(LocalTransactionState::Unknown),
+        },
+        Err(error) => Err(error.clone().into()),
     };
-    let answer = |half: &HalfMessage| known.get(&half.local_transaction_id).copied();
-    halves.iter().map(|half| answer(half).unwrap_or(LocalTransactionState::Unknown)).collect()
+    halves.iter().map(answer).collect()
 }
+
+/// The same about one half.
+///
+/// # Errors
+/// As for [`check`].
+pub async fn check_one(
+    db: &DatabaseConnection,
+    half: &HalfMessage,
+    options: FenceOptions,
+) -> ListenerResult<LocalTransactionState> {
+    let mut answers = check(db, std::slice::from_ref(half), options).await;
+    answers.pop().unwrap_or(Ok(LocalTransactionState::Unknown))
+}
+
+type Known = HashMap<TransactionId, Result<LocalTransactionState, FenceError>>;
 
 /// What is known of these, which are in the order of their keys.
 async fn states(
     db: &DatabaseConnection,
     ids: &[TransactionId],
     options: FenceOptions,
-) -> Result<HashMap<TransactionId, LocalTransactionState>, FenceError> {
-    let mut known = HashMap::with_capacity(ids.len());
+) -> Result<Known, FenceError> {
+    let mut known = Known::with_capacity(ids.len());
     if ids.is_empty() {
         return Ok(known);
     }
@@ -106,14 +123,19 @@ async fn states(
     Ok(known)
 }
 
-fn told(transaction_id: TransactionId, state: Result<State, FenceError>) -> LocalTransactionState {
+/// Of the local transaction, or of what kept the database from telling.
+fn told(
+    transaction_id: TransactionId,
+    state: Result<State, FenceError>,
+) -> Result<LocalTransactionState, FenceError> {
     match state {
-        Ok(State::Entered) => LocalTransactionState::Commit,
-        Ok(State::Tombstone) => LocalTransactionState::Rollback,
-        Err(error) => {
+        Ok(State::Entered) => Ok(LocalTransactionState::Commit),
+        Ok(State::Tombstone) => Ok(LocalTransactionState::Rollback),
+        Err(error @ (FenceError::Contended(_) | FenceError::Forgotten(_))) => {
             tracing::warn!(%transaction_id, %error, "what became of it is not known yet");
-            LocalTransactionState::Unknown
+            Ok(LocalTransactionState::Unknown)
         }
+        Err(error) => Err(error),
     }
 }
 

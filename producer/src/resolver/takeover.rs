@@ -16,7 +16,7 @@ use super::assignment::StoreContext;
 use super::emitter::{Emitter, EmitterParts, Ready};
 use crate::config::ProducerConfig;
 use crate::parked::{self, ParkedPartition};
-use crate::scan::Patience;
+use crate::scan::{self, Patience, Unread};
 use crate::stored::{self, Place};
 
 /// The group has changed its mind; what it says now is another takeover's business.
@@ -61,20 +61,52 @@ pub(crate) fn start(parts: EmitterParts, partitions: Vec<i32>) -> std::io::Resul
 }
 
 fn take(parts: &EmitterParts, partitions: &[i32]) -> Result<TakeoverEnd, String> {
-    let mut emitters = fence(parts, partitions)?;
+    // Before anybody is fenced: one that cannot be read is asked about every second.
+    let mut left_out = without_leader(parts, partitions)?;
+    let led: Vec<i32> =
+        partitions.iter().copied().filter(|of| !left_out.contains_key(of)).collect();
+    if led.is_empty() {
+        return Err(cannot_be_read(&parts.config.store_topic(), &left_out).unwrap_or_default());
+    }
+    let mut emitters = fence(parts, &led)?;
     if parts.claim.is_withdrawn() {
         return Err(WITHDRAWN.into());
     }
     let too_few = without_parked(parts, &mut emitters)?;
     let ready: Vec<i32> = emitters.keys().copied().collect();
-    let (found, unread) = read(&parts.config, &parts.consumer, &ready)?;
-    let why = too_few.or(unread);
+    let (found, unread) = read(&parts.config, &parts.consumer, &ready, &mut left_out)?;
+    let unseen = cannot_be_read(&parts.config.store_topic(), &left_out);
+    if let Some(why) = &unseen {
+        tracing::warn!(why, "some of the store's partitions cannot be taken over yet");
+    }
+    let why = too_few.or(unseen).or(unread);
     let own =
         |found: Found| emitters.remove(&found.partition).map(|emitter| Taken { found, emitter });
     let taken: Vec<Taken> = found.into_iter().filter_map(own).collect();
     let is_taken = |of: &i32| taken.iter().any(|taken| taken.found.partition == *of);
     let failed = partitions.iter().filter(|of| !is_taken(of)).copied().collect();
     Ok(TakeoverEnd { generation: parts.generation, taken, failed, why })
+}
+
+/// The store's partitions that nobody can be asked about now: they wait, and hold up no others.
+fn without_leader(parts: &EmitterParts, partitions: &[i32]) -> Result<Unread, String> {
+    let store = parts.config.store_topic();
+    // This also makes the client know the topic: else the first record comes half a second late.
+    scan::without_leader(&parts.consumer, &store, partitions, LOOKUP)
+        .map_err(|error| format!("looking the store up: {error}"))
+}
+
+/// Which of the store's partitions are left out, and what to do about it.
+fn cannot_be_read(store: &str, left_out: &Unread) -> Option<String> {
+    let (partition, error) = left_out.iter().next()?;
+    let why = format!(
+        "{store}[{partition}] cannot be read ({error}), so nothing of the store's partitions {:?} is \
+         carried out, and half messages for them are refused: look at the leaders of that topic's \
+         partitions, with kafka-topics.sh --describe --topic {store}, and bring their brokers back; \
+         they are taken over as soon as they have a leader",
+        left_out.keys()
+    );
+    Some(why)
 }
 
 /// Leaves out the partitions that the parked topic does not have, because somebody has given more
@@ -161,20 +193,20 @@ impl Found {
     }
 }
 
-/// Looks everything up. Blocks; fails as a whole, to be tried again, but leaves a partition out whose
-/// part of the parked topic cannot be read, and says so.
+/// Looks everything up. Blocks; fails as a whole, to be tried again, but leaves a partition out that
+/// has lost its leader (`left_out`), or whose part of the parked topic cannot be read, and says so.
 fn read(
     config: &ProducerConfig,
     consumer: &BaseConsumer<StoreContext>,
     partitions: &[i32],
+    left_out: &mut Unread,
 ) -> Result<(Vec<Found>, Option<String>), String> {
     let failed = |what: &'static str| move |error: KafkaError| format!("{what}: {error}");
     let (store, topic) = (config.store_topic(), config.parked_topic());
-    // Without it the first record comes half a second late.
-    consumer.fetch_metadata(Some(&store), LOOKUP).map_err(failed("looking the store up"))?;
     // Read-committed: it would wait for an open transaction of the former owner, were there one.
-    let places = stored::places(consumer, &store, partitions, LOOKUP)
+    let (places, unseen) = stored::places_but(consumer, &store, partitions, LOOKUP)
         .map_err(failed("reading the stored progress and the ends of the store"))?;
+    left_out.extend(unseen);
     let (mut parked, unread) = parked::read(&config.kafka, &topic, partitions, PARKED_PATIENCE)
         .map_err(failed("reading the parked topic"))?;
     let why = unread.iter().next().map(|(partition, error)| {

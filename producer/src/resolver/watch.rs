@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use halfmsg_protocol::{HalfOffset, ParkCause, Progress};
+use halfmsg_protocol::{HalfOffset, Ledger, ParkCause, Progress};
 
 use super::emitter::{Item, JobEnd, Work};
 use super::{Owned, Resolver};
+use crate::admin::view::rfc3339;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::shared::Standing;
@@ -62,6 +63,7 @@ impl Resolver {
             taking_over: !self.wanted.is_empty(),
             renewing: self.renewing(),
             overdue: self.overdue(),
+            failing: self.failing(),
         };
         self.shared.publish(&self.owned, standing);
         let wall_ms = clock::wall_ms();
@@ -69,7 +71,8 @@ impl Resolver {
             let ledger = owned.core.ledger();
             let oldest = ledger.open_from(HalfOffset(0)).next();
             let age = oldest.map_or(0, |open| wall_ms.saturating_sub(open.half.meta.timestamp_ms));
-            self.metrics.open(*partition, ledger.open_count(), age);
+            let (open, failing) = (ledger.open_count(), ledger.failing_count());
+            self.metrics.open(*partition, open, failing, age);
         }
         let owned: BTreeSet<i32> = self.owned.keys().copied().collect();
         for gone in self.shown.difference(&owned) {
@@ -84,6 +87,21 @@ impl Resolver {
         let has_any = !self.owned.is_empty() || !self.wanted.is_empty();
         self.renewal.take_if(|_| has_any);
         self.renewal.as_ref().map(|renewal| renewal.why.clone())
+    }
+
+    /// Halves that cannot be asked about, and why the first of them.
+    fn failing(&self) -> Option<String> {
+        let ledgers = || self.owned.values().map(|owned| owned.core.ledger());
+        let first = ledgers().filter_map(Ledger::first_failing);
+        let first = first.min_by_key(|open| open.failing_since_ms)?;
+        let since = rfc3339(first.failing_since_ms.unwrap_or_default());
+        let why = first.last_outcome.as_ref().map_or("", |(_, why)| why.as_str());
+        Some(format!(
+            "the checks of {} open half messages fail, of purpose '{}' since {since}: {why}; they are \
+             asked again, and no attempt is counted",
+            ledgers().map(Ledger::failing_count).sum::<usize>(),
+            first.half.meta.purpose
+        ))
     }
 
     /// What has waited for too long to be carried out, and for what.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use halfmsg_protocol::{
-    Answer, Body, CheckOutcome, Checked, Decision, HalfMeta, Origin, Record, TransactionId, Verdict,
+    Answer, Body, Checked, Decision, HalfMeta, Origin, Record, TransactionId, Verdict,
 };
 
 use super::{Fault, Inner, KitError, TestKit};
@@ -261,15 +261,14 @@ impl Inner {
 
     async fn check_at_once(&self, half: &HalfMessage) -> Result<LocalTransactionState, KitError> {
         let answer = self.checker.ask_one(self.asked(half.clone())).await;
-        let (outcome, reason) = match answer {
+        let of = half_ref(half);
+        let checked = Record::Checked(match answer {
             Answer::Commit => return Ok(LocalTransactionState::Commit),
             Answer::Rollback => return Ok(LocalTransactionState::Rollback),
             Answer::NotAsked(_) => return Ok(LocalTransactionState::Unknown),
-            Answer::Unknown(reason) => (CheckOutcome::Unknown, reason),
-            Answer::Failed(reason) => (CheckOutcome::Failed, reason),
-        };
-        let attempt = half.attempts + 1;
-        let checked = Record::Checked(Checked { of: half_ref(half), attempt, outcome, reason });
+            Answer::Unknown(reason) => Checked::unknown(of, half.attempts, reason),
+            Answer::Failed(reason) => Checked::failed(of, half.attempts, reason),
+        });
         self.alive(|world| world.append(half.partition, &checked, Body::default()))?;
         Ok(LocalTransactionState::Unknown)
     }

@@ -29,9 +29,14 @@ impl ResolverCore {
         let mut timers: Vec<_> = timers.iter().collect();
         timers.sort_unstable_by_key(|(half, _)| **half);
         for (half, timer) in timers {
-            let Timer { due, phase, applied, age, asked_here } = timer;
+            let Timer { due, phase, applied, age, asked_here, failing } = timer;
             let age = *age + now.saturating_sub(*applied);
             (half, from(now, *due), phase, left(config.max_age, age), asked_here > &0).hash(into);
+            let failing = failing.as_ref().map(|failing| {
+                let age = failing.age + now.saturating_sub(failing.applied);
+                (left(config.max_age, age), failing.times)
+            });
+            failing.hash(into);
         }
         for (over, half) in lingering {
             (from(now, *over), half).hash(into);

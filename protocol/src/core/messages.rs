@@ -13,11 +13,12 @@ use crate::schedule::Backoff;
 pub struct CoreConfig {
     /// From storing a half to its first check, if the message does not say otherwise.
     pub check_after: Duration,
-    /// Between checks.
+    /// Between checks, whether they were answered or failed.
     pub check_backoff: Backoff,
     /// Real attempts before a half is parked.
     pub max_checks: u32,
-    /// Age at which a half is parked, after at least one real attempt by this owner.
+    /// Age at which a half is parked, after at least one real attempt by this owner; while its
+    /// checks fail, only once they have failed for as long.
     pub max_age: Duration,
     /// How long this owner waits for a listener before it parks a half that has none.
     pub no_listener_grace: Duration,
@@ -58,7 +59,7 @@ pub enum Answer {
     Rollback,
     /// It cannot tell yet.
     Unknown(String),
-    /// It was asked and failed, panicked or took too long.
+    /// It was asked and failed, panicked or took too long: an attempt that does not count.
     Failed(String),
     /// It was not asked: an attempt that does not count.
     NotAsked(NotAsked),

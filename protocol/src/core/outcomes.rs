@@ -29,7 +29,10 @@ impl ResolverCore {
             }
             Outcome::Parked(parked) => commands.push(Command::WriteParked { at, parked }),
             Outcome::Ignored(why) => commands.push(Command::Note { id, at, why }),
-            Outcome::Opened | Outcome::Reopened { .. } | Outcome::Attempted { .. } => {}
+            Outcome::Opened
+            | Outcome::Reopened { .. }
+            | Outcome::Attempted { .. }
+            | Outcome::CheckFailed { .. } => {}
         }
     }
 

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`timing`]: when a half is checked
 //! - [`attempts`]: what counts as an attempt, and when it is given up
+//! - [`failing`]: checks that fail
 //! - [`batches`]: how many questions at once
 //! - [`copies`]: a half message that was written more than once
 //! - [`delivery`]: what is carried out, and what is retried
@@ -10,13 +11,14 @@
 
 use super::*;
 use crate::ledger::{Ignored, ParkedState};
-use crate::record::{HalfMeta, Reopen};
+use crate::record::{CheckOutcome, HalfMeta, Reopen};
 use crate::schedule::Backoff;
 
 mod attempts;
 mod batches;
 mod copies;
 mod delivery;
+mod failing;
 mod takeover;
 mod timing;
 

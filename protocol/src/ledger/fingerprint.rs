@@ -11,6 +11,8 @@ impl Ledger {
         let Self {
             position,
             open,
+            // What the open ones say.
+            failing: _,
             decided,
             parked,
             settled,

@@ -61,13 +61,17 @@ pub struct Open {
     pub epoch: Epoch,
     /// Real attempts to ask in this life.
     pub attempts: u32,
-    /// What the last attempt gave.
+    /// What the last attempt gave; while its checks fail, what the first of them said.
     pub last_outcome: Option<(CheckOutcome, String)>,
+    /// Since when its checks fail, by the append time of the record that says so; nothing if the
+    /// last one was answered.
+    pub failing_since_ms: Option<i64>,
 }
 
 impl Open {
     pub(super) fn new(half: Arc<Half>, appended_ms: i64, epoch: Epoch) -> Self {
-        Self { half, appended_ms, epoch, attempts: 0, last_outcome: None }
+        let (attempts, last_outcome, failing_since_ms) = (0, None, None);
+        Self { half, appended_ms, epoch, attempts, last_outcome, failing_since_ms }
     }
 }
 
@@ -156,6 +160,11 @@ pub enum Outcome {
         half: HalfOffset,
         /// Attempts so far.
         attempts: u32,
+    },
+    /// Asking failed: no attempt was counted.
+    CheckFailed {
+        /// The half.
+        half: HalfOffset,
     },
     /// It is parked: write it to the parked topic.
     Parked(ParkedHalf),

@@ -13,6 +13,7 @@ use crate::record::{CheckOutcome, Origin};
 
 mod bodies;
 mod deciding;
+mod failing;
 mod parking;
 mod progress;
 mod reopening;

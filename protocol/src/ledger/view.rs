@@ -24,6 +24,16 @@ impl Ledger {
         self.open.len()
     }
 
+    /// How many of them have checks that fail.
+    pub fn failing_count(&self) -> usize {
+        self.failing.len()
+    }
+
+    /// The first of those.
+    pub fn first_failing(&self) -> Option<&Open> {
+        self.failing.first().and_then(|half| self.open.get(half))
+    }
+
     /// The parked messages from this offset on; one that is open again, or decided and not yet
     /// settled, is not among them.
     pub fn parked_from(&self, half: HalfOffset) -> impl Iterator<Item = &ParkedHalf> {

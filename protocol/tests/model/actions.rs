@@ -18,6 +18,7 @@ pub(crate) enum Said {
     Commit,
     Rollback,
     Unknown,
+    Failed,
     NotAsked,
 }
 
@@ -112,12 +113,15 @@ fn fair(world: &World, owner: &Owner) -> Vec<Step> {
 }
 
 fn unfair(world: &World, owner: &Owner) -> Vec<Step> {
-    let Budget { answers, not_asked, failures, .. } = world.budget;
+    let Budget { answers, not_asked, failed, failures, .. } = world.budget;
     let mut steps = Vec::new();
     for of in owner.questions.iter().flatten() {
         if answers > 0 {
             steps.push(Step::Answer(*of, Said::Commit));
             steps.push(Step::Answer(*of, Said::Rollback));
+        }
+        if failed > 0 {
+            steps.push(Step::Answer(*of, Said::Failed));
         }
         if not_asked > 0 {
             steps.push(Step::Answer(*of, Said::NotAsked));
@@ -285,6 +289,10 @@ fn answer(world: &mut World, number: usize, of: HalfRef, said: Said) {
             if said == Said::Commit { Answer::Commit } else { Answer::Rollback }
         }
         Said::Unknown => Answer::Unknown(String::new()),
+        Said::Failed => {
+            world.budget.failed -= 1;
+            Answer::Failed(String::new())
+        }
         Said::NotAsked => {
             world.budget.not_asked -= 1;
             Answer::NotAsked(NotAsked::Busy)

@@ -24,6 +24,7 @@ const NONE: Budget = Budget {
     decisions: 0,
     answers: 0,
     not_asked: 0,
+    failed: 0,
     reopens: 0,
     refusals: 0,
     failures: 0,
@@ -72,6 +73,11 @@ pub(crate) fn small() -> Vec<Scenario> {
             "exactly once: checks, two operators who reopen",
             Budget { decisions: 1, reopens: 2, ..NONE },
             &[GivenUp, Reopened, Undone, Conflict],
+        )),
+        checked(exactly_once(
+            "exactly once: checks that fail, a crash",
+            Budget { decisions: 1, failed: 2, crashes: 1, ..NONE },
+            &[GivenUp, Conflict],
         )),
         at_least_once(
             "at least once: an old owner",

@@ -49,7 +49,10 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
             (state_of(decision.verdict), told_by(&by, &decision.reason))
         }
         Record::Checked(checked) => {
-            let by = format!("attempt {}: {}", checked.attempt, checked.outcome.as_str());
+            let by = match (&step.outcome, checked.outcome) {
+                (Some(Outcome::CheckFailed { .. }), _) => "failed, and counts as no attempt".into(),
+                (_, outcome) => format!("attempt {}: {}", checked.attempt, outcome.as_str()),
+            };
             ("checked", told_by(&by, &checked.reason))
         }
         Record::Park(park) => ("parked", told_by(park.cause.as_str(), &park.reason)),
@@ -115,6 +118,9 @@ pub(super) fn summed_up(seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
     if half.attempts > 0 {
         let last = half.last_outcome.clone().unwrap_or_default();
         history.push(entry(None, "checked", format!("{} attempts; {last}", half.attempts)));
+    } else if let Some(since) = &half.failing_since {
+        let last = half.last_outcome.clone().unwrap_or_default();
+        history.push(entry(Some(since.clone()), "checked", last));
     }
     match &seen.what {
         What::Open(..) => {}
