@@ -6,6 +6,7 @@
 //!
 //! # Layout
 //! - `assignment`: the consumer's context; partitions come and go
+//! - `owned`: what is held of one partition
 //! - `ownership`: taking over, giving up, losing, stopping; `wanted`: which partitions, and when
 //! - `takeover`: fences the former owner, finds where a partition is taken up; `claim`: whether it
 //!   still counts
@@ -24,9 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use halfmsg_protocol::{
-    Answer, Body, Command, Decision, Event, HalfRef, Ledger, Progress, ResolverCore,
-};
+use halfmsg_protocol::{Answer, Body, Command, Decision, Event, HalfRef, Ledger, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
@@ -45,6 +44,7 @@ mod claim;
 pub(crate) mod delivery;
 mod emitter;
 mod lane;
+mod owned;
 mod ownership;
 pub(crate) mod progress;
 pub(crate) mod query;
@@ -60,12 +60,13 @@ mod worker;
 
 use assignment::StoreContext;
 use emitter::{Item, JobEnd};
-use lane::{Lane, Limits};
+use lane::Limits;
+pub(crate) use owned::Owned;
 use progress::ProgressWriter;
 use query::Query;
 use takeover::TakeoverEnd;
 use wanted::Wanted;
-use watch::{Renewal, Uncounted};
+use watch::Renewal;
 
 /// Inputs taken in between two polls.
 const INPUTS_PER_TURN: usize = 4_096;
@@ -98,51 +99,6 @@ pub(crate) enum Input {
     Query(Query),
     /// Stop: finish what is under way, store progress, end.
     Stop,
-}
-
-/// A partition that this replica owns.
-pub(crate) struct Owned {
-    pub(crate) core: ResolverCore,
-    pub(crate) lane: Lane,
-    /// Tells this ownership from an earlier one of the same partition.
-    pub(crate) generation: u64,
-    /// Why it is not read on, if it is not.
-    pub(crate) stopped: Option<String>,
-    /// The record of a newer format at which it is stopped.
-    stopped_at: Option<i64>,
-    /// Such records that an operator has skipped.
-    skipped: BTreeSet<i64>,
-    /// It is not read on until its lane has room again.
-    pub(crate) is_throttled: bool,
-    /// Its log is not the one that progress was stored for: what is stored stays as it is.
-    pub(crate) is_lost: bool,
-    /// The end of the log when it was taken over.
-    pub(crate) end_at_takeover: i64,
-    /// The end of the log was reached since.
-    pub(crate) caught_up: bool,
-    uncounted: Uncounted,
-    /// What is stored as progress, if it is known.
-    stored: Option<Progress>,
-    /// The log was cut here.
-    trimmed_below: i64,
-}
-
-impl Owned {
-    /// Whether the log held records at the takeover that are not read yet: what is open is not
-    /// known before.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.stopped.is_none() && !self.caught_up && self.left_to_replay() > 0
-    }
-
-    /// Records of the log at the takeover that are not read yet.
-    pub(crate) fn left_to_replay(&self) -> i64 {
-        (self.end_at_takeover - self.core.ledger().position()).max(0)
-    }
-
-    /// Whether nothing of it is under way, and all that may be stored is.
-    fn is_settled(&self) -> bool {
-        self.lane.is_idle() && (self.is_lost || self.lane.is_current(&self.core))
-    }
 }
 
 /// What the resolver is made of.

@@ -291,6 +291,9 @@ macro_rules! cases {
                 c27_long_at_least_once_loses_nothing
                 c27_long_scaled_up_and_down
             }
+            [spare] {
+                c27_more_replicas_than_partitions
+            }
             [consuming::delivering] {
                 c34_a_swallowed_failure_is_no_success
                 c36_a_database_that_is_away_burns_no_attempts

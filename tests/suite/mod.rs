@@ -68,6 +68,7 @@ pub(crate) mod secure;
 pub(crate) mod services;
 pub(crate) mod setup;
 pub(crate) mod several;
+pub(crate) mod spare;
 pub(crate) mod store;
 pub(crate) mod targets;
 pub(crate) mod told;

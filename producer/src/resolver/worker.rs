@@ -225,6 +225,12 @@ impl<'a> Worker<'a> {
         }
         self.crash_at(CrashPoint::AfterDelivery, job);
         troubles.extend(self.judge(job, reports.failures()));
+        let marks = self.send_marks(job, &troubles);
+        if !marks.wait(self.stop) {
+            self.client.purge(PurgeConfig::default().queue());
+            return None;
+        }
+        troubles.extend(self.judge(job, marks.failures()));
         troubles.sort_by_key(|(index, _)| *index);
         if let Some((code, text)) = self.client.client().fatal_error() {
             tracing::error!(%code, text, partition = self.partition, "the client is made anew");

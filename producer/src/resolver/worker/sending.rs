@@ -22,16 +22,19 @@ pub(super) const NO_ITEM: usize = usize::MAX;
 pub(super) const MARK: usize = 1 << (usize::BITS - 2);
 
 impl Worker<'_> {
-    /// Puts the records of all items but these on their way.
+    /// Puts the records of all items but these on their way. Without a transaction the marks of
+    /// deliveries wait for [`Worker::send_marks`].
     pub(super) fn send(
         &self,
         job: &Job,
         whole: &Whole,
         without: &[(usize, Trouble)],
     ) -> Arc<Reports> {
+        let with_marks = self.is_transactional();
         let left_out: HashSet<usize> = without.iter().map(|(index, _)| *index).collect();
         let items = || job.items.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
-        let records = |work: &Work| if matches!(work, Work::Deliver(_, Some(_))) { 2 } else { 1 };
+        let is_two = |work: &Work| with_marks && matches!(work, Work::Deliver(_, Some(_)));
+        let records = |work: &Work| if is_two(work) { 2 } else { 1 };
         let count = items().map(|(_, item)| records(&item.work)).sum::<usize>() + job.clears.len();
         // One more, given back at the end: it cannot come to its end while records are added.
         let reports = Reports::of(count + 1);
@@ -42,8 +45,8 @@ impl Worker<'_> {
                     let half = whole.get(&half.stored_at).unwrap_or(half);
                     debug_assert!(!half.is_stub, "a stub has nothing to deliver");
                     self.push(delivery::delivery(half, report()));
-                    if let Some(of) = settled {
-                        self.push_parked(&ParkedRecord::settled(*of, item.at), mark(report()));
+                    if let Some(of) = settled.filter(|_| with_marks) {
+                        self.push_parked(&ParkedRecord::settled(of, item.at), mark(report()));
                     }
                 }
                 Work::Settle(of) => {
@@ -61,6 +64,26 @@ impl Worker<'_> {
             self.push_parked(&ParkedRecord::cleared(*id), report);
         }
         reports.done(NO_ITEM, Ok(()));
+        reports
+    }
+
+    /// Puts the marks of those deliveries on their way that have succeeded: all but these. A mark in
+    /// front of its delivery could replace the entry with which another owner, of whom this one does not
+    /// know yet, has parked the message because its target refused it; and with the delivery
+    /// refused here too, nobody would know of the message any more.
+    pub(super) fn send_marks(&self, job: &Job, without: &[(usize, Trouble)]) -> Arc<Reports> {
+        let left_out: HashSet<usize> = without.iter().map(|(index, _)| *index).collect();
+        let marks = job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
+            Work::Deliver(_, Some(of)) if !left_out.contains(&index) => {
+                Some((index, ParkedRecord::settled(*of, item.at)))
+            }
+            _ => None,
+        });
+        let marks: Vec<_> = marks.collect();
+        let reports = Reports::of(marks.len());
+        for (index, record) in marks {
+            self.push_parked(&record, mark(Report { batch: Arc::clone(&reports), index }));
+        }
         reports
     }
 

@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use halfmsg_kafka::EmbeddedBroker;
 use halfmsg_protocol::{Body, Epoch, HalfMeta, HalfOffset, HalfRef, TransactionId};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::types::RDKafkaApiKey;
 use rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED as DENIED;
 
 use super::*;
+use crate::config::ProducerConfig;
 use crate::resolver::emitter::tests::parts;
 
 fn half(topic: &str) -> Arc<Half> {
@@ -81,4 +83,29 @@ fn an_emitter_that_is_given_up_looks_for_no_target_and_sends_nothing() {
     let begun = Instant::now();
     let end = worker.carry_out(&job(vec![deliver("t", None), deliver("u", None)], Vec::new()));
     assert!(end.is_none() && begun.elapsed() < STEP, "{end:?}");
+}
+
+/// A mark must not stand where its delivery does not.
+#[test]
+fn at_least_once_a_message_that_its_target_refuses_is_not_marked_as_settled() {
+    let (broker, mut parts) = broker(parts);
+    let config = ProducerConfig { emission: Emission::AtLeastOnce, ..(*parts.config).clone() };
+    parts.config = Arc::new(config);
+    let (parked_topic, kafka) = (parts.config.parked_topic(), parts.config.kafka.clone());
+    let stop = AtomicBool::new(false);
+    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    let settled =
+        HalfRef { id: TransactionId::from_bytes([1; 16]), half: HalfOffset(0), epoch: Epoch(1) };
+    let marks = || {
+        let client: BaseConsumer = kafka.consumer("marks").create().expect("a client");
+        client.fetch_watermarks(&parked_topic, 0, STEP).expect("the broker answers").1
+    };
+    broker.refuse(RDKafkaApiKey::Produce, &[DENIED]).expect("it runs");
+    let end = worker.carry_out(&job(vec![deliver("t", Some(settled))], Vec::new()));
+    let Some(JobEnd::Done(troubles)) = end else { panic!("{end:?}") };
+    assert!(matches!(&troubles[..], [(0, Trouble::Suspect(_))]), "{troubles:?}");
+    assert_eq!(marks(), 0);
+    let end = worker.carry_out(&job(vec![deliver("t", Some(settled))], Vec::new()));
+    assert!(matches!(&end, Some(JobEnd::Done(troubles)) if troubles.is_empty()), "{end:?}");
+    assert_eq!(marks(), 1);
 }

@@ -150,3 +150,36 @@ fn an_operator_can_drop_an_undeliverable_message() {
     assert_eq!(fold.ledger.progress(), progress(4, 4));
     assert_eq!(fold.ledger.find_closed(of.id).unwrap().verdict, Verdict::Rollback);
 }
+
+/// At least once nothing fences a former owner that stood still: its entry for the parked topic may
+/// come when the message is long settled, and its mark is cleared away.
+#[test]
+fn a_late_entry_of_a_former_owner_is_listed_changes_nothing_and_resolves() {
+    let mut fold = Fold::new();
+    let of = fold.parked(1);
+    let late = fold.entry(of);
+    fold.reopen(of);
+    let (at, _) = fold.commit(in_epoch(of, 1));
+    fold.ledger.carried_out(at);
+    let end = fold.ledger.position();
+    assert_eq!(fold.ledger.forget_settled(end), [of.id]);
+
+    // As long as the log tells of it, the entry is known to be of before.
+    let (next, _) = fold.taken_over(0, end, [late.clone()]);
+    assert_eq!(offsets(&next.ledger), (vec![], vec![]));
+
+    // Trimmed, it is shown as parked: nothing is held up, and nothing decides by itself.
+    let (mut next, _) = fold.taken_over(end, end, [late]);
+    assert_eq!(offsets(&next.ledger), (vec![], vec![0]));
+    assert_eq!(next.ledger.progress(), progress(end, end));
+    assert_outcome!(next.commit(of), Outcome::Ignored(Ignored::Conflict));
+    // Opened again, the listener says once more how its local transaction ended: the same message,
+    // by the same identity, and then nothing is left of it.
+    assert_outcome!(next.reopen(of), Outcome::Reopened { .. });
+    let (at, outcome) = next.commit(in_epoch(of, 1));
+    let Outcome::Deliver { half, settles: true } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(half.meta.id, of.id);
+    next.ledger.carried_out(at);
+    assert_eq!((next.ledger.parked_count(), next.ledger.open_count()), (0, 0));
+    assert_eq!(next.ledger.forget_settled(next.ledger.position()), [of.id]);
+}
