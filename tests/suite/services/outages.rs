@@ -172,7 +172,8 @@ pub(crate) async fn postgres_away_and_back(env: Env) {
     let amid = amid.expect_retry_after().order_id();
     until(VOID_DEADLINE, "both half messages to have been asked about in vain", async || {
         let open = shop.halves("open").await?;
-        let failing = |half: &&Value| half["attempts"] == 0 && half["failing_since"].is_string();
+        let failing =
+            |half: &&serde_json::Value| half["attempts"] == 0 && half["failing_since"].is_string();
         let asked = open.iter().filter(failing).count();
         if (open.len(), asked) == (2, 2) { Ok(()) } else { Err(format!("{open:?}")) }
     })
