@@ -166,7 +166,9 @@ impl StoreReader {
                 config
                     .set("auto.offset.reset", "error")
                     .set("queued.min.messages", "100")
-                    .set("queued.max.messages.kbytes", "1024");
+                    .set("queued.max.messages.kbytes", "512")
+                    // A larger record comes all the same, alone (KIP-74).
+                    .set("fetch.message.max.bytes", "262144");
                 let consumer: BaseConsumer = config.create()?;
                 consumer.fetch_metadata(Some(&self.topic), DEADLINE)?;
                 consumer

@@ -58,7 +58,7 @@ mod wanted;
 mod watch;
 mod worker;
 
-use assignment::StoreContext;
+use assignment::{READ_AHEAD_BYTES, StoreContext};
 use emitter::{Item, JobEnd};
 use lane::Limits;
 pub(crate) use owned::Owned;
@@ -333,9 +333,12 @@ impl Resolver {
         self.replay = None;
     }
 
-    /// Bodies beyond the budget stay in the store: what is on its way to its target counts first.
+    /// Bodies beyond the budget stay in the store: what was read in advance, and what is on its way
+    /// to its target, counts first.
     fn keep_bodies(&mut self) {
-        let share = self.config.body_budget_bytes / self.owned.len().max(1);
+        let budget = self.config.body_budget_bytes;
+        let budget = budget.saturating_sub(READ_AHEAD_BYTES).max(budget / 2);
+        let share = budget / self.owned.len().max(1);
         for owned in self.owned.values_mut() {
             owned.core.keep_bodies(share.saturating_sub(owned.lane.bytes()) as u64);
         }

@@ -423,7 +423,8 @@ impl Ledger {
                 return;
             };
             self.stubs_below = HalfOffset(offset.0 + 1);
-            if !open.half.is_stub {
+            // What somebody else holds, as who asks about it, would not become free: it counts.
+            if !open.half.is_stub && Arc::strong_count(&open.half) == 1 {
                 self.body_bytes -= open.half.bytes as u64;
                 open.half = Arc::new(open.half.stub());
             }

@@ -122,6 +122,9 @@ fn settle<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     }
 }
 
+/// Bytes that the store's consumer reads in advance, of all partitions.
+pub(super) const READ_AHEAD_BYTES: usize = 16 * 1_024 * 1_024;
+
 /// The store's consumer. Offsets are always given: one that is outside the log is an error, and
 /// never a silent jump.
 pub(crate) fn consumer(
@@ -134,7 +137,7 @@ pub(crate) fn consumer(
         .set("statistics.interval.ms", STATISTICS_MILLIS)
         .set("auto.offset.reset", "error")
         // What is fetched in advance is held in memory.
-        .set("queued.max.messages.kbytes", "16384")
+        .set("queued.max.messages.kbytes", (READ_AHEAD_BYTES / 1_024).to_string())
         // Giving all partitions up before others come is what the resolver is made for.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "range,roundrobin");

@@ -135,9 +135,9 @@ impl Lane {
             && self.queued_bytes <= self.limits.queued_bytes / 2
     }
 
-    /// Bytes of what waits and of what is under way.
+    /// Bytes of what waits and of what is under way; of that, the client has a copy.
     pub(crate) fn bytes(&self) -> usize {
-        self.queued_bytes + self.busy_bytes
+        self.queued_bytes + 2 * self.busy_bytes
     }
 
     /// Whether nothing waits and nothing is under way.
