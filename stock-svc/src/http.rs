@@ -15,6 +15,7 @@ use axum::Router;
 use halfmsg_service_kit::{AdminToken, ApiError};
 use serde::Serialize;
 
+use crate::group_commit::GroupCommit;
 use crate::letters::Letters;
 use crate::metrics::StockMetrics;
 use crate::store::StockStore;
@@ -29,6 +30,8 @@ pub const MAX_LIMIT: u64 = 500;
 pub struct Api {
     /// The database.
     pub store: StockStore,
+    /// What takes from it.
+    pub deductions: GroupCommit,
     /// The dead letters of the consumers.
     pub dead_letters: Letters,
     /// The operators' token.

@@ -9,6 +9,7 @@
 //! - [`service`]: start, serve, stop
 //! - [`http`]: the routes
 //! - [`deduct`]: the handler of the topic by which orders ask for their stock, and its answers
+//! - [`group_commit`]: deductions over HTTP that wait at the same time share a transaction
 //! - [`restore`]: the handler of the topic that asks for restores
 //! - [`store`]: everything that is said to the database
 //! - [`model`]: items, refusals, and what the database keeps of them
@@ -19,6 +20,7 @@
 
 pub mod deduct;
 pub mod fault;
+pub mod group_commit;
 pub mod http;
 pub mod letters;
 pub mod metrics;

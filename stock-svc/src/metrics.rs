@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 pub struct StockMetrics {
     deductions: Family<Outcome, Counter>,
     restores: Family<Outcome, Counter>,
+    deduction_transactions: Counter,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -18,7 +19,8 @@ struct Outcome {
 }
 
 impl StockMetrics {
-    /// Registers them as `stock_deductions_total` and `stock_restores_total`.
+    /// Registers them as `stock_deductions_total`, `stock_restores_total` and
+    /// `stock_deduction_transactions_total`.
     /// What is known in advance begins at 0: of a series that appears with its first event, a scraper
     /// sees no increase.
     pub fn register(&self, registry: &mut Registry) {
@@ -30,10 +32,25 @@ impl StockMetrics {
         }
         registry.register("stock_deductions", "Answered deductions", self.deductions.clone());
         registry.register("stock_restores", "Restores asked for", self.restores.clone());
+        registry.register(
+            "stock_deduction_transactions",
+            "Transactions of deductions asked for over HTTP",
+            self.deduction_transactions.clone(),
+        );
+    }
+
+    pub(crate) fn deduction_transaction(&self) {
+        self.deduction_transactions.inc();
     }
 
     pub(crate) fn deduction(&self, outcome: &'static str) {
         self.deductions.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// How many transactions deductions over HTTP have begun.
+    #[cfg(any(test, feature = "scenarios"))]
+    pub(crate) fn deduction_transactions(&self) -> u64 {
+        self.deduction_transactions.get()
     }
 
     pub(crate) fn restore(&self, outcome: &'static str) {

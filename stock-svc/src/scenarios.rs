@@ -7,11 +7,16 @@
 //! # Layout
 //! - [`order`](mod@order): one request after the other
 //! - [`race`]: requests that meet
+//! - [`group`]: deductions that share a transaction
 #![allow(clippy::unwrap_used, reason = "only tests run it, and a scenario ends by panicking")]
 
+pub mod group;
 pub mod order;
 pub mod race;
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use halfmsg_migrations::{StockMigrator, migrate};
@@ -51,6 +56,12 @@ pub async fn all(url: &str) {
     race::one_order_deducted_by_many_at_once(&database).await;
     race::one_receipt_by_many_at_once(&database).await;
     race::conservation_under_load(&database).await;
+    group::those_that_wait_go_together(&database).await;
+    group::a_taken_barrier_holds_up_one(&database).await;
+    group::an_unreadable_row_costs_no_other(&database).await;
+    group::who_hangs_up_holds_up_nobody(&database).await;
+    group::a_crowd_sells_what_there_is(&database).await;
+    group::a_group_dies_whole(&database).await;
     database.close().await.unwrap();
 }
 
@@ -130,4 +141,18 @@ where
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// The future's output, or nothing if it waits for the so many-th time: there the process dies.
+async fn dies_at<T>(waits: u32, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut waited = 0;
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => {
+            waited += 1;
+            if waited >= waits { Poll::Ready(None) } else { Poll::Pending }
+        }
+    })
+    .await
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::deduct::Deducter;
+use crate::group_commit::GroupCommit;
 use crate::http::{Api, routes};
 use crate::letters::Letters;
 use crate::metrics::StockMetrics;
@@ -58,6 +59,7 @@ pub struct Service {
     consumers: Consumers,
     database: DatabaseConnection,
     store: StockStore,
+    deductions: GroupCommit,
     router: Router,
 }
 
@@ -77,8 +79,10 @@ impl Service {
         }
         let metrics = StockMetrics::default();
         let consumers = Consumers::build(&config, &database, &metrics)?;
+        let deductions = GroupCommit::new(store.clone(), metrics.clone(), config.deduct_together);
         let router = frame(&consumers, &metrics, &store).wrap(routes(Api {
             store: store.clone(),
+            deductions: deductions.clone(),
             dead_letters: Letters::of([
                 consumers.restores.dead_letters(),
                 consumers.deductions.dead_letters(),
@@ -87,7 +91,7 @@ impl Service {
             faults: common.faults,
             metrics,
         }));
-        Ok(Self { consumers, database, store, router })
+        Ok(Self { consumers, database, store, deductions, router })
     }
 
     /// Everything that it answers.
@@ -121,7 +125,11 @@ impl Service {
             consumed.context("consuming ended")
         };
         let (served, consumed) = tokio::join!(serving, consuming);
-        if tokio::time::timeout(DRAIN_DEADLINE, self.database.close()).await.is_err() {
+        let closing = async {
+            self.deductions.drain().await;
+            self.database.close().await
+        };
+        if tokio::time::timeout(DRAIN_DEADLINE, closing).await.is_err() {
             tracing::warn!("database connections were still in use");
         }
         served.and(consumed)

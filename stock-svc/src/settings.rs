@@ -5,6 +5,7 @@ use halfmsg_service_kit::{
     Common, CommonSettings, Delivery, DeliverySettings, Mistakes, ServiceDefaults,
 };
 
+use crate::group_commit;
 use crate::seed::{self, SeedProduct};
 
 /// The service's name.
@@ -40,6 +41,11 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_SEED", default_value = "", hide_default_value = true)]
     pub seed: String,
 
+    /// At most so many deductions asked for over HTTP share a transaction, where so many wait: 1 to
+    /// 1000; 1 gives each its own
+    #[arg(long, env = "HALFMSG_DEDUCT_TOGETHER", default_value = "64")]
+    pub deduct_together: String,
+
     /// Its consumers.
     #[command(flatten)]
     pub delivery: DeliverySettings,
@@ -60,6 +66,8 @@ pub struct Config {
     pub group: String,
     /// What is added at start.
     pub seed: Vec<SeedProduct>,
+    /// At most so many deductions over HTTP share a transaction.
+    pub deduct_together: usize,
     /// Its consumers.
     pub delivery: Delivery,
 }
@@ -85,6 +93,11 @@ impl Settings {
         ]);
         mistakes.name("HALFMSG_GROUP", &self.group);
         let seed = seed::read("HALFMSG_SEED", &self.seed, mistakes);
+        let deduct_together = mistakes.number(
+            "HALFMSG_DEDUCT_TOGETHER",
+            &self.deduct_together,
+            1..=group_commit::MAX_ORDERS,
+        );
         let delivery = self.delivery.read(mistakes);
         Some(Config {
             common: common?,
@@ -93,6 +106,7 @@ impl Settings {
             outbound_topic: self.outbound_topic.clone(),
             group: self.group.clone(),
             seed,
+            deduct_together: deduct_together?,
             delivery: delivery?,
         })
     }
@@ -122,6 +136,7 @@ mod tests {
         assert_eq!(config.common.listen.port(), 8081);
         assert_eq!(config.delivery.topic, TopicSettings::default());
         assert_eq!(config.seed, []);
+        assert_eq!(config.deduct_together, group_commit::DEFAULT_ORDERS);
     }
 
     #[test]
@@ -132,9 +147,10 @@ mod tests {
             "--replication-factor=0",
             "--topic-partitions=0",
             "--topic-retention-hours=x",
+            "--deduct-together=0",
             "--seed=apple",
         ]) else {
-            panic!("six mistakes")
+            panic!("seven mistakes")
         };
         for name in [
             "HALFMSG_ROLLBACK_TOPIC is",
@@ -142,6 +158,7 @@ mod tests {
             "HALFMSG_REPLICATION_FACTOR is",
             "HALFMSG_TOPIC_PARTITIONS is",
             "HALFMSG_TOPIC_RETENTION_HOURS is",
+            "HALFMSG_DEDUCT_TOGETHER is",
             "HALFMSG_SEED has",
         ] {
             let lines = mistakes.lines();

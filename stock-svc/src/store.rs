@@ -24,8 +24,8 @@ use std::time::Duration;
 use halfmsg_service_kit::ApiError;
 use halfmsg_service_kit::db::{DbFault, begin_write, set_lock_timeout_in_tx};
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ColumnTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    QueryFilter, QueryOrder, QuerySelect,
 };
 use tokio::time::timeout;
 
@@ -36,8 +36,12 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a statement waits for a lock, on PostgreSQL.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Rows that one statement writes, or keys that it names: databases bound the values of a statement,
+/// SQLite at 32,766.
+const ROWS_PER_STATEMENT: usize = 500;
+
 /// What the database did not do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// No answer in time. A write may have taken effect; repeating it is harmless.
     #[error("the database did not answer within {DEADLINE:?}")]
@@ -45,6 +49,9 @@ pub enum StoreError {
     /// An error of the database. A write may have taken effect; repeating it is harmless.
     #[error(transparent)]
     Database(#[from] DbErr),
+    /// Too much waits for the database: nothing was begun.
+    #[error("too many requests wait for the database")]
+    Busy,
     /// A row that this version cannot read.
     #[error("{0}")]
     Unreadable(String),
@@ -54,8 +61,17 @@ impl StoreError {
     /// Whether repeating can help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::TimedOut => true,
+            Self::TimedOut | Self::Busy => true,
             Self::Database(error) => DbFault::of(error).is_transient(),
+            Self::Unreadable(_) => false,
+        }
+    }
+
+    /// Whether it would meet any other request just now.
+    fn is_database_away(&self) -> bool {
+        match self {
+            Self::TimedOut | Self::Busy => true,
+            Self::Database(error) => DbFault::of(error) == DbFault::Unavailable,
             Self::Unreadable(_) => false,
         }
     }
@@ -64,7 +80,7 @@ impl StoreError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::TimedOut => {
+            StoreError::TimedOut | StoreError::Busy => {
                 tracing::warn!("{error}");
                 Self::database_unavailable()
             }
@@ -86,6 +102,11 @@ impl StockStore {
         Self { database }
     }
 
+    /// Which database it is.
+    pub fn backend(&self) -> DbBackend {
+        self.database.get_database_backend()
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -94,9 +115,9 @@ impl StockStore {
         within(async { Ok(self.database.ping().await?) }).await
     }
 
-    async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
+    async fn begin(&self, lock_timeout: Duration) -> Result<DatabaseTransaction, StoreError> {
         let transaction = begin_write(&self.database).await?;
-        set_lock_timeout_in_tx(&transaction, LOCK_TIMEOUT).await?;
+        set_lock_timeout_in_tx(&transaction, lock_timeout).await?;
         Ok(transaction)
     }
 }
@@ -113,14 +134,16 @@ async fn lock_stock_in_tx(
     skus: impl IntoIterator<Item = String>,
 ) -> Result<BTreeMap<String, i64>, StoreError> {
     let skus: BTreeSet<String> = skus.into_iter().collect();
-    if skus.is_empty() {
-        return Ok(BTreeMap::new());
+    let skus: Vec<String> = skus.into_iter().collect();
+    let mut locked = BTreeMap::new();
+    for part in skus.chunks(ROWS_PER_STATEMENT) {
+        let rows = stock::Entity::find()
+            .filter(stock::Column::Sku.is_in(part.iter().map(String::as_str)))
+            .order_by_asc(stock::Column::Sku)
+            .lock_exclusive()
+            .all(transaction)
+            .await?;
+        locked.extend(rows.into_iter().map(|row| (row.sku, row.available)));
     }
-    let rows = stock::Entity::find()
-        .filter(stock::Column::Sku.is_in(skus))
-        .order_by_asc(stock::Column::Sku)
-        .lock_exclusive()
-        .all(transaction)
-        .await?;
-    Ok(rows.into_iter().map(|row| (row.sku, row.available)).collect())
+    Ok(locked)
 }

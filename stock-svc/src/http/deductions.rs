@@ -13,7 +13,7 @@ use super::Api;
 use crate::deduct::tell;
 use crate::fault::{Fault, STALL};
 use crate::model::{DeductionState, Item, Items, Refusal};
-use crate::store::barrier::Deduct;
+use crate::store::barrier::{Deduct, DeductRequest};
 
 pub(super) fn routes() -> Router<Api> {
     Router::new().route("/deductions", post(deduct))
@@ -44,10 +44,10 @@ async fn deduct(
     let items = Items::new(request.items).map_err(|error| error.with("order_id", order_id))?;
     let induced = fault == Some(Fault::DeductRefused);
     // A client that hangs up leaves no deduction in the middle, and none untold.
-    let asked = items.clone();
+    let asked = DeductRequest { order_id, items: items.clone(), induced };
     let work = async move {
-        let done = api.store.deduct(order_id, &asked, induced).await?;
-        tell(&api.metrics, (order_id, None), &asked, &done);
+        let done = api.deductions.deduct(asked.clone()).await?;
+        tell(&api.metrics, (order_id, None), &asked.items, &done);
         Ok(done)
     };
     let done = task::run_to_end(work).await.map_err(|error| error.with("order_id", order_id))?;

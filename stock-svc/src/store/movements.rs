@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::entity::movement;
-use super::{StockStore, StoreError, within};
+use super::{ROWS_PER_STATEMENT, StockStore, StoreError, within};
 
 /// What kind of change. The names are those in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +83,9 @@ pub(super) async fn record_in_tx<'a>(
             created_at: Set(at),
         })
         .collect();
-    if !rows.is_empty() {
-        movement::Entity::insert_many(rows).exec_without_returning(transaction).await?;
+    for part in rows.chunks(ROWS_PER_STATEMENT) {
+        let part = part.iter().cloned();
+        movement::Entity::insert_many(part).exec_without_returning(transaction).await?;
     }
     Ok(())
 }

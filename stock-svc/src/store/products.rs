@@ -9,7 +9,7 @@ use sea_orm::{
 use serde::Serialize;
 
 use super::entity::{product, stock};
-use super::{StockStore, StoreError, within};
+use super::{LOCK_TIMEOUT, StockStore, StoreError, within};
 
 /// A product, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,7 +80,7 @@ impl StockStore {
         price_cents: i64,
     ) -> Result<(Product, bool), StoreError> {
         within(async {
-            let transaction = self.begin().await?;
+            let transaction = self.begin(LOCK_TIMEOUT).await?;
             let made = insert_product_in_tx(&transaction, sku, name, price_cents).await?;
             if !made {
                 product::Entity::update_many()

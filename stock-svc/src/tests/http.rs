@@ -12,6 +12,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::support::{TOKEN, TestDb, until};
+use crate::group_commit::{DEFAULT_ORDERS, GroupCommit};
 use crate::http::{Api, routes};
 use crate::letters::Letters;
 use crate::metrics::StockMetrics;
@@ -36,12 +37,14 @@ impl World {
         let config =
             ConsumerConfig::new(KafkaConfig::new("127.0.0.1:1"), database.clone(), "stock-svc");
         let consumer = Consumer::builder(config).subscribe("t", Restorer::default());
+        let (store, metrics) = (StockStore::new(database), StockMetrics::default());
         let api = Api {
-            store: StockStore::new(database),
+            deductions: GroupCommit::new(store.clone(), metrics.clone(), DEFAULT_ORDERS),
+            store,
             dead_letters: Letters::of([consumer.build().unwrap().dead_letters()]),
             token: AdminToken::new(token.map(Into::into)),
             faults,
-            metrics: StockMetrics::default(),
+            metrics,
         };
         Self { router: Frame::new().wrap(routes(api)), _db: db }
     }
