@@ -8,6 +8,7 @@
 //! # Layout
 //! - `run`: one run, in its own process: warm-up, full speed, two latencies, the audit
 //! - `bare`, `engine`: what is measured; `check_back`: unresolved halves; `large`: memory, replay
+//! - `stock`: stock-svc's database work, alone and together
 //! - `phase`: the transactions of one phase and when they were committed
 //! - `reader`: sees them; `audit`: counts what the target holds at the end
 //! - `topics`, `usage`, `report`: topics of a run, what it used, what is printed
@@ -25,6 +26,7 @@ mod phase;
 mod reader;
 mod report;
 mod run;
+mod stock;
 mod topics;
 mod usage;
 
@@ -63,6 +65,12 @@ pub(crate) struct BenchArgs {
     /// Half messages that the check-back resolves
     #[arg(long, default_value_t = 20_000)]
     halves: u64,
+    /// With --mode stock: where; unset, SQLite in a temporary directory
+    #[arg(long, env = "DATABASE_URL", default_value = "", hide_env_values = true)]
+    database_url: String,
+    /// With --mode stock: deductions of each run
+    #[arg(long, default_value_t = 10_000)]
+    deductions: u64,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -93,6 +101,8 @@ pub(crate) enum Mode {
     Memory,
     /// A restart with a long log behind an open half message: records replayed per second
     Replay,
+    /// Deductions and restores of stock-svc, together and in a transaction each; without Kafka
+    Stock,
 }
 
 impl Mode {
@@ -110,6 +120,8 @@ impl Mode {
             Self::CheckBack => &[Self::CheckBack],
             Self::Memory => &[Self::Memory],
             Self::Replay => &[Self::Replay],
+            // It has rounds of its own.
+            Self::Stock => &[],
         }
     }
 
@@ -124,6 +136,7 @@ impl Mode {
             Self::CheckBack => "check-back",
             Self::Memory => "memory",
             Self::Replay => "replay",
+            Self::Stock => "stock",
         }
     }
 }
@@ -144,6 +157,9 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         let figures = run::one(&args).await?;
         println!("{}", serde_json::to_string(&figures)?);
         return Ok(());
+    }
+    if args.mode == Mode::Stock {
+        return stock::run(&args).await;
     }
     let mut report = Report::default();
     for round in 1..=args.runs {
@@ -170,10 +186,12 @@ pub(crate) fn validate(args: &BenchArgs) -> anyhow::Result<()> {
         ("--in-flight", args.in_flight, 50_000),
         ("--rate", args.rate, 1_000_000),
         ("--halves", args.halves, 10_000_000),
+        ("--deductions", args.deductions, 100_000_000),
     ] {
         ensure!((1..=most).contains(&value), "{name} is {value}: it must be 1 to {most}");
     }
-    let needs_kafka = !matches!(args.mode, Mode::All | Mode::EngineAlo | Mode::CheckBack);
+    let needs_kafka =
+        !matches!(args.mode, Mode::All | Mode::EngineAlo | Mode::CheckBack | Mode::Stock);
     ensure!(
         !(args.brokers.is_empty() && needs_kafka),
         "--mode {} needs --brokers: the in-process broker knows no transactions",

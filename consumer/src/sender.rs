@@ -67,7 +67,12 @@ impl Outlet {
         match self {
             Self::Kafka(producer) => send_one(producer, one).await,
             #[cfg(feature = "testkit")]
-            Self::Kept(outbox) => outbox.keep(one),
+            Self::Kept(outbox) => {
+                let sent = outbox.keep(one);
+                // The broker has it, and its acknowledgement is waited for: here the process may die.
+                tokio::task::yield_now().await;
+                sent
+            }
         }
     }
 

@@ -44,8 +44,11 @@
 //! # }
 //! ```
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,6 +88,9 @@ pub enum KitError {
     /// The database cannot be opened.
     #[error(transparent)]
     Connect(#[from] halfmsg_db::ConnectError),
+    /// Replies that a crash left behind cannot be read.
+    #[error("replies are not sent: {0}")]
+    Replies(String),
     /// Retries that never end: `RetryLevels::max_retries` is too large for a test.
     #[error("{waiting} messages still wait after {rounds} rounds of retries")]
     Unsettled {
@@ -220,6 +226,26 @@ impl ConsumerKit {
         attempt.map_err(|error| KitError::Handler(error.to_string()))
     }
 
+    /// Delivers a batch, and ends the process where it waits for the so many-th time (from 1): for a
+    /// connection, a lock, a statement, the commit, a pause, the acknowledgement of a reply. True if it
+    /// died there, else it was delivered. The process that is started again is another kit on the same
+    /// database.
+    ///
+    /// Take one number after the other until it survives.
+    pub async fn deliver_and_die(&self, messages: &[ReceivedMessage], waits: u32) -> bool {
+        until_wait(waits, self.deliver(messages)).await.is_none()
+    }
+
+    /// [`ConsumerKit::retry_now`] of a process that ends where it waits for the so many-th time, as in
+    /// [`ConsumerKit::deliver_and_die`].
+    ///
+    /// # Errors
+    /// [`KitError::Database`].
+    pub async fn retry_and_die(&self, waits: u32) -> Result<bool, KitError> {
+        self.make_due().await?;
+        Ok(until_wait(waits, self.scheduler.work_off()).await.is_none())
+    }
+
     async fn attempt_without_commit(
         &self,
         messages: &[ReceivedMessage],
@@ -232,13 +258,15 @@ impl ConsumerKit {
         handled.map(drop)
     }
 
-    /// Carries out every retry, one level after the other, until each message had its effect or is a
-    /// dead letter.
+    /// Sends the replies that a crash left behind, then carries out every retry, one level after the
+    /// other, until each message had its effect or is a dead letter.
     ///
     /// # Errors
-    /// [`KitError::Database`], [`KitError::Unsettled`].
+    /// [`KitError::Database`], [`KitError::Replies`], [`KitError::Unsettled`].
     pub async fn settle_all(&self) -> Result<Counts, KitError> {
         let before = self.counts();
+        let left_behind = self.scheduler.sender.send_left_behind(true).await;
+        left_behind.map_err(|error| KitError::Replies(error.to_string()))?;
         for _ in 0..MAX_ROUNDS {
             if self.waiting().await? == 0 {
                 return Ok(self.counts().since(before));
@@ -254,6 +282,12 @@ impl ConsumerKit {
     /// [`KitError::Database`].
     pub async fn retry_now(&self) -> Result<Counts, KitError> {
         let before = self.counts();
+        self.make_due().await?;
+        self.scheduler.work_off().await;
+        Ok(self.counts().since(before))
+    }
+
+    async fn make_due(&self) -> Result<(), KitError> {
         let mut due = Query::update();
         due.table("retry")
             .value("next_at", now())
@@ -261,8 +295,7 @@ impl ConsumerKit {
             // What waits behind another message has no turn yet.
             .and_where(Expr::col("next_at").is_not_null());
         self.worker.deliverer.database.execute(&due).await?;
-        self.scheduler.work_off().await;
-        Ok(self.counts().since(before))
+        Ok(())
     }
 
     /// How many messages are in the retry table.
@@ -306,4 +339,18 @@ impl Counts {
             dead: self.dead - before.dead,
         }
     }
+}
+
+/// The future's output, or nothing if it waits for the so many-th time: it is dropped there.
+async fn until_wait<T>(waits: u32, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut waited = 0;
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => {
+            waited += 1;
+            if waited >= waits { Poll::Ready(None) } else { Poll::Pending }
+        }
+    })
+    .await
 }

@@ -8,6 +8,7 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
 use tokio::time::{Instant, sleep};
 
 use crate::fault::DbFault;
+use crate::turn;
 
 /// The bounds of a pool. All of them have a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,8 @@ pub struct DbOptions {
     pub max_connections: u32,
     /// How long a request waits for a free connection, or for one to be made.
     pub acquire_timeout: Duration,
-    /// How long a writer of SQLite waits for another writer.
+    /// How long a writer of SQLite waits for its turn among those of its pool, and then for the
+    /// others.
     pub sqlite_busy_timeout: Duration,
     /// After this time PostgreSQL cancels a statement, and MySQL and MariaDB end a statement's wait
     /// for a lock (in whole seconds, rounded up); zero leaves it to the server's configuration.
@@ -94,7 +96,10 @@ pub async fn connect(url: &str, options: &DbOptions) -> Result<DatabaseConnectio
     let mut pause = FIRST_PAUSE;
     loop {
         let source = match Database::connect(pool_options(url, options)).await {
-            Ok(connection) => return Ok(connection),
+            Ok(connection) => {
+                turn::queue_up(&connection, options.sqlite_busy_timeout);
+                return Ok(connection);
+            }
             Err(error) => error,
         };
         if !DbFault::of(&source).is_transient() {

@@ -7,10 +7,12 @@
 //! - [`connect`](connect()): opens a pool, waiting a bounded time for a server that is starting
 //! - [`fault`]: [`DbFault`], what an error means for the caller
 //! - [`tx`]: [`begin_write`] and what is set inside a transaction
+//! - `turn`: the queue of SQLite's writers
 //! - [`now`]: the present, in the precision that every database keeps
 
 mod connect;
 pub mod fault;
+mod turn;
 pub mod tx;
 
 pub use connect::{ConnectError, DbOptions, connect, redacted};

@@ -7,13 +7,15 @@ use sea_orm::{
     RuntimeErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
+use crate::turn::{self, Turn};
+
 /// Begins a transaction that is going to write.
 ///
 /// PostgreSQL, MySQL and MariaDB: READ COMMITTED, said explicitly, because a server may be
 /// configured otherwise (the latter two are by default) and the barriers rely on a statement seeing
 /// what was committed before it. SQLite: BEGIN IMMEDIATE,
 /// because a deferred transaction that reads first and writes then fails with SQLITE_BUSY at
-/// once, without waiting for its busy timeout.
+/// once, without waiting for its busy timeout; and the writers of a pool come one after the other.
 ///
 /// Dropping the transaction rolls it back; cancelled, nothing is left open.
 ///
@@ -30,20 +32,29 @@ pub async fn begin_write(connection: &DatabaseConnection) -> Result<DatabaseTran
             ..Default::default()
         },
     };
-    if connection.get_database_backend() == DbBackend::MySql {
-        return begin_apart(connection.clone(), options).await;
+    match connection.get_database_backend() {
+        DbBackend::Postgres => connection.begin_with_options(options).await,
+        _ => {
+            let turn = turn::wait(connection).await;
+            begin_apart(connection.clone(), options, turn).await
+        }
     }
-    connection.begin_with_options(options).await
 }
 
-/// In a task of its own, which nobody cancels: MySQL's driver knows of a transaction only when BEGIN
-/// is answered. Given up before that, the connection goes back to its pool inside a transaction, and
-/// what the next one writes with it is not committed.
+/// In a task of its own, which nobody cancels. MySQL's driver knows of a transaction only when BEGIN
+/// is answered: given up before that, the connection goes back to its pool inside a transaction, and
+/// what the next one writes with it is not committed. A BEGIN of SQLite that is given up goes on
+/// waiting for the writer: until it ends nobody else of its pool asks.
 async fn begin_apart(
     connection: DatabaseConnection,
     options: TransactionOptions,
+    turn: Turn,
 ) -> Result<DatabaseTransaction, DbErr> {
-    let begun = tokio::spawn(async move { connection.begin_with_options(options).await });
+    let begun = tokio::spawn(async move {
+        let begun = connection.begin_with_options(options).await;
+        drop(turn);
+        begun
+    });
     // It panicked, or the runtime is shutting down.
     let ended = |error| Err(DbErr::Conn(RuntimeErr::Internal(format!("BEGIN: {error}"))));
     begun.await.unwrap_or_else(ended)

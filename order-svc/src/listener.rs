@@ -110,7 +110,8 @@ impl OrderListener {
     }
 
     async fn attempt(&self, draft: &Draft, fault: Option<Fault>) -> Result<Order, Failure> {
-        let until = Instant::now() + self.times.stock;
+        let began = Instant::now();
+        let until = began + self.times.stock;
         let prices = self.stock.prices(&draft.items, fault, until).await;
         let prices = prices.map_err(|error| match &error {
             PriceError::UnknownSku(skus) => Failure::before_deduct(VoidReason::UnknownSku, skus),
@@ -137,7 +138,7 @@ impl OrderListener {
             Some(Fault::OrderInsert) => order.total_cents = -1,
             _ => {}
         }
-        match self.store.insert_order(&order).await {
+        match self.store.insert_order(&order, began).await {
             Ok(Stored::Inserted) => {
                 crash_at(Fault::CrashAfterOrder, fault);
                 Ok(order)

@@ -126,16 +126,17 @@ impl Reporter {
 
 /// Which topic it is.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(crate) enum Kind {
     Created,
     Outbound,
     Rollback,
 }
 
-struct ReportHandler {
-    kind: Kind,
-    generation: Uuid,
-    metrics: OrderMetrics,
+/// Learns what the events of a topic say.
+pub(crate) struct ReportHandler {
+    pub(crate) kind: Kind,
+    pub(crate) generation: Uuid,
+    pub(crate) metrics: OrderMetrics,
 }
 
 /// What the report reads of `stock.rollback`.

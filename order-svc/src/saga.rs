@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 use halfmsg_producer::{HalfMessage, ListenerResult, LocalTransactionState, TransactionListener};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::checks::{RowChecks, tell_life};
 use crate::decision::Fate;
@@ -47,7 +48,7 @@ impl SagaListener {
             // The schema forbids it, so the database transaction really fails.
             stored.total_cents = -1;
         }
-        let reason = match self.store.insert_order(&stored).await {
+        let reason = match self.store.insert_order(&stored, Instant::now()).await {
             Ok(Stored::Inserted) => return Ok(stored),
             Ok(Stored::Fenced) => VoidReason::Fenced,
             Err(error) => {

@@ -218,6 +218,7 @@ impl Settings {
         }
         let store = StoreLimits {
             deadline: times.local / 3,
+            local_deadline: times.local,
             check_budget: producer.check_deadline * 2 / 3,
             ..StoreLimits::default()
         };

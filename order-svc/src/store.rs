@@ -28,7 +28,7 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr,
     EntityTrait, QueryFilter, QueryOrder,
 };
-
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::events::Hub;
@@ -86,6 +86,9 @@ pub enum Stored {
 pub struct StoreLimits {
     /// One operation on behalf of a request, waiting for a connection included.
     pub deadline: Duration,
+    /// The whole of a local transaction: one that has time left waits for the database as long as it
+    /// has, but for the time that writing it void may take.
+    pub local_deadline: Duration,
     /// One check-back's wait for a lock. On SQLite it is the busy timeout of its pool that counts.
     pub lock_timeout: Duration,
     /// Answering one batch of check-backs; what is not reached by then is unknown.
@@ -96,6 +99,7 @@ impl Default for StoreLimits {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(1),
+            local_deadline: Duration::from_secs(3),
             lock_timeout: Duration::from_millis(100),
             check_budget: Duration::from_secs(2),
         }
@@ -143,14 +147,15 @@ impl OrderStore {
         self.bounded(async { Ok(self.requests.ping().await?) }).await
     }
 
-    /// Stores an order and its lines in one transaction, unless it has a row.
+    /// Stores an order and its lines in one transaction, unless it has a row. The local transaction
+    /// that does it `began` then: what is left of its deadline may be waited for the database.
     ///
     /// Cancelled, it is stored or not: read the row.
     ///
     /// # Errors
     /// [`StoreError`]; it does not say whether the order is stored. The row does.
-    pub async fn insert_order(&self, order: &Order) -> Result<Stored, StoreError> {
-        self.bounded(async {
+    pub async fn insert_order(&self, order: &Order, began: Instant) -> Result<Stored, StoreError> {
+        within(self.left(began), async {
             let tx = begin_write(&self.requests).await?;
             if insert_order_in_tx(&tx, order).await? {
                 tx.commit().await?;
@@ -216,9 +221,24 @@ impl OrderStore {
         &self,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let deadline = self.limits.deadline;
-        tokio::time::timeout(deadline, work).await.unwrap_or(Err(StoreError::TimedOut(deadline)))
+        within(self.limits.deadline, work).await
     }
+
+    /// How long a local transaction that began then may wait for the database. An order must not end
+    /// void, nor be fenced by its check, while there is time: another writer may be in the way for
+    /// longer than one operation's deadline.
+    fn left(&self, began: Instant) -> Duration {
+        let StoreLimits { deadline, local_deadline, .. } = self.limits;
+        let left = local_deadline.saturating_sub(began.elapsed() + deadline / 2);
+        left.max(deadline)
+    }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(deadline, work).await.unwrap_or(Err(StoreError::TimedOut(deadline)))
 }
 
 /// Inserts an order and its lines; false if there was a row already, and then nothing is written.

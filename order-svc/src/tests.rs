@@ -3,7 +3,9 @@
 //! They run on SQLite; with `HALFMSG_TEST_POSTGRES` (an address whose user may create databases)
 //! on PostgreSQL, each in a database of its own.
 
+mod contention;
 mod dying;
+mod dying_flows;
 mod fence;
 mod idempotency;
 mod listing;

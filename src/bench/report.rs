@@ -112,7 +112,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -125,7 +125,7 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    fn text(spread: Option<Self>, digits: usize) -> String {
+    pub(crate) fn text(spread: Option<Self>, digits: usize) -> String {
         spread.map_or_else(
             || "-".to_owned(),
             |Self { median, min, max }| {

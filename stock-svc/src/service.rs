@@ -25,7 +25,7 @@ use crate::store::StockStore;
 /// Requests that run when the service stops, and after them the database's connections.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
 /// At most this many messages are restored, or deducted, in one transaction: each locks up to 100 products.
-const MAX_BATCH: usize = 100;
+pub const MAX_BATCH: usize = 100;
 
 /// The whole program: the log, the signals, and [`run`].
 ///

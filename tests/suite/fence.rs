@@ -18,6 +18,7 @@ use order_svc::reason::VoidReason;
 use order_svc::stock::StockClient;
 use order_svc::store::{OrderStore, StoreLimits, Stored};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::database::Database;
 use super::reader::{Delivered, Reader};
@@ -133,7 +134,10 @@ impl TransactionListener for Lying {
         match lie.really {
             Really::Confirms => {
                 let order = confirmed(lie.id, transaction_id);
-                assert_eq!(self.store.insert_order(&order).await?, Stored::Inserted);
+                assert_eq!(
+                    self.store.insert_order(&order, Instant::now()).await?,
+                    Stored::Inserted
+                );
             }
             Really::Voids => {
                 let reason = VoidReason::AfterDeductFailed.to_text("");
@@ -210,7 +214,7 @@ pub(crate) async fn c14_fence_first_business_second(env: Env) {
     let tombstone = orders.row(id).await.expect("the check wrote it");
     assert_eq!((tombstone.status, tombstone.total_cents), (OrderStatus::Void, 0));
 
-    let late = orders.store.insert_order(&confirmed(id, transaction_id)).await;
+    let late = orders.store.insert_order(&confirmed(id, transaction_id), Instant::now()).await;
     assert_eq!(late.expect("the database answers"), Stored::Fenced);
     assert_eq!(orders.row(id).await, Some(tombstone.clone()));
     let (tell, told) = oneshot::channel();

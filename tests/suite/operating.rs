@@ -8,6 +8,7 @@ use halfmsg_producer::{
     ProducerConfig, ResetTo, TransactionProducer,
 };
 use halfmsg_protocol::HEADER;
+use tokio::time::Instant;
 
 use super::fence::{Orders, confirmed, delivered_are, message, start};
 use super::garbage::NEWER;
@@ -80,7 +81,7 @@ pub(crate) async fn c11_an_operator_cannot_contradict_the_fence(env: Env) {
     let begun = producer.begin(PURPOSE_OF_ORDERS, message(id, &target)).await;
     let begun = begun.expect("it is stored");
     let transaction_id = begun.receipt().transaction_id;
-    let inserted = orders.store.insert_order(&confirmed(id, transaction_id)).await;
+    let inserted = orders.store.insert_order(&confirmed(id, transaction_id), Instant::now()).await;
     inserted.expect("the database answers");
     let receipt = begun.leave_open();
     for force in [false, true] {

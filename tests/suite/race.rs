@@ -18,7 +18,7 @@ use order_svc::listener::OrderListener;
 use order_svc::model::{OrderId, OrderStatus};
 use order_svc::payload::PURPOSE;
 use order_svc::store::{OrderStore, Stored};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::database::Kind;
 use super::fence::{Orders, confirmed, delivered_are, message, start};
@@ -129,7 +129,7 @@ impl Ground for OrdersGround {
         transaction_id: TransactionId,
     ) -> ListenerResult<(Stored, LocalTransactionState)> {
         let order = confirmed(id, transaction_id);
-        let stored = self.store.insert_order(&order).await?;
+        let stored = self.store.insert_order(&order, Instant::now()).await?;
         Ok((stored, Fate::from(&order).decides(transaction_id, order.flow)?))
     }
 

@@ -11,9 +11,10 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, DatabaseTransaction, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
 };
+use tokio::time::Instant;
 
 use super::entity::orders;
-use super::{OrderStore, StoreError, read_order};
+use super::{OrderStore, StoreError, read_order, within};
 use crate::model::{Order, OrderId, OrderStatus};
 
 /// What became of a cancellation.
@@ -73,7 +74,8 @@ impl OrderStore {
         id: OrderId,
         transaction_id: TransactionId,
     ) -> Result<Cancelled, StoreError> {
-        self.bounded(async {
+        // It is all that its local transaction does.
+        within(self.left(Instant::now()), async {
             let tx = begin_write(&self.requests).await?;
             match fence::enter_in_tx(&tx, transaction_id).await {
                 Ok(()) => {}

@@ -43,7 +43,7 @@ async fn a_tombstone_stops_the_local_transaction_which_leaves_nothing_behind() {
     assert_eq!((tombstone.items[0].quantity, tombstone.items[0].unit_price_cents), (2, None));
 
     let confirmed = draft.standing(&prices()).unwrap();
-    assert_eq!(store.insert_order(&confirmed).await.unwrap(), Stored::Fenced);
+    assert_eq!(store.insert_order(&confirmed, Instant::now()).await.unwrap(), Stored::Fenced);
     let state = listener.execute_local_transaction(&half, local(&draft, None)).await.unwrap();
     assert_eq!(state, Commit);
     assert_eq!(store.find(draft.id).await.unwrap(), Some(tombstone));
@@ -76,7 +76,7 @@ async fn a_batch_gives_each_half_its_own_answer() {
     let listener = listener(&store, &stock);
     let (stands, missing, foreign) = (draft(), draft(), draft());
     for draft in [&stands, &foreign] {
-        store.insert_order(&draft.standing(&prices()).unwrap()).await.unwrap();
+        store.insert_order(&draft.standing(&prices()).unwrap(), Instant::now()).await.unwrap();
     }
     let mut undecodable = half_of(&draft());
     undecodable.payload = Some(Bytes::from_static(b"\xff not json"));
@@ -95,7 +95,7 @@ async fn a_running_local_transaction_makes_its_own_half_unknown_within_the_lock_
     let store = db.store().await;
     let listener = listener(&store, &stock);
     let (running, stands, missing) = (draft(), draft(), draft());
-    store.insert_order(&stands.standing(&prices()).unwrap()).await.unwrap();
+    store.insert_order(&stands.standing(&prices()).unwrap(), Instant::now()).await.unwrap();
     let connection = db.connect(Duration::from_secs(5)).await;
     let tx = begin_write(&connection).await.unwrap();
     let order = running.standing(&prices()).unwrap();
@@ -139,7 +139,7 @@ async fn a_void_row_never_replaces_an_order() {
     let db = TestDb::new().await;
     let (store, draft) = (db.store().await, draft());
     let order = draft.standing(&prices()).unwrap();
-    assert_eq!(store.insert_order(&order).await.unwrap(), Stored::Inserted);
+    assert_eq!(store.insert_order(&order, Instant::now()).await.unwrap(), Stored::Inserted);
     let void = draft.void(VoidReason::OrderInsertFailed.to_text(""), None, false);
     assert_eq!(store.write_void(&void).await.unwrap(), order);
     assert_eq!(store.find(draft.id).await.unwrap(), Some(order));
@@ -151,7 +151,10 @@ async fn a_failed_database_transaction_leaves_no_part_of_an_order() {
     let (store, draft) = (db.store().await, draft());
     let mut order = draft.standing(&prices()).unwrap();
     order.items.push(order.items[0].clone());
-    assert!(matches!(store.insert_order(&order).await, Err(StoreError::Refused(_))));
+    assert!(matches!(
+        store.insert_order(&order, Instant::now()).await,
+        Err(StoreError::Refused(_))
+    ));
     assert_eq!(store.find(draft.id).await.unwrap(), None);
     let lines = "SELECT 1 FROM order_line";
     let connection = db.connect(Duration::from_secs(1)).await;
@@ -173,7 +176,7 @@ async fn one_side_wins_each_race() {
         let pause = Duration::from_micros(round * 37 % 1_500);
         let insert = tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            ours.insert_order(&order).await
+            ours.insert_order(&order, Instant::now()).await
         });
         let (checked, stored) = (check_until_known(&theirs, &draft).await, insert.await.unwrap());
         let row = store.find(draft.id).await.unwrap().unwrap();

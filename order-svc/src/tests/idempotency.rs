@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use halfmsg_service_kit::db;
+use tokio::time::Instant;
 
 use super::support::{TestDb, apples, transaction};
 use crate::draft::{Draft, Prices};
@@ -72,7 +73,7 @@ async fn after_the_lease_the_successor_voids_the_order_that_never_came_and_begin
     // The first one, still alive, comes too late.
     let draft = Draft::new(old, transaction(), &apples(2));
     let order = draft.standing(&Prices::from([("apple".to_owned(), 1)])).unwrap();
-    assert_eq!(store.insert_order(&order).await.unwrap(), Stored::Fenced);
+    assert_eq!(store.insert_order(&order, Instant::now()).await.unwrap(), Stored::Fenced);
     // Its answer is not the successor's.
     let late = StoredAnswer { order_id: old, status: 409, body: "{}".into() };
     store.keep_answer("u-1", "k", &late).await.unwrap();
@@ -86,7 +87,7 @@ async fn after_the_lease_the_fate_of_an_order_that_came_is_the_answer() {
     let id = first(&store, now).await;
     let draft = Draft::new(id, transaction(), &apples(2));
     let order = draft.standing(&Prices::from([("apple".to_owned(), 1)])).unwrap();
-    store.insert_order(&order).await.unwrap();
+    store.insert_order(&order, Instant::now()).await.unwrap();
     assert_eq!(claim(&store, "b", now).await, Claim::Running(Some(id)));
     assert_eq!(claim(&store, "b", after_lease(now)).await, Claim::Settled(order));
 }

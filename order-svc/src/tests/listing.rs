@@ -1,5 +1,7 @@
 //! Pages of orders.
 
+use tokio::time::Instant;
+
 use super::support::{TestDb, apples, transaction};
 use crate::draft::{Draft, Prices};
 use crate::model::{Order, OrderId, OrderStatus};
@@ -16,7 +18,7 @@ async fn pages_are_complete_newest_first_and_stay_so_while_orders_come() {
         let order = draft.standing(&Prices::from([("apple".to_owned(), 1)])).unwrap();
         // Some share their moment, so that the id must tell them apart.
         let created_at = moment + chrono::TimeDelta::microseconds(n / 3);
-        store.insert_order(&Order { created_at, ..order }).await.unwrap();
+        store.insert_order(&Order { created_at, ..order }, Instant::now()).await.unwrap();
         ids.push(draft.id);
     }
     let mut filter = OrderFilter { status: None, before: None, limit: 2, after: None };

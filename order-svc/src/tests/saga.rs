@@ -5,6 +5,7 @@ use halfmsg_service_kit::db::begin_write;
 use sea_orm::ConnectionTrait;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::support::{TestDb, apples, known, transaction};
 use crate::answers::failed;
@@ -70,7 +71,7 @@ async fn a_check_that_finds_no_order_shuts_it_out_and_drops_its_message() {
     let tombstone = store.find(order.id).await.unwrap().unwrap();
     assert_eq!((tombstone.status, tombstone.flow), (OrderStatus::Void, Flow::Saga));
     assert!(tombstone.stock_untouched);
-    assert_eq!(store.insert_order(&order).await.unwrap(), Stored::Fenced);
+    assert_eq!(store.insert_order(&order, Instant::now()).await.unwrap(), Stored::Fenced);
     let (tell, told) = oneshot::channel();
     let local = LocalSaga { order: order.clone(), fault: None, tell };
     assert_eq!(listener.execute_local_transaction(&half, local).await.unwrap(), Rollback);
@@ -111,7 +112,7 @@ async fn the_first_answer_stands_and_a_cancellation_stands_above_it() {
     let store = db.store().await;
     let (first, second, third) = (pending(), pending(), pending());
     for order in [&first, &second, &third] {
-        store.insert_order(order).await.unwrap();
+        store.insert_order(order, Instant::now()).await.unwrap();
     }
     let refusal = Some("insufficient_stock: 1 is there");
     assert_eq!(answer(&db, first.id, None).await, Answered::Now(OrderStatus::Confirmed));
@@ -135,7 +136,7 @@ async fn of_two_cancellations_one_sends_its_message() {
     let db = TestDb::new().await;
     let store = db.store().await;
     let (listener, order) = (CancelListener::new(store.clone()), pending());
-    store.insert_order(&order).await.unwrap();
+    store.insert_order(&order, Instant::now()).await.unwrap();
     let (winner, loser) = (transaction(), transaction());
     for (id, expected) in [(winner, Commit), (loser, Rollback)] {
         let (tell, told) = oneshot::channel();
@@ -153,7 +154,7 @@ async fn a_cancellation_whose_check_came_first_leaves_the_order() {
     let db = TestDb::new().await;
     let store = db.store().await;
     let (listener, order, late) = (CancelListener::new(store.clone()), pending(), transaction());
-    store.insert_order(&order).await.unwrap();
+    store.insert_order(&order, Instant::now()).await.unwrap();
     let half = half(late, CANCEL_PURPOSE, None);
     assert_eq!(listener.check_local_transaction(&half).await.unwrap(), Rollback);
     assert_eq!(store.cancel(order.id, late).await.unwrap(), Cancelled::Fenced);
@@ -170,7 +171,7 @@ async fn cancellations_checks_and_answers_race_to_one_end() {
     let mut ends = [0, 0, 0];
     for round in 0..40_usize {
         let order = pending();
-        store.insert_order(&order).await.unwrap();
+        store.insert_order(&order, Instant::now()).await.unwrap();
         let ids = [transaction(), transaction()];
         let refusal = round.is_multiple_of(2).then_some("insufficient_stock");
         let cancels = ids.map(|id| until_known(&store, order.id, id));
@@ -215,7 +216,7 @@ async fn stuck_orders_are_counted_and_the_oldest_is_known() {
     let order = pending();
     let now = halfmsg_service_kit::db::now();
     assert_eq!(store.stuck(now).await.unwrap(), (0, None));
-    store.insert_order(&order).await.unwrap();
+    store.insert_order(&order, Instant::now()).await.unwrap();
     let later = order.created_at + chrono::TimeDelta::seconds(1);
     assert_eq!(store.stuck(order.created_at).await.unwrap(), (0, Some(order.created_at)));
     assert_eq!(store.stuck(later).await.unwrap(), (1, Some(order.created_at)));

@@ -1,0 +1,237 @@
+//! The process dies at every wait of a delivery, of a retry and of sending replies: each message has
+//! one effect and one answer, in the order of its key.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use halfmsg_consumer::testkit::{self, ConsumerKit};
+use halfmsg_consumer::{
+    Consumer, ConsumerConfig, Context, DeadLetterFilter, HandlerError, KeyOrder, MessageHandler,
+    ReceivedMessage, Reply, reply_id,
+};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+
+/// More waits than anything here has.
+const MOST: u32 = 400;
+/// What answers at once is not waited for: so many must run through, one after the other, each with
+/// one wait more, before all waits count as tried.
+const SURVIVORS: u32 = 5;
+
+/// Writes the payload down and answers twice; `moody` fails as long as the world is not mended.
+#[derive(Clone)]
+struct Write {
+    mended: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl MessageHandler for Write {
+    async fn handle(
+        &self,
+        context: &Context<'_>,
+        batch: &[ReceivedMessage],
+    ) -> Result<(), HandlerError> {
+        for message in batch {
+            let payload = String::from_utf8_lossy(message.payload.as_deref().unwrap()).into_owned();
+            if payload == "moody" && !self.mended.load(Ordering::Relaxed) {
+                return Err(HandlerError::Failed("not mended yet".into()));
+            }
+            let insert = "INSERT INTO written VALUES (?)";
+            let insert =
+                Statement::from_sql_and_values(DbBackend::Sqlite, insert, [payload.into()]);
+            context.transaction().execute_raw(insert).await?;
+            for answer in ["first", "second"] {
+                let reply = Reply::new("answers", answer);
+                context.publish(message, reply.with_key(message.key_text()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One number of waits after the other.
+#[derive(Default)]
+struct Tries {
+    waits: u32,
+    deaths: u32,
+    survivors: u32,
+}
+
+impl Tries {
+    fn next(&mut self) -> Option<u32> {
+        if self.survivors >= SURVIVORS {
+            assert!(self.deaths >= 2, "it died {} times", self.deaths);
+            return None;
+        }
+        self.waits += 1;
+        assert!(self.waits < MOST, "it never ran through");
+        Some(self.waits)
+    }
+
+    fn died(&mut self, died: bool) {
+        self.deaths += u32::from(died);
+        self.survivors = if died { 0 } else { self.survivors + 1 };
+    }
+}
+
+trait KeyText {
+    fn key_text(&self) -> String;
+}
+
+impl KeyText for ReceivedMessage {
+    fn key_text(&self) -> String {
+        String::from_utf8_lossy(self.key.as_deref().unwrap_or_default()).into_owned()
+    }
+}
+
+struct World {
+    database: DatabaseConnection,
+    handler: Write,
+    messages: Vec<ReceivedMessage>,
+    /// What every process of this world has sent, in its order.
+    sent: Vec<(uuid::Uuid, String)>,
+}
+
+impl World {
+    /// `k`: moody, behind, last; `l`: other; one without a key.
+    async fn new() -> Self {
+        let database = testkit::database().await.unwrap();
+        database.execute_unprepared("CREATE TABLE written (payload TEXT)").await.unwrap();
+        let handler = Write { mended: Arc::new(AtomicBool::new(false)) };
+        let mut world = Self { database, handler, messages: Vec::new(), sent: Vec::new() };
+        let kit = world.start();
+        let message = |payload: &'static str, key: Option<&'static str>| {
+            let mut message = kit.message("t", payload);
+            message.key = key.map(Into::into);
+            message
+        };
+        world.messages = vec![
+            message("moody", Some("k")),
+            message("behind", Some("k")),
+            message("other", Some("l")),
+            message("alone", None),
+            message("last", Some("k")),
+        ];
+        world
+    }
+
+    fn start(&self) -> ConsumerKit {
+        let config = testkit::config(self.database.clone(), "s");
+        let config = ConsumerConfig { key_order: KeyOrder::Keep, ..config };
+        Consumer::builder(config).subscribe("t", self.handler.clone()).test_kit().unwrap()
+    }
+
+    fn mend(&self) {
+        self.handler.mended.store(true, Ordering::Relaxed);
+    }
+
+    /// The process ends, wherever it is: what it sent is sent.
+    fn end(&mut self, kit: ConsumerKit) {
+        let text =
+            |reply: &Reply| String::from_utf8(reply.payload.clone().unwrap().into()).unwrap();
+        self.sent.extend(kit.replies().iter().map(|sent| (sent.id, text(&sent.reply))));
+    }
+
+    /// Delivered once more, as Kafka does where no offset was committed, and everything is carried out.
+    async fn recover(&mut self, again: &[ReceivedMessage]) {
+        let kit = self.start();
+        kit.deliver(again).await;
+        kit.settle_all().await.unwrap();
+        assert_eq!(kit.waiting().await.unwrap(), 0);
+        let dead = kit.dead_letters().list(&DeadLetterFilter::default(), None, 10).await.unwrap();
+        assert!(dead.is_empty(), "{dead:?}");
+        // Nothing is left to be sent.
+        let sent = kit.replies().len();
+        kit.settle_all().await.unwrap();
+        assert_eq!(kit.replies().len(), sent);
+        self.end(kit);
+    }
+
+    async fn assert_once(&self, what: &str) {
+        let written = written(&self.database).await;
+        let of = |wanted: &str| written.iter().filter(|one| *one == wanted).count();
+        for payload in ["moody", "behind", "other", "alone", "last"] {
+            assert_eq!(of(payload), 1, "{what}: {payload} in {written:?}");
+        }
+        let key: Vec<_> =
+            written.iter().filter(|one| !["other", "alone"].contains(&one.as_str())).collect();
+        assert_eq!(key, ["moody", "behind", "last"], "{what}");
+        let ids: BTreeSet<_> = self.sent.iter().map(|(id, _)| *id).collect();
+        let expected = |message: &ReceivedMessage| {
+            [0, 1].map(|number| reply_id("s", &message.inbox_key(), number))
+        };
+        let expected: BTreeSet<_> = self.messages.iter().flat_map(expected).collect();
+        assert_eq!(ids, expected, "{what}: every answer, under its own id, and no other");
+        // Whatever was repeated, no answer is first seen behind a later one of its key.
+        let first = |message: usize, number: usize| {
+            let id = reply_id("s", &self.messages[message].inbox_key(), number);
+            self.sent.iter().position(|(sent, _)| *sent == id).unwrap()
+        };
+        let order = [first(0, 0), first(0, 1), first(1, 0), first(1, 1), first(4, 0), first(4, 1)];
+        assert!(order.is_sorted(), "{what}: {order:?}");
+    }
+}
+
+async fn written(database: &DatabaseConnection) -> Vec<String> {
+    let select = Statement::from_string(DbBackend::Sqlite, "SELECT payload FROM written");
+    let rows = database.query_all_raw(select).await.unwrap();
+    rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+}
+
+/// A batch in which nothing fails: barrier, effects, replies, their sending.
+#[tokio::test]
+async fn at_every_wait_of_a_delivery_and_of_the_replies() {
+    let mut tries = Tries::default();
+    while let Some(waits) = tries.next() {
+        let mut world = World::new().await;
+        world.mend();
+        let kit = world.start();
+        let died = kit.deliver_and_die(&world.messages, waits).await;
+        world.end(kit);
+        world.recover(&world.messages.clone()).await;
+        world.assert_once(&format!("at wait {waits}")).await;
+        tries.died(died);
+    }
+}
+
+/// A batch with a message that fails: halving, quick attempts, the retry table, what waits behind.
+#[tokio::test]
+async fn at_every_wait_of_a_delivery_that_fails() {
+    let mut tries = Tries::default();
+    while let Some(waits) = tries.next() {
+        let mut world = World::new().await;
+        let kit = world.start();
+        let died = kit.deliver_and_die(&world.messages, waits).await;
+        world.end(kit);
+        world.mend();
+        world.recover(&world.messages.clone()).await;
+        world.assert_once(&format!("at wait {waits}")).await;
+        tries.died(died);
+    }
+}
+
+/// The scheduler, with retries that fail again and with retries that succeed. The offsets were
+/// committed before: nothing is delivered again.
+#[tokio::test]
+async fn at_every_wait_of_the_scheduler() {
+    for mended in [false, true] {
+        let mut tries = Tries::default();
+        while let Some(waits) = tries.next() {
+            let mut world = World::new().await;
+            let kit = world.start();
+            kit.deliver(&world.messages).await;
+            assert_eq!(kit.waiting().await.unwrap(), 3);
+            if mended {
+                world.mend();
+            }
+            let died = kit.retry_and_die(waits).await.unwrap();
+            world.end(kit);
+            world.mend();
+            world.recover(&[]).await;
+            world.assert_once(&format!("at wait {waits}, mended: {mended}")).await;
+            tries.died(died);
+        }
+    }
+}
