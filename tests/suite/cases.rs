@@ -263,6 +263,10 @@ macro_rules! cases {
                 secure_a_target_without_write_is_parked_and_holds_nothing_up
                 secure_transactions_and_trimming_need_the_documented_rights
             }
+            [secure::saga] {
+                secure_each_missing_right_of_stock_svc_in_flow_b_is_told
+                secure_each_missing_right_of_order_svc_in_flow_b_is_told
+            }
             [bounds] {
                 c24_long_a_long_log_comes_back
                 c32_trimming_never_removes_an_open_half
@@ -301,8 +305,12 @@ macro_rules! cases {
                 consuming_keys_run_at_once_and_keep_their_order
                 consuming_long_a_long_handler_keeps_its_partitions
             }
+            [consuming::retrying] {
+                c36_a_key_keeps_its_order_among_replicas_that_retry
+            }
             [consuming::replying] {
                 c38_a_reply_that_is_refused_holds_nothing_up
+                c38_replies_too_large_together_go_one_by_one
             }
             [consuming::killing] {
                 c34_long_killed_20_times_in_50000_messages

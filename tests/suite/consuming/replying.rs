@@ -190,3 +190,45 @@ pub(crate) async fn c38_a_reply_that_is_refused_holds_nothing_up(env: Env) {
     running.stop().await;
     ground.one_each(["lost", "found"].map(str::to_owned)).await;
 }
+
+/// Replies that went in one request which the topic does not take go once more, one by one; the one
+/// that is too large alone stays, and is told. Here, not in another request: the broker has to
+/// refuse the request for the others' sake.
+pub(crate) async fn c38_replies_too_large_together_go_one_by_one(env: Env) {
+    const REPLIES: usize = 60;
+    const BYTES: usize = 6_000;
+    let ground = Ground::new(env).await;
+    let target = ground.env.named("replies");
+    // Two of them are too much for it.
+    let limit = [("max.message.bytes", "10000")];
+    ground.env.broker.create_topic(&target, 1, &limit).await;
+    let reader = Reader::start(&ground.env.kafka(), &target).await;
+    let handler = Effects::by(move |_| Rule::Reply(target.clone()));
+    let text = |number: usize, bytes: usize| format!("{number:04}{}", "x".repeat(bytes));
+    let mut messages: Vec<(String, String)> =
+        (0..REPLIES).map(|number| (format!("k{number}"), text(number, BYTES))).collect();
+    // A key of its own, in the middle of them.
+    messages.insert(REPLIES / 2, ("large".into(), text(9_999, 3 * BYTES)));
+    ground.send_all(messages.clone()).await;
+    // All are there when it starts, so that they are answered together.
+    let config = ConsumerConfig { max_batch: 100, concurrency: 1, ..ground.config() };
+    let running = ground.start(config, &handler);
+    until(PATIENCE, "all but one reply", async || {
+        let seen: BTreeMap<Vec<u8>, usize> =
+            reader.entries().into_iter().fold(BTreeMap::new(), |mut seen, one| {
+                *seen.entry(one.payload.unwrap_or_default().to_vec()).or_default() += 1;
+                seen
+            });
+        let rows = ground.rows("reply").await;
+        if seen.len() == REPLIES && rows == 1 {
+            assert!(seen.values().all(|times| *times == 1), "sent twice: {:?}", seen.values());
+            return Ok(());
+        }
+        Err(format!("{} of {REPLIES} replies, {rows} wait", seen.len()))
+    })
+    .await;
+    assert!(running.shows("halfmsg_consumer_replies_refused_total", "1"), "{}", running.sample());
+    assert_eq!(running.health.check(), Ok(()));
+    running.stop().await;
+    ground.one_each(messages.into_iter().map(|(_, payload)| payload)).await;
+}

@@ -1,7 +1,7 @@
 //! Retries: their levels, through restarts and replicas; the order of keys; dead letters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use halfmsg_consumer::{
@@ -160,4 +160,56 @@ pub(crate) async fn c36_replicas_share_retries_and_each_has_one_effect(env: Env)
     }
     ground.one_each(all()).await;
     assert_eq!(ground.rows("retry").await, 0);
+}
+
+/// Three replicas, one of them torn off again and again, a handler that fails every third time, and
+/// messages that come while earlier ones of their keys are retried, put behind and finished by
+/// others: none overtakes, none is stuck, each has one effect.
+pub(crate) async fn c36_a_key_keeps_its_order_among_replicas_that_retry(env: Env) {
+    const KEYS: usize = 6;
+    const MESSAGES: usize = 600;
+    const ROUNDS: usize = 6;
+    let ground = Ground::new(env).await;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let handler = Effects::by(move |_| {
+        // Not in step with batches or keys.
+        let call = calls.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9) >> 7;
+        if call.is_multiple_of(3) { Rule::Fail } else { Rule::Apply }
+    });
+    let config = ConsumerConfig {
+        key_order: KeyOrder::Keep,
+        quick_attempts: 1,
+        max_batch: 5,
+        retry: levels(&[20; 60]),
+        retry_poll: Duration::from_millis(20),
+        ..ground.shared()
+    };
+    let replicas = [ground.start(config.clone(), &handler), ground.start(config.clone(), &handler)];
+    let text =
+        |number: usize| (format!("k{}", number % KEYS), format!("{}-{number:05}", number % KEYS));
+    for round in 0..ROUNDS {
+        let third = ground.start(config.clone(), &handler);
+        let part = MESSAGES / ROUNDS;
+        ground.send_all((round * part..(round + 1) * part).map(text)).await;
+        // In the middle of the work, whatever it is at.
+        ground.sees_within(round * part + part / 2, 3 * PATIENCE).await;
+        third.tear_off().await;
+    }
+    let effects = ground.sees_within(MESSAGES, 3 * PATIENCE).await;
+    for key in 0..KEYS {
+        let of_key: Vec<_> =
+            effects.iter().filter(|one| one.starts_with(&format!("{key}-"))).collect();
+        assert!(of_key.is_sorted(), "the order of key {key} is not kept: {of_key:?}");
+    }
+    until(PATIENCE, "an empty retry table", async || match ground.rows("retry").await {
+        0 => Ok(()),
+        rows => Err(format!("{rows} are stuck")),
+    })
+    .await;
+    let held: u64 = replicas.iter().map(|one| one.metrics.held()).sum();
+    assert!(held > 0, "nothing was put behind another one");
+    for replica in replicas {
+        replica.stop().await;
+    }
+    ground.one_each((0..MESSAGES).map(|number| text(number).1)).await;
 }

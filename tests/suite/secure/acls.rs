@@ -56,13 +56,29 @@ impl Right {
     }
 }
 
+/// The names that the documentation leaves open.
+pub(crate) struct Names<'a> {
+    pub(crate) prefix: &'a str,
+    pub(crate) group: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) created: &'a str,
+    pub(crate) outbound: &'a str,
+}
+
 /// What docs/kafka.md lists for this service, with these names.
-pub(crate) fn documented(who: &str, prefix: &str, group: &str, target: &str) -> Vec<Right> {
+pub(crate) fn documented(who: &str, names: &Names<'_>) -> Vec<Right> {
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let rows = DOCUMENTED.lines().map(cells).filter(|row| row.len() == 7 && row[1] == who);
     let filled = |name: &str| {
-        let name = name.trim_matches('`').replace("<prefix>", prefix).replace("<group>", group);
-        name.replace("<target>", target)
+        let places = [
+            ("<prefix>", names.prefix),
+            ("<group>", names.group),
+            ("<target>", names.target),
+            ("<created>", names.created),
+            ("<outbound>", names.outbound),
+        ];
+        let name = name.trim_matches('`').to_owned();
+        places.iter().fold(name, |name, (place, with)| name.replace(place, with))
     };
     let rights = rows.flat_map(|row| {
         let operations: Vec<String> = row[5].split(',').map(|one| one.trim().to_owned()).collect();

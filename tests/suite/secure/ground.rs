@@ -7,12 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use halfmsg_consumer::{
     Consumer, ConsumerConfig, ConsumerError, Context, HandlerError, Health, MessageHandler,
-    ReceivedMessage,
+    ReceivedMessage, Reply,
 };
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_migrations::{StockMigrator, migrate};
 use halfmsg_producer::{ProducerConfig, StartError, TransactionProducer};
 use halfmsg_service_kit::db::DbOptions;
+use sea_orm::sea_query::Query;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +23,7 @@ use super::super::database::{Database, Kind};
 use super::super::kafka_script::OwnKafka;
 use super::super::told::{Do, PURPOSE, Told};
 use super::super::{Env, PATIENCE, until};
-use super::acls::{self, Right};
+use super::acls::{self, Names, Right};
 
 /// Waiting for a broker that does not let anybody in.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -103,13 +105,34 @@ impl Ground {
 
     /// What the documentation lists for the producer.
     pub(crate) fn producer_rights(&self) -> Vec<Right> {
-        let config = &self.group;
-        acls::documented("order-svc", &config.topic_prefix, &config.group, &self.target)
+        self.documented("order-svc", &self.group.group)
     }
 
     /// What the documentation lists for the consumer.
     pub(crate) fn consumer_rights(&self) -> Vec<Right> {
-        acls::documented("stock-svc", "", &self.env.named("consumer"), &self.target)
+        self.documented("stock-svc", &self.env.named("consumer"))
+    }
+
+    /// What the documentation lists for this one, whose group it is.
+    pub(crate) fn documented(&self, who: &str, group: &str) -> Vec<Right> {
+        let names = Names {
+            prefix: &self.group.topic_prefix,
+            group,
+            target: &self.target,
+            created: &self.created(),
+            outbound: &self.outbound(),
+        };
+        acls::documented(who, &names)
+    }
+
+    /// The topic of orders that wait for their stock.
+    pub(crate) fn created(&self) -> String {
+        self.env.named("created")
+    }
+
+    /// The topic of the answers to them.
+    pub(crate) fn outbound(&self) -> String {
+        self.env.named("outbound")
     }
 
     /// From now on the user has these rights, and no others.
@@ -138,18 +161,29 @@ impl Ground {
         builder.listener(PURPOSE, Told::otherwise(Do::Rollback)).start().await
     }
 
-    /// Starts a consumer as this client.
+    /// Starts a consumer of the target as this client.
     pub(crate) async fn consumer(&self, kafka: KafkaConfig) -> Consuming {
+        let subscriber = self.env.named("consumer");
+        self.consumer_of(kafka, &subscriber, &self.target, Seen::default()).await
+    }
+
+    /// Starts a consumer of this topic as this client; `seen` says what it does.
+    pub(crate) async fn consumer_of(
+        &self,
+        kafka: KafkaConfig,
+        subscriber: &str,
+        topic: &str,
+        seen: Seen,
+    ) -> Consuming {
         let database = Database::new(Kind::Sqlite).await;
         let connection = database.connect(&DbOptions::default()).await;
         migrate::<StockMigrator>(&connection).await.expect("an empty database");
-        let seen = Seen::default();
-        let config = ConsumerConfig::new(kafka, connection, self.env.named("consumer"));
-        let consumer = Consumer::builder(config).subscribe(&self.target, seen.clone()).build();
+        let config = ConsumerConfig::new(kafka, connection.clone(), subscriber);
+        let consumer = Consumer::builder(config).subscribe(topic, seen.clone()).build();
         let consumer = consumer.expect("settings that can work");
         let (health, stop) = (consumer.health(), CancellationToken::new());
         let task = tokio::spawn(consumer.run(stop.clone()));
-        Consuming { health, seen, stop, task, _database: database }
+        Consuming { health, seen, stop, task, connection, _database: database }
     }
 }
 
@@ -159,6 +193,7 @@ pub(crate) struct Consuming {
     seen: Seen,
     stop: CancellationToken,
     task: JoinHandle<Result<(), ConsumerError>>,
+    connection: DatabaseConnection,
     _database: Database,
 }
 
@@ -171,13 +206,37 @@ impl Consuming {
     /// Waits until this payload has arrived.
     pub(crate) async fn sees(&self, text: &str) {
         until(PATIENCE, &format!("'{text}' to be consumed"), async || {
-            let seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let seen = self.seen.texts.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if seen.iter().any(|one| one == text) {
                 return Ok(());
             }
             Err(format!("{seen:?}, {:?}", self.health.check()))
         })
         .await;
+    }
+
+    /// Waits until every reply is acknowledged.
+    pub(crate) async fn nothing_waits(&self) {
+        let select = Query::select().column("seq").from("reply").to_owned();
+        until(PATIENCE, "every reply to be sent", async || {
+            let rows = self.connection.query_all(&select).await.expect("the table").len();
+            if rows == 0 { Ok(()) } else { Err(format!("{rows} wait")) }
+        })
+        .await;
+    }
+
+    /// Waits until a reply is refused, and says why.
+    pub(crate) async fn refused_reply(&self) -> String {
+        let select = Query::select().column("cause").from("reply").to_owned();
+        until(PATIENCE, "a reply to be refused", async || {
+            let rows = self.connection.query_all(&select).await.expect("the table");
+            let cause = rows.first().map(|row| row.try_get::<Option<String>>("", "cause"));
+            match cause {
+                Some(Ok(Some(cause))) => Ok(cause),
+                other => Err(format!("{other:?}, {:?}", self.health.check())),
+            }
+        })
+        .await
     }
 
     /// Stops it.
@@ -206,14 +265,31 @@ impl Consuming {
     }
 }
 
-/// Remembers payloads.
+/// Remembers payloads, and answers them to a topic if it has one.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Seen {
+    texts: Arc<Mutex<Vec<String>>>,
+    answers_to: Option<String>,
+}
+
+impl Seen {
+    /// One that answers.
+    pub(crate) fn answering(topic: String) -> Self {
+        Self { answers_to: Some(topic), ..Self::default() }
+    }
+}
 
 #[async_trait]
 impl MessageHandler for Seen {
-    async fn handle(&self, _: &Context<'_>, batch: &[ReceivedMessage]) -> Result<(), HandlerError> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn handle(
+        &self,
+        context: &Context<'_>,
+        batch: &[ReceivedMessage],
+    ) -> Result<(), HandlerError> {
+        for (message, topic) in batch.iter().zip(self.answers_to.iter().cycle()) {
+            context.publish(message, Reply::new(topic, "an answer"))?;
+        }
+        let mut seen = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
         let text = |message: &ReceivedMessage| {
             String::from_utf8_lossy(message.payload.as_deref().unwrap_or_default()).into_owned()
         };

@@ -21,7 +21,7 @@ use super::ground::Ground;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Every right but this.
-fn without(rights: &[Right], missing: &Right) -> Vec<Right> {
+pub(crate) fn without(rights: &[Right], missing: &Right) -> Vec<Right> {
     rights.iter().filter(|right| *right != missing).cloned().collect()
 }
 
