@@ -2,6 +2,11 @@
 //!
 //! A thread with a `BaseConsumer`, because `StreamConsumer` has lost wake-ups. It must never
 //! commit an offset before the worker has said that everything up to it is done.
+//!
+//! # Layout
+//! - this file: the thread; `events`: what the client tells from within a poll
+
+mod events;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,11 +15,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use halfmsg_kafka::{TopicError, partition_count};
-use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::statistics::Statistics;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
@@ -24,6 +27,7 @@ use crate::health::{Cause, Failing, Health};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::worker::{Batch, Verdict};
+use events::Events;
 
 /// How long one poll waits; also how fast a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
@@ -53,86 +57,6 @@ pub(crate) struct Poller {
     pub(crate) metrics: ConsumerMetrics,
     pub(crate) health: Health,
     pub(crate) handle: ConsumerHandle,
-}
-
-/// What librdkafka tells from within a poll.
-struct Events {
-    generation: Arc<AtomicU64>,
-    paused: AtomicBool,
-    /// The broker said that this client has no right to the group or a topic.
-    denied: AtomicBool,
-    metrics: ConsumerMetrics,
-    health: Health,
-    commits: Failing,
-}
-
-impl ClientContext for Events {
-    fn stats(&self, statistics: Statistics) {
-        // Nothing is fetched then: these figures stand still, and `ask_for_lag` has better ones.
-        if self.paused.load(Ordering::Acquire) {
-            return;
-        }
-        for topic in statistics.topics.values() {
-            for (partition, found) in &topic.partitions {
-                // What was given to the worker, else where fetching begins.
-                let taken =
-                    if found.app_offset >= 0 { found.app_offset } else { found.next_offset };
-                // -1 is the client's own partition; others are another replica's.
-                let is_ours =
-                    *partition >= 0 && found.desired && taken >= 0 && found.ls_offset >= 0;
-                let lag = is_ours.then(|| (found.ls_offset - taken).max(0));
-                self.metrics.lag_records.set(&topic.topic, *partition, lag);
-            }
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "Kafka client");
-    }
-}
-
-impl ConsumerContext for Events {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        // From here on nothing that was fetched before may be committed.
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.metrics.lag_records.clear();
-        self.commits.passed(&self.health, Cause::Offsets);
-        tracing::debug!(?rebalance, "rebalance");
-    }
-
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let Rebalance::Assign(partitions) = rebalance else { return };
-        if self.denied.swap(false, Ordering::AcqRel) {
-            self.health.good(Cause::Client);
-        }
-        // Said either way: librdkafka remembers that a partition was paused when it went away.
-        let done = if self.paused.load(Ordering::Acquire) {
-            consumer.pause(partitions)
-        } else {
-            consumer.resume(partitions)
-        };
-        if let Err(error) = done {
-            tracing::warn!(%error, "new partitions are not paused or resumed");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.committed(result);
-    }
-}
-
-impl Events {
-    /// Not lost: a later commit covers it, or the inbox skips the repetition.
-    fn committed(&self, result: KafkaResult<()>) {
-        match result {
-            Ok(()) => self.commits.passed(&self.health, Cause::Offsets),
-            Err(error) => {
-                tracing::debug!(%error, "offsets not committed");
-                let text = format!("offsets cannot be committed: {error}");
-                self.commits.failed(&self.health, Cause::Offsets, text);
-            }
-        }
-    }
 }
 
 type Client = BaseConsumer<Events>;
