@@ -33,7 +33,7 @@ use crate::store::OrderStore;
 const MOST: u32 = 300;
 /// What answers at once is not waited for: so many must run through, one after the other, each with
 /// one wait more, before all waits count as tried.
-const SURVIVORS: u32 = 5;
+const SURVIVORS: u32 = 2;
 const CREATED: &str = "order.created";
 const OUTBOUND: &str = "stock.outbound";
 
