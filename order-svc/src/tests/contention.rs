@@ -54,7 +54,7 @@ async fn an_order_outlasts_a_writer_in_its_way() {
     let mut config = testkit::config("order-svc");
     (config.local_deadline, config.check_after) = (LOCAL, 2 * LOCAL);
     let builder = TransactionProducer::builder(config).listener(PURPOSE, listener);
-    let mut kit = builder.test_kit().unwrap();
+    let kit = builder.test_kit().unwrap();
     let writer = in_the_way(&other, db.is_sqlite()).await;
     let (id, order) = (OrderId::generate(), apples(2));
     let message = RollbackPayload::new(id, &order).to_message(TOPIC, kit.new_transaction_id());
