@@ -44,6 +44,7 @@ pub(crate) async fn count_open(
 
 /// What becomes of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterState {
     /// Somebody has to look at it.
@@ -69,6 +70,7 @@ impl std::fmt::Display for DeadLetterState {
 
 /// A message that was given up on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeadLetter {
     /// Its identity (UUIDv7).
     pub id: Uuid,
@@ -77,6 +79,7 @@ pub struct DeadLetter {
     /// The transaction id, or the coordinates of a foreign message.
     pub message_key: String,
     /// The transaction whose message it is; `None` for a foreign one.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub transaction_id: Option<Uuid>,
     /// Where it came from.
     pub topic: String,
@@ -93,12 +96,16 @@ pub struct DeadLetter {
     /// The last failure.
     pub last_failed_at: DateTime<Utc>,
     /// When a replay was queued that has not ended yet.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub queued_at: Option<DateTime<Utc>>,
     /// When a replay succeeded.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub replayed_at: Option<DateTime<Utc>>,
     /// When it was discarded.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub discarded_at: Option<DateTime<Utc>>,
     /// Why it was discarded.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub discard_reason: Option<String>,
     /// The key, when it is text.
     #[serde(skip_serializing_if = "Option::is_none")]

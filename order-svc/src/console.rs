@@ -13,11 +13,11 @@ mod assets;
 mod books;
 mod proxy;
 
-use axum::Router;
+use halfmsg_service_kit::openapi::OpenApiRouter;
 
 use crate::http::Api;
 pub use books::Desk;
 
-pub(crate) fn routes() -> Router<Api> {
+pub(crate) fn routes() -> OpenApiRouter<Api> {
     assets::routes().merge(books::routes()).merge(proxy::routes())
 }

@@ -5,6 +5,8 @@
 //! - [`report`]: the product report
 //! - [`trace`]: the trace that a request belongs to
 //! - [`halves`]: half messages, open and parked, and settling them by hand
+//!
+//! Dead letters, `/dead-letters`, are as in every service: `halfmsg_service_kit::dead_letters`.
 
 pub mod halves;
 pub mod orders;
@@ -13,9 +15,9 @@ pub mod trace;
 
 use std::sync::Arc;
 
-use axum::Router;
 use halfmsg_producer::Admin;
-use halfmsg_service_kit::{AdminToken, ApiError};
+use halfmsg_service_kit::openapi::{self, OpenApiRouter};
+use halfmsg_service_kit::{AdminToken, Letters, dead_letters};
 
 use crate::cancel::Canceller;
 use crate::console::{self, Desk};
@@ -23,6 +25,9 @@ use crate::events::{self, Hub};
 use crate::place::Placer;
 use crate::report::store::ReportStore;
 use crate::store::OrderStore;
+
+const ABOUT: &str = "Orders, the half messages that keep them and the stock in agreement, and the \
+    means to settle what is left open. The console at `/` uses this interface.";
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +42,8 @@ pub struct Api {
     pub store: OrderStore,
     /// Half messages.
     pub admin: Admin,
+    /// What the consumers have given up on.
+    pub dead_letters: Letters,
     /// The operators' token.
     pub token: AdminToken,
     /// Whether X-Fault is obeyed.
@@ -48,20 +55,13 @@ pub struct Api {
 }
 
 /// The routes, without the frame around them.
-pub fn routes(api: Api) -> Router {
-    orders::routes()
-        .merge(halves::routes())
-        .merge(report::routes())
-        .merge(events::routes())
-        .merge(console::routes())
-        .with_state(api)
-}
-
-/// The number of items in a page: `default` if unset.
-fn page_limit(limit: Option<u64>, default: u64, max: u64) -> Result<u64, ApiError> {
-    match limit {
-        None => Ok(default),
-        Some(limit) if (1..=max).contains(&limit) => Ok(limit),
-        Some(limit) => Err(ApiError::invalid(format!("limit must be 1 to {max}, not {limit}"))),
-    }
+pub fn routes(api: Api) -> OpenApiRouter {
+    let letters = dead_letters::routes(api.dead_letters.clone(), api.token.clone());
+    OpenApiRouter::with_openapi(openapi::document("halfmsg order-svc", ABOUT))
+        .merge(orders::routes().with_state(api.clone()))
+        .merge(halves::routes().with_state(api.clone()))
+        .merge(report::routes().with_state(api.clone()))
+        .merge(events::routes().with_state(api.clone()))
+        .merge(console::routes().with_state(api))
+        .merge(letters)
 }

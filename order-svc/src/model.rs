@@ -13,8 +13,21 @@ use uuid::Uuid;
 pub const MAX_USER_ID_CHARS: usize = 128;
 
 /// Identifies an order, and is the key of its fence. A UUID version 7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+)]
 #[serde(transparent)]
+#[schema(value_type = Uuid)]
 pub struct OrderId(Uuid);
 
 impl OrderId {
@@ -59,29 +72,34 @@ pub struct Item {
 }
 
 /// The body of `POST /orders`, before its limits are checked.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"user_id": "ann", "items": [{"sku": "apple", "quantity": 2}]}))]
 pub struct PlaceRequest {
-    /// Who orders.
+    /// Who orders; no control characters.
+    #[schema(min_length = 1, max_length = 128)]
     pub user_id: String,
-    /// What is ordered.
+    /// What is ordered; no sku twice.
+    #[schema(min_items = 1, max_items = 100)]
     pub items: Vec<RequestedItem>,
     /// How order and stock are kept in agreement; none is [`Flow::Rollback`].
     pub flow: Option<Flow>,
 }
 
 /// An item as a client wrote it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestedItem {
     /// The product.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
     pub sku: String,
     /// Any integer; its limits are checked with the rest.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub quantity: i64,
 }
 
 /// How order and stock are kept in agreement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Flow {
     /// Deduct first; a half message undoes it unless the order is confirmed.
@@ -144,7 +162,7 @@ impl PlaceRequest {
 }
 
 /// Where an order stands. Nothing is ever deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
     /// It waits for stock.
@@ -182,25 +200,28 @@ impl OrderStatus {
 }
 
 /// One line of a stored order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct OrderLine {
     /// The product.
     pub sku: String,
     /// How many.
     pub quantity: u32,
     /// The price of one, in cents; none in a void order whose prices were never known.
+    #[schema(required)]
     pub unit_price_cents: Option<i64>,
 }
 
 /// An order as it is stored; its JSON is what clients see.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Order {
     /// Its identity.
     pub id: OrderId,
     /// The half message that goes with it.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = Uuid)]
     pub transaction_id: TransactionId,
     /// Who ordered; none only where that was never known.
+    #[schema(required)]
     pub user_id: Option<String>,
     /// How it is kept in agreement with the stock.
     pub flow: Flow,

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use halfmsg_consumer::{
-    Consumer, ConsumerConfig, ConsumerFamilies, Context, HandlerError, MessageHandler,
-    ReceivedMessage,
+    Consumer, ConsumerBuilder, ConsumerConfig, ConsumerError, ConsumerFamilies, Context,
+    HandlerError, MessageHandler, ReceivedMessage,
 };
+use halfmsg_service_kit::Letters;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,8 @@ pub struct Reporter {
     pub store: ReportStore,
     /// What is counted.
     pub metrics: OrderMetrics,
+    /// Where the dead letters of the generation that is read are listed.
+    pub letters: Letters,
 }
 
 impl Reporter {
@@ -98,7 +101,7 @@ impl Reporter {
             .subscribe(&self.topics.outbound, handler(Kind::Outbound))
             .subscribe(&self.topics.rollback, handler(Kind::Rollback));
         let reading = async {
-            if let Err(error) = consumer.run(stop.clone()).await {
+            if let Err(error) = self.consume(consumer, &stop).await {
                 tracing::error!(%error, "the report is not kept");
             }
             stop.cancel();
@@ -108,6 +111,16 @@ impl Reporter {
             stop.cancel();
         };
         tokio::join!(reading, watching);
+    }
+
+    async fn consume(
+        &self,
+        consumer: ConsumerBuilder,
+        stop: &CancellationToken,
+    ) -> Result<(), ConsumerError> {
+        let consumer = consumer.build()?;
+        let _listed = self.letters.list_while(consumer.dead_letters());
+        consumer.run(stop.clone()).await
     }
 
     async fn until_over(&self, generation: Uuid, stop: &CancellationToken) {

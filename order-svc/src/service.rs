@@ -8,7 +8,7 @@ use axum::Router;
 use halfmsg_consumer::{Consumer, ConsumerConfig, ConsumerFamilies, KeyOrder};
 use halfmsg_migrations::{OrderMigrator, migrate};
 use halfmsg_producer::TransactionProducer;
-use halfmsg_service_kit::{Frame, db, process, shutdown};
+use halfmsg_service_kit::{Frame, Letters, db, process, shutdown};
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,9 @@ impl Service {
             .subscribe(&config.topics.outbound, AnswerHandler::new(metrics.clone(), events.clone()))
             .build()?;
         let report = ReportStore::new(requests.clone());
+        let letters = Letters::of([answers.dead_letters()]);
         let reporter = Reporter {
+            letters: letters.clone(),
             consumer: consumer_config(&config, &requests, "report"),
             families,
             topics: config.topics.clone(),
@@ -142,6 +144,7 @@ impl Service {
             report,
             store: store.clone(),
             admin: producer.admin(),
+            dead_letters: letters,
             token: common.admin_token.clone(),
             faults: common.faults,
             events: events.clone(),

@@ -12,15 +12,19 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use crate::docs::{self, Document};
 use crate::extract::{BODY_LIMIT_BYTES, Json};
+use crate::openapi::problem as may;
 use crate::problem::ApiError;
 
 /// How long `/health/ready` waits for the check of the service.
@@ -28,15 +32,16 @@ pub const READY_DEADLINE: Duration = Duration::from_secs(2);
 
 mod server_span;
 
+type Check = Arc<dyn Fn() -> Ready + Send + Sync>;
 type Ready = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// Adds to a service's routes: `/health/live`, `/health/ready`, `/metrics`, problem+json for
-/// unknown paths (404) and wrong methods (405), the body limit, request metrics by route, and a
+/// Adds to a service's routes: `/health/live`, `/health/ready`, `/metrics`, the document of them all
+/// at `/openapi.json` and as a page at `/docs`, problem+json for unknown paths (404) and wrong methods (405), the body limit, request metrics by route, and a
 /// 500 in place of a handler's panic.
 pub struct Frame {
     registry: Registry,
     requests: HttpMetrics,
-    ready: Arc<dyn Fn() -> Ready + Send + Sync>,
+    ready: Check,
     warnings: Warnings,
 }
 
@@ -109,12 +114,24 @@ impl Frame {
     }
 
     /// The routes within the frame.
-    pub fn wrap(self, routes: Router) -> Router {
-        let registry = Arc::new(self.registry);
+    ///
+    /// # Panics
+    /// When two routes are the same, or the document of the routes cannot be written: a defect that
+    /// every start shows.
+    pub fn wrap(self, routes: OpenApiRouter) -> Router {
+        let document = Document::default();
+        let own = OpenApiRouter::default()
+            .routes(routes!(live))
+            .merge(OpenApiRouter::default().routes(routes!(ready)).with_state((self.ready, self.warnings)))
+            .merge(
+                OpenApiRouter::default()
+                    .routes(routes!(metrics))
+                    .with_state(Arc::new(self.registry)),
+            )
+            .merge(docs::routes(document.clone()));
+        let (routes, api) = routes.merge(own).split_for_parts();
+        document.fill(api.to_json().expect("a document of texts and numbers can be written"));
         routes
-            .route("/health/live", get(async || Json(serde_json::json!({"status": "live"}))))
-            .route("/health/ready", get(ready).with_state((self.ready, self.warnings)))
-            .route("/metrics", get(metrics).with_state(registry))
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
@@ -123,17 +140,41 @@ impl Frame {
     }
 }
 
-type ReadyState = (Arc<dyn Fn() -> Ready + Send + Sync>, Warnings);
+/// Whether the process lives, or is ready.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct Health {
+    /// `live` or `ready`.
+    #[schema(pattern = "^(live|ready)$", example = "ready")]
+    status: &'static str,
+    /// What is wrong although the service is ready, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    warnings: Vec<String>,
+}
 
-async fn ready(State((check, warnings)): State<ReadyState>) -> Response {
+crate::problems!(LiveProblems: &[]);
+crate::problems!(
+    ReadyProblems: &[may(503, "not_ready", "the service cannot work now; `detail` says why")]
+);
+
+/// Whether the process answers
+#[utoipa::path(
+    get, path = "/health/live", tag = "service",
+    responses((status = 200, description = "It does", body = Health), LiveProblems)
+)]
+async fn live() -> Json<Health> {
+    Json(Health { status: "live", warnings: Vec::new() })
+}
+
+/// Whether the service can work: what it stands on is there
+#[utoipa::path(
+    get, path = "/health/ready", tag = "service",
+    responses((status = 200, description = "It can", body = Health), ReadyProblems)
+)]
+async fn ready(State((check, warnings)): State<(Check, Warnings)>) -> Response {
     let reason = match tokio::time::timeout(READY_DEADLINE, check()).await {
         Ok(Ok(())) => {
-            let mut told = serde_json::json!({"status": "ready"});
-            let warnings = warnings();
-            if !warnings.is_empty() {
-                told["warnings"] = warnings.into();
-            }
-            return Json(told).into_response();
+            return Json(Health { status: "ready", warnings: warnings() }).into_response();
         }
         Ok(Err(reason)) => reason,
         Err(_) => format!("the check took longer than {READY_DEADLINE:?}"),
@@ -144,6 +185,15 @@ async fn ready(State((check, warnings)): State<ReadyState>) -> Response {
         .into_response()
 }
 
+/// What is measured
+#[utoipa::path(
+    get, path = "/metrics", tag = "service",
+    responses(
+        (status = 200, description = "OpenMetrics text", body = String,
+            content_type = "application/openmetrics-text"),
+        LiveProblems
+    )
+)]
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     let mut body = String::new();
     match text::encode(&mut body, &registry) {
@@ -199,7 +249,7 @@ async fn count(State(metrics): State<HttpMetrics>, mut request: Request, next: N
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::routing::post;
+    use axum::routing::{get, post};
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -210,7 +260,7 @@ mod tests {
         let echo = async |Json(value): Json<Value>| Json(value);
         let panicking = async || -> Json<()> { panic!("secret") };
         let routes = Router::new().route("/echo", post(echo)).route("/panic", get(panicking));
-        Frame::new().ready(async || Err("the database is away".to_owned())).wrap(routes)
+        Frame::new().ready(async || Err("the database is away".to_owned())).wrap(routes.into())
     }
 
     async fn call(request: Request) -> (StatusCode, String, String) {

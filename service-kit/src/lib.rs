@@ -15,16 +15,25 @@
 //! - [`telemetry`]: the log; [`export`]: traces, to a collector
 //! - [`shutdown`]: the token that ends a service, and [`serve`]
 //! - [`process`]: what a service's `main` does: the log, the signals, the exit
+//! - [`openapi`]: what the documents of both services have in common; shown at `/docs`
+//! - [`letters`], [`dead_letters`]: the dead letters of a service's consumers, and their routes
+//! - [`list`]: lists as they are shown; [`page`]: files of web pages
 //! - [`http`]: the frame around a service's routes: health, metrics, limits, panics
 //! - [`task`]: runs a handler's work to its end even if the client hangs up
 
 pub mod auth;
+pub mod dead_letters;
 pub mod delivery;
+mod docs;
 pub mod event;
 pub mod export;
 pub mod extract;
 pub mod http;
+pub mod letters;
+pub mod list;
 pub mod mistakes;
+pub mod openapi;
+pub mod page;
 pub mod problem;
 pub mod process;
 pub mod settings;
@@ -41,6 +50,8 @@ pub use delivery::{Delivery, DeliverySettings};
 pub use event::{Event, EventError, EventType};
 pub use extract::{Json, Path, Query};
 pub use http::Frame;
+pub use letters::Letters;
+pub use list::List;
 pub use mistakes::Mistakes;
 pub use problem::ApiError;
 pub use settings::{Common, CommonSettings, ServiceDefaults};

@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::openapi::Problem;
+
 /// Seconds after which a client may try again when the database is away.
 const RETRY_DATABASE_SECS: u64 = 1;
 
@@ -133,15 +135,16 @@ impl ApiError {
 
     /// The body, for instance to store it under an idempotency key.
     pub fn body(&self) -> Value {
-        let mut body = self.0.members.clone();
-        body.insert("type".into(), json!(format!("/problems/{}", self.0.code)));
-        body.insert("code".into(), json!(self.0.code));
-        body.insert("title".into(), json!(self.0.title));
-        body.insert("status".into(), json!(self.0.status.as_u16()));
-        if let Some(detail) = &self.0.detail {
-            body.insert("detail".into(), json!(detail));
-        }
-        Value::Object(body)
+        let Inner { status, code, title, detail, members, .. } = &*self.0;
+        let problem = Problem {
+            members: members.clone(),
+            kind: format!("/problems/{code}"),
+            code,
+            title: title.clone(),
+            status: status.as_u16(),
+            detail: detail.clone(),
+        };
+        json!(problem)
     }
 }
 

@@ -16,6 +16,9 @@ use tracing_subscriber::registry::LookupSpan;
 /// neither level nor target is printed with them.
 pub const LIFE: &str = "halfmsg::life";
 
+/// The target of the lines that tell what operators did by HTTP. They are logged by default.
+pub const AUDIT: &str = "halfmsg::audit";
+
 /// What is logged unless `HALFMSG_LOG` says otherwise: start, takeover and stop, and what somebody
 /// must know of. The lives of half messages would be some lines for each: of them only what is
 /// parked.

@@ -4,21 +4,21 @@
 //! - [`products`]: products at `/products`, their receipts, `/stock`
 //! - [`deductions`]: what orders take, `/deductions`
 //! - [`movements`]: the audit trail, `/movements`
-//! - [`dead_letters`]: messages that were given up on, `/dead-letters`
+//!
+//! Dead letters, `/dead-letters`, are as in every service: `halfmsg_service_kit::dead_letters`.
 
-pub mod dead_letters;
 pub mod deductions;
 pub mod movements;
 pub mod products;
 
-use axum::Router;
-use halfmsg_service_kit::{AdminToken, ApiError};
-use serde::Serialize;
+use halfmsg_service_kit::openapi::{self, OpenApiRouter};
+use halfmsg_service_kit::{AdminToken, ApiError, Letters, dead_letters, list};
 
 use crate::group_commit::GroupCommit;
-use crate::letters::Letters;
 use crate::metrics::StockMetrics;
 use crate::store::StockStore;
+
+const ABOUT: &str = "Products, their stock, what orders take of it and give back.";
 
 /// Entries of a list, if the client does not say.
 pub const DEFAULT_LIMIT: u64 = 50;
@@ -43,62 +43,16 @@ pub struct Api {
 }
 
 /// All routes of stock-svc, without the frame.
-pub fn routes(api: Api) -> Router {
-    Router::new()
-        .merge(products::routes())
-        .merge(deductions::routes())
-        .merge(movements::routes())
-        .merge(dead_letters::routes())
-        .with_state(api)
-}
-
-/// A list, as it is shown.
-#[derive(Debug, Serialize)]
-pub struct List<T> {
-    /// The entries.
-    pub items: Vec<T>,
-    /// For the query parameter `cursor` of the next page; null on the last.
-    pub next_cursor: Option<String>,
-}
-
-impl<T> List<T> {
-    /// A page out of up to `limit` + 1 entries; the one too many says that there is a next page.
-    fn page(mut items: Vec<T>, limit: u64, cursor: impl Fn(&T) -> String) -> Self {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = items.len() > limit;
-        items.truncate(limit);
-        let next_cursor = if more { items.last().map(cursor) } else { None };
-        Self { items, next_cursor }
-    }
+pub fn routes(api: Api) -> OpenApiRouter {
+    let letters = dead_letters::routes(api.dead_letters.clone(), api.token.clone());
+    OpenApiRouter::with_openapi(openapi::document("halfmsg stock-svc", ABOUT))
+        .merge(products::routes().with_state(api.clone()))
+        .merge(deductions::routes().with_state(api.clone()))
+        .merge(movements::routes().with_state(api))
+        .merge(letters)
 }
 
 /// The limit of a list, within its bounds.
 fn limit(asked: Option<u64>) -> Result<u64, ApiError> {
-    match asked {
-        None => Ok(DEFAULT_LIMIT),
-        Some(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
-        Some(limit) => {
-            Err(ApiError::invalid(format!("limit must be 1 to {MAX_LIMIT}, not {limit}")))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_page_has_no_cursor() {
-        let page = |count: u64| List::page((0..count).collect(), 3, u64::to_string);
-        assert_eq!(page(3).next_cursor, None);
-        let page = page(4);
-        assert_eq!((page.items.len(), page.next_cursor.as_deref()), (3, Some("2")));
-    }
-
-    #[test]
-    fn limits_have_bounds() {
-        assert_eq!(limit(None).unwrap(), 50);
-        assert_eq!(limit(Some(500)).unwrap(), 500);
-        assert!(limit(Some(0)).is_err() && limit(Some(501)).is_err());
-    }
+    list::limit(asked, DEFAULT_LIMIT, MAX_LIMIT)
 }

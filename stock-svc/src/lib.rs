@@ -13,7 +13,6 @@
 //! - [`restore`]: the handler of the topic that asks for restores
 //! - [`store`]: everything that is said to the database
 //! - [`model`]: items, refusals, and what the database keeps of them
-//! - [`letters`]: what the consumers have given up on
 //! - [`fault`]: induced failures
 //! - [`metrics`]: what is counted
 //! - `scenarios`: what must hold at the barrier, on any database; only for tests
@@ -22,7 +21,6 @@ pub mod deduct;
 pub mod fault;
 pub mod group_commit;
 pub mod http;
-pub mod letters;
 pub mod metrics;
 pub mod model;
 pub mod restore;

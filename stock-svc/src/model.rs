@@ -6,12 +6,14 @@ use halfmsg_service_kit::{ApiError, validate};
 use serde::{Deserialize, Serialize};
 
 /// So many of a product.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Item {
     /// The product.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$", example = "apple")]
     pub sku: String,
     /// How many.
+    #[schema(minimum = 1, maximum = 1_000_000, example = 2)]
     pub quantity: i64,
 }
 
@@ -65,7 +67,7 @@ impl Display for Items {
 }
 
 /// What a deduction is. The names are those in the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeductionState {
     /// The items are taken from the stock.

@@ -8,7 +8,7 @@ use halfmsg_consumer::{
     Consumer, ConsumerConfig, ConsumerError, ConsumerFamilies, Health, KeyOrder,
 };
 use halfmsg_migrations::{StockMigrator, migrate};
-use halfmsg_service_kit::{Frame, db, process, shutdown};
+use halfmsg_service_kit::{Frame, Letters, db, process, shutdown};
 use sea_orm::DatabaseConnection;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::deduct::Deducter;
 use crate::group_commit::GroupCommit;
 use crate::http::{Api, routes};
-use crate::letters::Letters;
 use crate::metrics::StockMetrics;
 use crate::restore::Restorer;
 use crate::settings::{Config, NAME, Settings};

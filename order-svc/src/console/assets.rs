@@ -1,33 +1,17 @@
-//! The page's files, embedded in the program, and the headers that protect them.
+//! The page's files, embedded in the program.
 
-use axum::Router;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
-};
-use axum::http::{HeaderMap, HeaderValue};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use halfmsg_service_kit::ApiError;
+use axum::response::Response;
+use halfmsg_service_kit::openapi::{OpenApiRouter, PATH};
+use halfmsg_service_kit::page::{self, CSS, HTML, POLICY, SCRIPT, SVG};
+use halfmsg_service_kit::{ApiError, Path};
+use utoipa_axum::routes;
 
 use crate::http::Api;
 
-/// Only files of this origin, nothing inline, and no page around this one.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
-    frame-ancestors 'none'";
-/// Asked again at each visit: a page of another version than its service would be confusing.
-const CACHING: &str = "no-cache";
-
-const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-const SVG: &str = "image/svg+xml";
-
-/// Path, type, content.
+/// Name, type, content.
 macro_rules! files {
     ($($name:literal $kind:ident)*) => {
-        [$((concat!("/console/", $name), $kind, include_str!(concat!("assets/", $name)))),*]
+        [$(($name, $kind, include_str!(concat!("assets/", $name)))),*]
     };
 }
 
@@ -50,26 +34,41 @@ const FILES: &[(&str, &str, &str)] = &files![
     "stock.js" SCRIPT
 ];
 
-pub(super) fn routes() -> Router<Api> {
-    let page = get(|| async { file(HTML, include_str!("assets/index.html")) });
-    FILES.iter().fold(Router::new().route("/", page), |routes, (path, kind, content)| {
-        routes.route(path, get(move || async { file(kind, content) }))
-    })
+halfmsg_service_kit::problems!(PageProblems: &[]);
+halfmsg_service_kit::problems!(FileProblems: PATH);
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default().routes(routes!(console)).routes(routes!(file))
 }
 
-fn file(kind: &'static str, content: &'static str) -> Result<Response, ApiError> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in [
-        (CONTENT_TYPE, kind),
-        (CACHE_CONTROL, CACHING),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    Ok((headers, content).into_response())
+/// The console
+#[utoipa::path(
+    get, path = "/", tag = "console",
+    responses(
+        (status = 200, description = "The page", body = String, content_type = "text/html"),
+        PageProblems
+    )
+)]
+async fn console() -> Response {
+    page::file(HTML, POLICY, include_str!("assets/index.html"))
+}
+
+/// A file of the console
+#[utoipa::path(
+    get, path = "/console/{file}", tag = "console", operation_id = "console_file",
+    params(("file" = String, Path, description = "Its name", example = "app.js")),
+    responses(
+        (status = 200, description = "The file", content(
+            (String = "text/css"), (String = "text/javascript"), (String = "image/svg+xml")
+        )),
+        FileProblems
+    )
+)]
+async fn file(Path(name): Path<String>) -> Result<Response, ApiError> {
+    let found = FILES.iter().find(|(known, ..)| *known == name);
+    let (_, kind, content) =
+        found.ok_or_else(|| ApiError::not_found("the console has no such file"))?;
+    Ok(page::file(kind, POLICY, *content))
 }
 
 #[cfg(test)]
@@ -78,7 +77,10 @@ mod tests {
 
     #[test]
     fn every_file_that_the_page_names_is_there() {
-        let known = |path: &str| FILES.iter().any(|(known, ..)| *known == path);
+        let known = |path: &str| {
+            let name = path.strip_prefix("/console/").expect("a file of the console");
+            FILES.iter().any(|(known, ..)| *known == name)
+        };
         let page = include_str!("assets/index.html");
         let named: Vec<_> = page.split('"').filter(|part| part.starts_with("/console/")).collect();
         assert!(named.len() >= 4, "{named:?}");

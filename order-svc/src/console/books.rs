@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::Method;
-use axum::routing::get;
 use halfmsg_producer::{Admin, HalfFilter};
+use halfmsg_service_kit::openapi::{DATABASE, OpenApiRouter};
 use halfmsg_service_kit::{ApiError, Json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use utoipa_axum::routes;
 
-use super::proxy::{VIEW_DEADLINE, unreachable};
+use super::proxy::{STOCK, VIEW_DEADLINE, unreachable};
 use crate::http::Api;
 use crate::place::database_problem;
 use crate::stock::{StockClient, brief, read};
@@ -35,16 +35,23 @@ const MAX_PRODUCTS: usize = 2_000;
 /// Half messages that are counted; more is said as so many.
 const MAX_COUNTED: usize = 500;
 
-pub(super) fn routes() -> Router<Api> {
-    Router::new().route("/api/stock", get(stock))
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default().routes(routes!(stock))
 }
 
+halfmsg_service_kit::problems!(StockProblems: STOCK, DATABASE);
+
+/// Both sides of the books, and whether they agree, for the console
+#[utoipa::path(
+    get, path = "/api/stock", tag = "console", operation_id = "console_stock",
+    responses((status = 200, description = "At most a second old", body = Books), StockProblems)
+)]
 async fn stock(State(api): State<Api>) -> Result<Json<Arc<Books>>, ApiError> {
     api.desk.books(&api).await.map(Json)
 }
 
 /// What stock-svc counts of a product.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, utoipa::ToSchema)]
 struct Counted {
     sku: String,
     name: String,
@@ -62,7 +69,7 @@ struct List<T> {
 }
 
 /// One product in the books.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 struct Line {
     #[serde(flatten)]
     counted: Counted,
@@ -90,7 +97,7 @@ impl Line {
 }
 
 /// Whether the books agree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
     /// Every product adds up.
@@ -102,7 +109,7 @@ enum Verdict {
 }
 
 /// What could mend a difference.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 struct UnderWay {
     open_halves: usize,
     parked_halves: usize,
@@ -118,10 +125,11 @@ impl UnderWay {
 }
 
 /// The answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 struct Books {
     at: chrono::DateTime<chrono::Utc>,
     state: Verdict,
+    #[schema(required)]
     under_way: Option<UnderWay>,
     items: Vec<Line>,
     /// There are more products than are looked at.

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use halfmsg_consumer::DeadLetterState;
+use halfmsg_service_kit::dead_letters::Discard;
+use halfmsg_service_kit::openapi::{BODY, OpenApiRouter, PATH, ProblemType, QUERY, TOKEN, problem};
 use halfmsg_service_kit::{ApiError, Json, Path, Query};
 use serde::{Deserialize, Serialize};
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::http::Api;
@@ -25,21 +27,47 @@ const ASK_AGAIN_SECS: u64 = 2;
 const PASSED_ON: [HeaderName; 3] =
     [header::CONTENT_TYPE, header::RETRY_AFTER, header::WWW_AUTHENTICATE];
 
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/api/movements", get(movements))
-        .route("/api/dead-letters", get(dead_letters))
-        .route("/api/dead-letters/{id}", get(dead_letter))
-        .route("/api/dead-letters/{id}/replay", post(replay))
-        .route("/api/dead-letters/{id}/discard", post(discard))
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(movements))
+        .routes(routes!(dead_letters))
+        .routes(routes!(dead_letter))
+        .routes(routes!(replay))
+        .routes(routes!(discard))
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+/// With those of stock-svc, whose answer is passed on.
+pub(super) const STOCK: &[ProblemType] = &[
+    problem(503, "stock_unreachable", "stock-svc gives no answer"),
+    problem(503, "database_unavailable", "stock-svc's database cannot be reached"),
+    problem(503, "database_busy", "stock-svc's database is busy"),
+];
+const NOT_OPEN: &[ProblemType] =
+    &[problem(409, "not_open", "it is queued, replayed or discarded already")];
+const FAILED: &[ProblemType] = &[problem(409, "replay_failed", "the message failed again")];
+halfmsg_service_kit::problems!(MovementsProblems: QUERY, STOCK);
+halfmsg_service_kit::problems!(LettersProblems: QUERY, TOKEN, STOCK);
+halfmsg_service_kit::problems!(LetterProblems: PATH, TOKEN, STOCK);
+halfmsg_service_kit::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, FAILED, STOCK);
+halfmsg_service_kit::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, STOCK);
+
+#[derive(Debug, Deserialize, Serialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct MovementsQuery {
+    /// Of this order.
     order_id: Uuid,
 }
 
+/// stock-svc's movements of an order, for the console
+#[utoipa::path(
+    get, path = "/api/movements", tag = "console", operation_id = "console_movements",
+    params(MovementsQuery),
+    responses(
+        (status = 200, description = "As stock-svc's GET /movements", body = serde_json::Value),
+        MovementsProblems
+    )
+)]
 async fn movements(
     State(api): State<Api>,
     Query(query): Query<MovementsQuery>,
@@ -48,17 +76,33 @@ async fn movements(
     ask.pass_on(api.desk.stock(), &query, &HeaderMap::new()).await
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct LettersQuery {
+    /// In this state.
     #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<String>,
+    #[param(inline)]
+    state: Option<DeadLetterState>,
+    /// At most so many; 50 if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
+    /// `next_cursor` of the page before.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<Uuid>,
 }
 
+/// stock-svc's dead letters, for the console
+#[utoipa::path(
+    get, path = "/api/dead-letters", tag = "console", operation_id = "console_dead_letters",
+    params(LettersQuery),
+    responses(
+        (status = 200, description = "As stock-svc's GET /dead-letters", body = serde_json::Value),
+        LettersProblems
+    ),
+    security((), ("operator" = []))
+)]
 async fn dead_letters(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -67,6 +111,17 @@ async fn dead_letters(
     Ask::view("dead-letters").pass_on(api.desk.stock(), &query, &headers).await
 }
 
+/// A dead letter of stock-svc, for the console; its payload only with the operators' token
+#[utoipa::path(
+    get, path = "/api/dead-letters/{id}", tag = "console",
+    operation_id = "console_show_dead_letter",
+    params(("id" = Uuid, Path, description = "The dead letter")),
+    responses(
+        (status = 200, description = "As stock-svc's answer", body = serde_json::Value),
+        LetterProblems
+    ),
+    security((), ("operator" = []))
+)]
 async fn dead_letter(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -76,6 +131,17 @@ async fn dead_letter(
     ask.pass_on(api.desk.stock(), &(), &headers).await
 }
 
+/// Replays a dead letter of stock-svc, for the console
+#[utoipa::path(
+    post, path = "/api/dead-letters/{id}/replay", tag = "console",
+    operation_id = "console_replay_dead_letter",
+    params(("id" = Uuid, Path, description = "The dead letter")),
+    responses(
+        (status = 200, description = "As stock-svc's answer", body = serde_json::Value),
+        ReplayProblems
+    ),
+    security(("operator" = []))
+)]
 async fn replay(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -85,19 +151,24 @@ async fn replay(
     ask.pass_on(api.desk.stock(), &(), &headers).await
 }
 
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct Discard {
-    reason: String,
-}
-
+/// Gives a dead letter of stock-svc up for good, for the console
+#[utoipa::path(
+    post, path = "/api/dead-letters/{id}/discard", tag = "console",
+    operation_id = "console_discard_dead_letter",
+    params(("id" = Uuid, Path, description = "The dead letter")), request_body = Discard,
+    responses(
+        (status = 200, description = "As stock-svc's answer", body = serde_json::Value),
+        DiscardProblems
+    ),
+    security(("operator" = []))
+)]
 async fn discard(
     State(api): State<Api>,
     headers: HeaderMap,
     Path(id): Path<Uuid>,
-    Json(reason): Json<Discard>,
+    Json(why): Json<Discard>,
 ) -> Result<Response, ApiError> {
-    let body = serde_json::to_value(reason).map_err(ApiError::internal)?;
+    let body = serde_json::to_value(why).map_err(ApiError::internal)?;
     let ask = Ask::act(format!("dead-letters/{id}/discard"), Some(body));
     ask.pass_on(api.desk.stock(), &(), &headers).await
 }

@@ -6,18 +6,18 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use futures::StreamExt;
+use halfmsg_service_kit::openapi::{OpenApiRouter, ProblemType, QUERY, problem};
 use halfmsg_service_kit::{ApiError, Query};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use utoipa_axum::routes;
 
 use super::event::frame;
 use super::hub::{Hub, MAX_SUBSCRIBERS, Start};
@@ -36,17 +36,42 @@ const COME_AGAIN_SECS: u64 = 5;
 const RETRY_MS: u64 = 1_000;
 const LAST_EVENT_ID: &str = "last-event-id";
 
-pub(crate) fn routes() -> Router<Api> {
-    Router::new().route("/events", get(events))
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default().routes(routes!(events))
 }
 
-/// For clients that cannot set the header Last-Event-ID.
-#[derive(Debug, Deserialize)]
+const WATCHING: &[ProblemType] = &[
+    problem(503, "too_many_watchers", "as many watch the events as may"),
+    problem(503, "shutting_down", "the service is stopping"),
+];
+halfmsg_service_kit::problems!(EventsProblems: QUERY, WATCHING);
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct EventsQuery {
+    /// For clients that cannot set the header Last-Event-ID.
     last_event_id: Option<String>,
 }
 
+/// What happens, as it happens: server-sent events
+///
+/// The first is `hello`, or `reset` if events were missed: then read the lists again. Each of the
+/// others has `transaction_id`, `order_id` and `at` in its JSON data, and by its name: `half_stored`
+/// `purpose`, `partition`, `offset`; `local_transaction` `outcome`, `reason`; `checked` `answer`,
+/// `reason`; `decided` `verdict`, `by`, `operator`, `reason`; `delivered` `topic`; `dropped`;
+/// `parked` `cause`, `reason`; `reopened` `operator`, `reason`; `order` `status`, `reason`. A comment
+/// every 5 s shows that the connection lives.
+#[utoipa::path(
+    get, path = "/events", tag = "events", operation_id = "watch_events",
+    params(EventsQuery, ("Last-Event-ID" = Option<String>, Header,
+        description = "The last event that was heard: the next ones follow")),
+    responses(
+        (status = 200, description = "Events without end", body = String,
+            content_type = "text/event-stream"),
+        EventsProblems
+    )
+)]
 async fn events(
     State(api): State<Api>,
     headers: HeaderMap,

@@ -1,16 +1,18 @@
 //! Half messages as operators see and settle them.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::routing::{get, post};
 use halfmsg_producer::{
     AdminError, HalfDetail, HalfFilter, HalfState, HalfView, OperatorRequest, Page, TransactionId,
 };
-use halfmsg_service_kit::{ApiError, Json, Path, Query};
+use halfmsg_service_kit::list::limit as page_limit;
+use halfmsg_service_kit::openapi::problem as may;
+use halfmsg_service_kit::openapi::{BODY, OpenApiRouter, PATH, ProblemType, QUERY, TOKEN};
+use halfmsg_service_kit::{ApiError, Json, Path, Query, validate};
 use serde::Deserialize;
+use utoipa_axum::routes;
 
-use super::{Api, page_limit};
+use super::Api;
 
 /// Halves in one page, if the client does not say.
 const DEFAULT_LIMIT: u64 = 50;
@@ -18,34 +20,68 @@ const DEFAULT_LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 500;
 /// The operator's name in the journal, if the request does not give one.
 const UNNAMED: &str = "operator";
+/// Characters of a reason, and of an operator's name.
+const MAX_REASON_CHARS: usize = 1_000;
+const MAX_OPERATOR_CHARS: usize = 200;
 /// When to look again at what was not confirmed in time.
 const LOOK_AGAIN_SECS: u64 = 1;
 
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/halves", get(list))
-        .route("/halves/{transaction_id}", get(find))
-        .route("/halves/{transaction_id}/commit", post(commit))
-        .route("/halves/{transaction_id}/rollback", post(rollback))
-        .route("/halves/{transaction_id}/check", post(check))
-        .route("/halves/{transaction_id}/resume", post(resume))
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(list))
+        .routes(routes!(find))
+        .routes(routes!(commit))
+        .routes(routes!(rollback))
+        .routes(routes!(check))
+        .routes(routes!(resume))
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+const STORE: &[ProblemType] = &[
+    may(503, "no_topic", "a topic of the store is missing"),
+    may(503, "kafka_unavailable", "Kafka does not answer; nothing was done"),
+    may(503, "incomplete", "not every partition could be looked at; nothing was done"),
+    may(503, "not_confirmed", "not confirmed in time, and may be done all the same: look again"),
+    may(409, "partition_stopped", "its partition stands still; nothing behind is carried out"),
+];
+const SETTLING: &[ProblemType] = &[
+    may(409, "contradiction", "the check says the opposite"),
+    may(409, "needs_force", "the check gives no answer: `force` decides all the same"),
+    may(409, "already_closed", "it is decided already"),
+    may(409, "not_parked", "only a parked message can be resumed"),
+    may(409, "not_open", "only an open message can be checked"),
+    may(409, "refused", "the state of things forbids it"),
+];
+
+halfmsg_service_kit::problems!(ListProblems: QUERY, STORE);
+halfmsg_service_kit::problems!(FindProblems: PATH, TOKEN, STORE);
+halfmsg_service_kit::problems!(SettleProblems: BODY, PATH, TOKEN, SETTLING, STORE);
+
+#[derive(Debug, Clone, Copy, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum StateName {
     Open,
     Parked,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// In this state; both if not given.
+    #[param(inline)]
     state: Option<StateName>,
+    /// At most so many; 50 if not given.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
+/// Lists open and parked half messages, of all replicas' partitions
+#[utoipa::path(
+    get, path = "/halves", tag = "half messages", operation_id = "list_halves", params(ListQuery),
+    responses((status = 200, description = "A page", body = Page<HalfView>), ListProblems)
+)]
 async fn list(
     State(api): State<Api>,
     Query(query): Query<ListQuery>,
@@ -60,6 +96,15 @@ async fn list(
     api.admin.list(filter).await.map(Json).map_err(problem)
 }
 
+/// Shows one, with its history; its payload and headers only with the operators' token
+///
+/// Recently closed ones too.
+#[utoipa::path(
+    get, path = "/halves/{transaction_id}", tag = "half messages", operation_id = "show_half",
+    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    responses((status = 200, description = "It", body = HalfDetail), FindProblems),
+    security((), ("operator" = []))
+)]
 async fn find(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -80,13 +125,29 @@ async fn find(
     Ok(Json(detail))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "seen in the journal", "operator": "olga", "force": false}))]
 struct SettleRequest {
+    /// Why; kept in the journal.
+    #[schema(min_length = 1, max_length = 1_000)]
     reason: String,
+    /// Decide although nobody can tell what became of the local transaction.
     #[serde(default)]
     force: bool,
+    /// Who; kept in the journal.
+    #[schema(min_length = 1, max_length = 200)]
     operator: Option<String>,
+}
+
+impl SettleRequest {
+    /// Checks the limits.
+    fn valid(self) -> Result<OperatorRequest, ApiError> {
+        validate::text("reason", &self.reason, MAX_REASON_CHARS)?;
+        let operator = self.operator.as_deref();
+        operator.map_or(Ok(()), |name| validate::text("operator", name, MAX_OPERATOR_CHARS))?;
+        Ok(self.into())
+    }
 }
 
 impl From<SettleRequest> for OperatorRequest {
@@ -98,6 +159,17 @@ impl From<SettleRequest> for OperatorRequest {
 
 type Settled = Result<Json<HalfView>, ApiError>;
 
+/// Commits one: its message is delivered
+///
+/// The listener is asked first: agreement is recorded, contradiction is refused, and only what
+/// nobody can tell may be forced.
+#[utoipa::path(
+    post, path = "/halves/{transaction_id}/commit", tag = "half messages",
+    operation_id = "commit_half", request_body = SettleRequest,
+    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
+    security(("operator" = []))
+)]
 async fn commit(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -105,9 +177,20 @@ async fn commit(
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.commit(parse_id(&id)?, request.into()).await)
+    settled(api.admin.commit(parse_id(&id)?, request.valid()?).await)
 }
 
+/// Rolls one back: its message is dropped
+///
+/// The listener is asked first: agreement is recorded, contradiction is refused, and only what
+/// nobody can tell may be forced.
+#[utoipa::path(
+    post, path = "/halves/{transaction_id}/rollback", tag = "half messages",
+    operation_id = "rollback_half", request_body = SettleRequest,
+    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
+    security(("operator" = []))
+)]
 async fn rollback(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -115,9 +198,17 @@ async fn rollback(
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.rollback(parse_id(&id)?, request.into()).await)
+    settled(api.admin.rollback(parse_id(&id)?, request.valid()?).await)
 }
 
+/// Asks its listener now
+#[utoipa::path(
+    post, path = "/halves/{transaction_id}/check", tag = "half messages",
+    operation_id = "check_half", request_body = SettleRequest,
+    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
+    security(("operator" = []))
+)]
 async fn check(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -125,9 +216,17 @@ async fn check(
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.check(parse_id(&id)?, request.into()).await)
+    settled(api.admin.check(parse_id(&id)?, request.valid()?).await)
 }
 
+/// Opens a parked one again, and asks its listener at once
+#[utoipa::path(
+    post, path = "/halves/{transaction_id}/resume", tag = "half messages",
+    operation_id = "resume_half", request_body = SettleRequest,
+    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
+    security(("operator" = []))
+)]
 async fn resume(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -135,7 +234,7 @@ async fn resume(
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.resume(parse_id(&id)?, request.into()).await)
+    settled(api.admin.resume(parse_id(&id)?, request.valid()?).await)
 }
 
 fn settled(done: Result<HalfView, AdminError>) -> Settled {

@@ -2,21 +2,25 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
 use chrono::TimeDelta;
+use halfmsg_service_kit::list::limit as page_limit;
+use halfmsg_service_kit::openapi::{
+    BODY, DATABASE, FAULT, OpenApiRouter, PATH, ProblemType, QUERY, problem,
+};
 use halfmsg_service_kit::telemetry::LIFE;
-use halfmsg_service_kit::{ApiError, Json, Path, Query, db, task};
-use serde::{Deserialize, Serialize};
+use halfmsg_service_kit::{ApiError, Json, List, Path, Query, db, task};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use utoipa_axum::routes;
 
-use super::{Api, page_limit, trace};
+use super::{Api, trace};
 use crate::answer::Answer;
 use crate::fault::{self, Fault};
 use crate::model::{Flow, NewOrder, Order, OrderId, OrderStatus, PlaceRequest};
 use crate::place::{PlaceOrder, database_problem};
+use crate::reason::VoidReason;
 use crate::store::idempotency::RepeatKey;
 use crate::store::list::{DEFAULT_LIMIT, MAX_LIMIT, OrderFilter, Place};
 
@@ -25,13 +29,80 @@ pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Bytes of an Idempotency-Key.
 pub const MAX_KEY_BYTES: usize = 255;
 
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/orders", post(place).get(list))
-        .route("/orders/{id}", get(find))
-        .route("/orders/{id}/cancel", post(cancel))
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(place, list))
+        .routes(routes!(find))
+        .routes(routes!(cancel))
 }
 
+const BEGINNING: &[ProblemType] = &[
+    problem(503, "kafka_unavailable", "Kafka cannot be reached; nothing was changed"),
+    problem(503, "topic_missing", "a topic of the service does not exist yet"),
+    problem(503, "overloaded", "too much is under way"),
+    problem(503, "shutting_down", "the service is stopping"),
+];
+const PLACING: &[ProblemType] = &[
+    problem(409, "order_in_progress", "the first request with this Idempotency-Key still runs"),
+    problem(409, "order_void", "the order is void for a reason of another version"),
+    problem(422, "idempotency_key_reused", "the Idempotency-Key was used for another order"),
+    problem(422, "fault_not_of_flow", "the `X-Fault` cannot happen in this flow"),
+    problem(504, "outcome_unknown", "the order's status tells soon"),
+];
+/// A void order answers with the reason in its row.
+const VOID: [ProblemType; VoidReason::ALL.len()] = {
+    let mut all = [problem(0, "", ""); VoidReason::ALL.len()];
+    let mut index = 0;
+    while index < all.len() {
+        let reason = VoidReason::ALL[index];
+        let title = reason.title(Flow::Rollback);
+        all[index] = problem(reason.http_status(), reason.as_str(), title);
+        index += 1;
+    }
+    all
+};
+const CANCELLING: &[ProblemType] = &[
+    problem(409, "order_not_cancellable", "it is rejected or void"),
+    problem(503, "cancel_given_up", "it took too long; the order is as it was"),
+    problem(504, "outcome_unknown", "repeat it: an order is cancelled once"),
+];
+
+halfmsg_service_kit::problems!(
+    PlaceProblems: BODY, FAULT, PLACING, &VOID, BEGINNING, DATABASE
+);
+halfmsg_service_kit::problems!(FindProblems: PATH, DATABASE);
+halfmsg_service_kit::problems!(ListProblems: QUERY, DATABASE);
+halfmsg_service_kit::problems!(CancelProblems: PATH, CANCELLING, BEGINNING, DATABASE);
+
+/// Places an order
+///
+/// With an `Idempotency-Key` it may be repeated: same key and body get the first answer again, with
+/// `Idempotency-Replayed`. Every problem that names an `order_id` leaves a void order behind, whose
+/// stock is restored.
+#[utoipa::path(
+    post, path = "/orders", tag = "orders", operation_id = "place_order",
+    request_body = PlaceRequest,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a repeat safe, for 24 h",
+            min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+        ("X-Fault" = Option<String>, Header,
+            description = "An induced failure, where they are on; else 403",
+            pattern = "^[a-z-]+$"),
+        ("traceparent" = Option<String>, Header,
+            description = "W3C Trace Context; a broken one is passed over"),
+    ),
+    responses(
+        (status = 201, description = "Flow `rollback`: confirmed", body = Order, headers(
+            ("Location" = String, description = "Where the order is"),
+            ("Idempotency-Replayed" = Option<String>, description = "`true`: the first answer"),
+        )),
+        (status = 202, description = "Flow `saga`: it waits for its stock", body = Order, headers(
+            ("Location" = String, description = "Where the order is"),
+            ("Idempotency-Replayed" = Option<String>, description = "`true`: the first answer"),
+        )),
+        PlaceProblems
+    )
+)]
 async fn place(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -59,6 +130,12 @@ async fn place(
     answered
 }
 
+/// Shows an order
+#[utoipa::path(
+    get, path = "/orders/{id}", tag = "orders", operation_id = "show_order",
+    params(("id" = OrderId, Path, description = "The order")),
+    responses((status = 200, description = "It", body = Order), FindProblems)
+)]
 async fn find(State(api): State<Api>, Path(id): Path<OrderId>) -> Result<Json<Order>, ApiError> {
     let found = api.store.find(id).await.map_err(database_problem)?;
     found.map(Json).ok_or_else(|| {
@@ -67,25 +144,32 @@ async fn find(State(api): State<Api>, Path(id): Path<OrderId>) -> Result<Json<Or
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// With this status.
+    #[param(inline)]
     status: Option<OrderStatus>,
+    /// Placed so long ago: `status=pending_stock&older_than_seconds=60` got no answer.
     older_than_seconds: Option<u32>,
+    /// At most so many; 50 if not given.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^[0-9]{1,17}[.][0-9a-f-]{32,36}$")]
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct OrderList {
-    items: Vec<Order>,
-    next_cursor: Option<String>,
-}
-
+/// Lists orders, the newest first
+#[utoipa::path(
+    get, path = "/orders", tag = "orders", operation_id = "list_orders", params(ListQuery),
+    responses((status = 200, description = "A page", body = List<Order>), ListProblems)
+)]
 async fn list(
     State(api): State<Api>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<OrderList>, ApiError> {
+) -> Result<Json<List<Order>>, ApiError> {
     let limit = page_limit(query.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
     let after = match query.cursor.as_deref() {
         None => None,
@@ -98,9 +182,19 @@ async fn list(
     let filter = OrderFilter { status: query.status, before, limit, after };
     let page = api.store.list(filter).await.map_err(database_problem)?;
     let next_cursor = page.next.map(Place::to_cursor);
-    Ok(Json(OrderList { items: page.orders, next_cursor }))
+    Ok(Json(List { items: page.orders, next_cursor }))
 }
 
+/// Cancels an order, of either flow, at any moment; repeating it is harmless
+#[utoipa::path(
+    post, path = "/orders/{id}/cancel", tag = "orders", operation_id = "cancel_order",
+    params(
+        ("id" = OrderId, Path, description = "The order"),
+        ("traceparent" = Option<String>, Header,
+            description = "W3C Trace Context; a broken one is passed over"),
+    ),
+    responses((status = 200, description = "It is cancelled", body = Order), CancelProblems)
+)]
 async fn cancel(
     State(api): State<Api>,
     headers: HeaderMap,

@@ -1,14 +1,15 @@
 //! The product report: seen by anybody, made anew by operators.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
+use halfmsg_service_kit::list::limit as page_limit;
+use halfmsg_service_kit::openapi::{DATABASE, OpenApiRouter, QUERY, TOKEN};
 use halfmsg_service_kit::{ApiError, Json, Query, task, validate};
 use serde::{Deserialize, Serialize};
+use utoipa_axum::routes;
 
-use super::{Api, page_limit};
+use super::Api;
 use crate::report::fold;
 use crate::report::store::ProductRow;
 
@@ -17,24 +18,33 @@ const DEFAULT_LIMIT: u64 = 100;
 /// The most products of a page.
 const MAX_LIMIT: u64 = 500;
 
-pub(super) fn routes() -> Router<Api> {
-    Router::new().route("/report", get(list)).route("/report/rebuild", post(rebuild))
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default().routes(routes!(list)).routes(routes!(rebuild))
 }
 
-#[derive(Debug, Deserialize)]
+halfmsg_service_kit::problems!(ListProblems: QUERY, DATABASE);
+halfmsg_service_kit::problems!(RebuildProblems: TOKEN, DATABASE);
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// At most so many; 100 if not given.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
+    /// `next_cursor` of the page before: a sku.
+    #[param(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Amount {
     quantity: i64,
     amount_cents: i64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ReportedProduct)]
 struct Product {
     sku: String,
     ordered: Amount,
@@ -43,11 +53,14 @@ struct Product {
     cancelled: Amount,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Report {
     items: Vec<Product>,
+    /// For the query parameter `cursor` of the next page; null on the last.
+    #[schema(required)]
     next_cursor: Option<String>,
     /// Since when the topics have been read; earlier events are in it as far as they keep them.
+    #[schema(required)]
     read_since: Option<DateTime<Utc>>,
 }
 
@@ -69,6 +82,11 @@ impl From<ProductRow> for Product {
     }
 }
 
+/// What orders of flow `saga` were ordered, confirmed, rejected and cancelled, per product
+#[utoipa::path(
+    get, path = "/report", tag = "report", operation_id = "show_report", params(ListQuery),
+    responses((status = 200, description = "A page", body = Report), ListProblems)
+)]
 async fn list(
     State(api): State<Api>,
     Query(query): Query<ListQuery>,
@@ -87,11 +105,18 @@ async fn list(
     Ok(Json(Report { items, next_cursor, read_since }))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Rebuilt {
+    /// The new report's.
     generation: uuid::Uuid,
 }
 
+/// Makes the report anew from what the topics keep
+#[utoipa::path(
+    post, path = "/report/rebuild", tag = "report", operation_id = "rebuild_report",
+    responses((status = 202, description = "It begins", body = Rebuilt), RebuildProblems),
+    security(("operator" = []))
+)]
 async fn rebuild(
     State(api): State<Api>,
     headers: HeaderMap,

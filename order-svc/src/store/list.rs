@@ -18,6 +18,9 @@ pub const DEFAULT_LIMIT: u64 = 50;
 /// The most orders in one page.
 pub const MAX_LIMIT: u64 = 500;
 
+/// Digits of a moment in microseconds, up to the year 9999.
+const MAX_MICROS_DIGITS: usize = 17;
+
 /// Which orders are to be listed.
 #[derive(Debug, Clone, Copy)]
 pub struct OrderFilter {
@@ -47,6 +50,10 @@ impl Place {
     /// The place that a cursor names.
     pub fn parse(cursor: &str) -> Option<Self> {
         let (micros, id) = cursor.split_once('.')?;
+        // No sign, no more digits: within the years that every database can compare with.
+        if micros.len() > MAX_MICROS_DIGITS || !micros.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
         let created_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
         Some(Self { created_at, id: id.parse().ok()? })
     }

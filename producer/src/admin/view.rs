@@ -13,10 +13,12 @@ mod history;
 
 /// A part of a list, and where the next begins.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
     /// Hand it in for the next part; none if this is the last.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub next_cursor: Option<String>,
 }
 
@@ -31,8 +33,10 @@ pub struct Listed {
 
 /// A half message in a list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HalfView {
     /// Its identity.
+    #[cfg_attr(feature = "openapi", schema(format = "uuid"))]
     pub transaction_id: String,
     /// The identity of its local transaction, if it shares it with other messages.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,8 +46,10 @@ pub struct HalfView {
     /// The target topic.
     pub topic: String,
     /// The ordering key as text; bytes that are no UTF-8 are replaced.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub key: Option<String>,
     /// `open`, `parked`, `committed` or `rolled_back`.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(open|parked|committed|rolled_back)$"))]
     pub state: &'static str,
     /// The store's partition.
     pub partition: i32,
@@ -52,6 +58,7 @@ pub struct HalfView {
     /// How often it was reopened.
     pub epoch: u32,
     /// When it was stored, RFC 3339.
+    #[cfg_attr(feature = "openapi", schema(format = "date-time"))]
     pub stored_at: String,
     /// Seconds since then.
     pub age_seconds: i64,
@@ -59,8 +66,10 @@ pub struct HalfView {
     pub attempts: u32,
     /// When it is asked about next, RFC 3339; none if that is under way, if another replica owns
     /// it and so decides when, or if it is not open.
+    #[cfg_attr(feature = "openapi", schema(required, format = "date-time"))]
     pub next_check_at: Option<String>,
     /// What the last attempt gave, why it is parked, or who decided.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub last_outcome: Option<String>,
     /// Since when its checks fail, RFC 3339: they count as no attempts. None if the last one was
     /// answered.
@@ -73,26 +82,32 @@ pub struct HalfView {
 
 /// A half message with its payload and what is known of its life.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HalfDetail {
     /// As in a list.
     #[serde(flatten)]
     pub half: HalfView,
     /// The application whose listener is asked.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub application: Option<String>,
     /// What is known of its life, oldest first.
     pub history: Vec<HistoryEntry>,
     /// The user's headers as text.
     pub headers: Vec<(String, Option<String>)>,
     /// The payload as text, of one that is open or parked.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub payload: Option<String>,
     /// Its size.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub payload_bytes: Option<usize>,
 }
 
 /// A step in the life of a half message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HistoryEntry {
     /// When, RFC 3339, if known.
+    #[cfg_attr(feature = "openapi", schema(required, format = "date-time"))]
     pub at: Option<String>,
     /// `stored`, `reopened`, `checked`, `parked`, `committed` or `rolled_back`; `ignored` for a
     /// record that changed nothing.

@@ -1,12 +1,12 @@
 //! Deductions: what an order takes.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use halfmsg_service_kit::openapi::{BODY, DATABASE, FAULT, OpenApiRouter, ProblemType, problem};
 use halfmsg_service_kit::telemetry::LIFE;
 use halfmsg_service_kit::{ApiError, Json, task};
 use serde::{Deserialize, Serialize};
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
@@ -15,24 +15,51 @@ use crate::fault::{Fault, STALL};
 use crate::model::{DeductionState, Item, Items, Refusal};
 use crate::store::barrier::{Deduct, DeductRequest};
 
-pub(super) fn routes() -> Router<Api> {
-    Router::new().route("/deductions", post(deduct))
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default().routes(routes!(deduct))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = DeductionRequest, example = json!({
+    "order_id": "0198c0de-0000-7000-8000-000000000001",
+    "items": [{"sku": "apple", "quantity": 2}]
+}))]
 struct Request {
+    /// The order; what it is answered is kept, and answered again.
     order_id: Uuid,
+    /// No sku twice.
+    #[schema(min_items = 1, max_items = 100)]
     items: Vec<Item>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Deduction {
     order_id: Uuid,
     state: DeductionState,
+    /// In the order of their skus.
+    #[schema(value_type = Vec<Item>)]
     items: Items,
 }
 
+const REFUSED: &[ProblemType] = &[
+    problem(409, "insufficient_stock", "less is there than was asked for; nothing was taken"),
+    problem(409, "order_void", "the order was given up before"),
+    problem(409, "deduction_conflict", "the order was deducted with other items"),
+    problem(422, "unknown_sku", "there is no such product; nothing was taken"),
+];
+halfmsg_service_kit::problems!(DeductProblems: BODY, FAULT, REFUSED, DATABASE);
+
+/// Takes an order's items from the stock: all or none, once per order
+#[utoipa::path(
+    post, path = "/deductions", tag = "deductions", request_body = Request,
+    params((
+        "X-Fault" = Option<String>, Header,
+        description = "An induced failure, where they are on: `deduct-refused`, `deduct-timeout`",
+        pattern = "^deduct-(refused|timeout)$"
+    )),
+    responses((status = 200, description = "Deducted", body = Deduction), DeductProblems)
+)]
 async fn deduct(
     State(api): State<Api>,
     headers: HeaderMap,

@@ -16,7 +16,7 @@ const BOOKS: &str = "\
     GROUP BY p.sku, p.name, p.price_cents, s.available ORDER BY p.sku";
 
 /// A product's stock with the sums of its movements, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct StockBook {
     /// The product.
     pub sku: String,

@@ -37,17 +37,20 @@ impl Kind {
 }
 
 /// A change, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Movement {
     /// Its identity (UUIDv7): sorts by time.
     pub id: Uuid,
     /// The order that caused it.
+    #[schema(required)]
     pub order_id: Option<Uuid>,
     /// The receipt that caused it.
+    #[schema(required)]
     pub reference: Option<String>,
     /// The product.
     pub sku: String,
     /// `receipt`, `deduct`, `restore` or `void`.
+    #[schema(pattern = "^(receipt|deduct|restore|void)$")]
     pub kind: String,
     /// How many; the kind says in which direction.
     pub quantity: i64,

@@ -12,7 +12,7 @@ use super::entity::{product, stock};
 use super::{LOCK_TIMEOUT, StockStore, StoreError, within};
 
 /// A product, as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Product {
     /// Its identity.
     pub sku: String,

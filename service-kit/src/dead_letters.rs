@@ -1,0 +1,317 @@
+//! Messages that a service's consumers have given up on: seen by anybody, without their payloads;
+//! replayed and discarded by operators, of whom the log tells.
+
+use std::num::NonZeroU32;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use chrono::{DateTime, Datelike, Utc};
+use halfmsg_consumer::{
+    DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterState, ReplayError, Replayed,
+};
+use serde::{Deserialize, Serialize};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::openapi::{BODY, DATABASE, PATH, ProblemType, QUERY, TOKEN, problem as may};
+use crate::telemetry::AUDIT;
+use crate::{AdminToken, ApiError, Json, Letters, List, Path, Query, list, task, validate};
+
+/// Dead letters of a page, if the client does not say.
+const DEFAULT_LIMIT: u64 = 50;
+/// The most dead letters of a page.
+const MAX_LIMIT: u64 = 500;
+/// Replays a second, if the operator does not say.
+const DEFAULT_RATE: u32 = 10;
+/// The most replays a second.
+const MAX_RATE: u32 = 10_000;
+/// The longest text of a filter: Kafka's longest topic.
+const MAX_TEXT: usize = 249;
+/// The longest reason, and the longest name of an operator.
+const MAX_REASON: usize = 500;
+const MAX_OPERATOR: usize = 100;
+/// The operator's name, if the request does not give one.
+const UNNAMED: &str = "operator";
+
+#[derive(Clone)]
+struct Desk {
+    letters: Letters,
+    token: AdminToken,
+}
+
+/// `/dead-letters` and what is below it.
+pub fn routes<S: Clone + Send + Sync + 'static>(
+    letters: Letters,
+    token: AdminToken,
+) -> OpenApiRouter<S> {
+    OpenApiRouter::default()
+        .routes(routes!(list))
+        .routes(routes!(replay_all))
+        .routes(routes!(show))
+        .routes(routes!(replay))
+        .routes(routes!(discard))
+        .with_state(Desk { letters, token })
+}
+
+const NOT_OPEN: &[ProblemType] =
+    &[may(409, "not_open", "it is queued, replayed or discarded already")];
+const FAILED: &[ProblemType] =
+    &[may(409, "replay_failed", "the message failed again; cause and attempts are noted")];
+
+crate::problems!(ListProblems: QUERY, TOKEN, DATABASE);
+crate::problems!(ShowProblems: PATH, TOKEN, DATABASE);
+crate::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, FAILED, DATABASE);
+crate::problems!(ReplayAllProblems: BODY, TOKEN, DATABASE);
+crate::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, DATABASE);
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    /// Of this topic.
+    #[param(min_length = 1, max_length = 249)]
+    topic: Option<String>,
+    /// With this text in the cause.
+    #[param(min_length = 1, max_length = 249)]
+    cause: Option<String>,
+    /// That failed last at this moment or later.
+    since: Option<DateTime<Utc>>,
+    /// In this state.
+    #[param(inline)]
+    state: Option<DeadLetterState>,
+    /// At most so many; 50 if not given.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<Uuid>,
+}
+
+/// Lists them, the newest first, without payloads
+#[utoipa::path(
+    get, path = "/dead-letters", tag = "dead letters", operation_id = "list_dead_letters",
+    params(ListQuery),
+    responses((status = 200, description = "A page", body = List<DeadLetter>), ListProblems),
+    security((), ("operator" = []))
+)]
+async fn list(
+    State(api): State<Desk>,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<List<DeadLetter>>, ApiError> {
+    let limit = list::limit(query.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
+    // A wrong token is refused here too, though no list shows payloads.
+    trusted(&api, &headers)?;
+    let ListQuery { topic, cause, since, state, .. } = query;
+    let filter = filter(topic, cause, since, state)?;
+    let items = api.letters.list(&filter, query.cursor, limit + 1).await?;
+    Ok(Json(List::page(items, limit, |letter| letter.id.to_string())))
+}
+
+/// What is asked for, within what every database can compare with.
+fn filter(
+    topic: Option<String>,
+    cause: Option<String>,
+    since: Option<DateTime<Utc>>,
+    state: Option<DeadLetterState>,
+) -> Result<DeadLetterFilter, ApiError> {
+    for (name, text) in [("topic", &topic), ("cause", &cause)] {
+        text.as_deref().map_or(Ok(()), |text| validate::text(name, text, MAX_TEXT))?;
+    }
+    if since.is_some_and(|since| !(1..=9999).contains(&since.year())) {
+        return Err(ApiError::invalid("since must be in the years 1 to 9999"));
+    }
+    Ok(DeadLetterFilter { topic, cause, since, state })
+}
+
+/// Shows one; its payload only with the operators' token
+#[utoipa::path(
+    get, path = "/dead-letters/{id}", tag = "dead letters", operation_id = "show_dead_letter",
+    params(("id" = Uuid, Path, description = "The dead letter")),
+    responses((status = 200, description = "It", body = DeadLetter), ShowProblems),
+    security((), ("operator" = []))
+)]
+async fn show(
+    State(api): State<Desk>,
+    headers: HeaderMap,
+    Path(id): Path<Uuid>,
+) -> Result<Json<DeadLetter>, ApiError> {
+    let trusted = trusted(&api, &headers)?;
+    let letter = api.letters.find(id).await?;
+    let mut letter = letter.ok_or_else(|| problem(ReplayError::NotFound(id)))?;
+    if !trusted {
+        letter.payload = None;
+    }
+    Ok(Json(letter))
+}
+
+/// Who shows a token must show the right one; who shows none sees no payloads.
+fn trusted(api: &Desk, headers: &HeaderMap) -> Result<bool, ApiError> {
+    let trusted = headers.contains_key(header::AUTHORIZATION);
+    if trusted {
+        api.token.require(headers)?;
+    }
+    Ok(trusted)
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct Replay {
+    /// Whether the message had its effect before this call.
+    before: bool,
+    #[serde(flatten)]
+    letter: DeadLetter,
+}
+
+/// Gives the message to its handler again, now
+///
+/// It has its effect once, however often it is replayed.
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/replay", tag = "dead letters",
+    operation_id = "replay_dead_letter",
+    params(("id" = Uuid, Path, description = "The dead letter")),
+    responses((status = 200, description = "It had its effect", body = Replay), ReplayProblems),
+    security(("operator" = []))
+)]
+async fn replay(
+    State(api): State<Desk>,
+    headers: HeaderMap,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Replay>, ApiError> {
+    api.token.require(&headers)?;
+    let replayed = task::run_to_end(async move { Ok(api.letters.replay(id).await) }).await?;
+    let outcome = replayed.as_ref().err().map_or_else(|| "done".into(), ToString::to_string);
+    tracing::info!(target: AUDIT, %id, "an operator replayed a dead letter: {outcome}");
+    match replayed {
+        Ok(Replayed::Done(letter)) => Ok(Json(Replay { before: false, letter })),
+        Ok(Replayed::Before(letter)) => Ok(Json(Replay { before: true, letter })),
+        Err(error) => Err(problem(error)),
+    }
+}
+
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"topic": "stock.rollback", "rate_per_second": 10}))]
+struct ReplayAll {
+    /// Of this topic.
+    #[schema(min_length = 1, max_length = 249)]
+    topic: Option<String>,
+    /// With this text in the cause.
+    #[schema(min_length = 1, max_length = 249)]
+    cause: Option<String>,
+    /// That failed last at this moment or later.
+    since: Option<DateTime<Utc>>,
+    /// At most so many a second of each consumer; 10 if not given.
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate_per_second: Option<u32>,
+}
+
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct Queued {
+    /// How many.
+    queued: u64,
+}
+
+/// Queues all open ones of a filter for a replay; an empty object means all
+#[utoipa::path(
+    post, path = "/dead-letters/replay", tag = "dead letters",
+    operation_id = "replay_dead_letters", request_body = ReplayAll,
+    responses((status = 202, description = "Queued", body = Queued), ReplayAllProblems),
+    security(("operator" = []))
+)]
+async fn replay_all(
+    State(api): State<Desk>,
+    headers: HeaderMap,
+    Json(asked): Json<ReplayAll>,
+) -> Result<(StatusCode, Json<Queued>), ApiError> {
+    api.token.require(&headers)?;
+    let rate = asked.rate_per_second.unwrap_or(DEFAULT_RATE);
+    let rate = NonZeroU32::new(rate).filter(|rate| rate.get() <= MAX_RATE);
+    let rate =
+        rate.ok_or_else(|| ApiError::invalid(format!("rate_per_second must be 1 to {MAX_RATE}")))?;
+    let ReplayAll { topic, cause, since, .. } = asked;
+    let filter = filter(topic, cause, since, None)?;
+    let queued = task::run_to_end(async move {
+        let queued = api.letters.queue_all(&filter, Some(rate)).await?;
+        tracing::info!(
+            target: AUDIT,
+            "an operator queued {queued} dead letters, {rate} a second: {filter:?}"
+        );
+        Ok(queued)
+    });
+    Ok((StatusCode::ACCEPTED, Json(Queued { queued: queued.await? })))
+}
+
+/// Why a dead letter is given up, as it is asked for, and passed on.
+#[derive(Debug, Deserialize, Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "a test message", "operator": "olga"}))]
+pub struct Discard {
+    /// Why; kept with the dead letter.
+    #[schema(min_length = 1, max_length = 500)]
+    reason: String,
+    /// Who; kept before the reason.
+    #[schema(min_length = 1, max_length = 100)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<String>,
+}
+
+/// Gives one up for good; its row stays, with the reason
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/discard", tag = "dead letters",
+    operation_id = "discard_dead_letter",
+    params(("id" = Uuid, Path, description = "The dead letter")), request_body = Discard,
+    responses((status = 200, description = "Discarded", body = DeadLetter), DiscardProblems),
+    security(("operator" = []))
+)]
+async fn discard(
+    State(api): State<Desk>,
+    headers: HeaderMap,
+    Path(id): Path<Uuid>,
+    Json(Discard { reason, operator }): Json<Discard>,
+) -> Result<Json<DeadLetter>, ApiError> {
+    api.token.require(&headers)?;
+    validate::text("reason", &reason, MAX_REASON)?;
+    if reason.trim().is_empty() {
+        return Err(ApiError::invalid("a reason is needed"));
+    }
+    let kept = match &operator {
+        None => reason,
+        Some(operator) => {
+            validate::text("operator", operator, MAX_OPERATOR)?;
+            format!("{operator}: {reason}")
+        }
+    };
+    let who = operator.unwrap_or_else(|| UNNAMED.to_owned());
+    let discarded = task::run_to_end(async move {
+        let discarded = api.letters.discard(id, &kept).await;
+        if discarded.is_ok() {
+            tracing::info!(target: AUDIT, %id, "{who} discarded a dead letter: {kept}");
+        }
+        Ok(discarded)
+    });
+    discarded.await?.map(Json).map_err(|error| match error {
+        DeadLetterError::NotFound(id) => problem(ReplayError::NotFound(id)),
+        DeadLetterError::NotOpen { id, state } => problem(ReplayError::NotOpen { id, state }),
+        DeadLetterError::Database(error) => error.into(),
+    })
+}
+
+fn problem(error: ReplayError) -> ApiError {
+    let detail = error.to_string();
+    match error {
+        ReplayError::NotFound(_) => ApiError::not_found(detail),
+        ReplayError::NotOpen { .. } => {
+            ApiError::new(StatusCode::CONFLICT, "not_open", "the dead letter is not open")
+                .detail(detail)
+        }
+        ReplayError::Failed(_) => {
+            ApiError::new(StatusCode::CONFLICT, "replay_failed", "the message failed again")
+                .detail(detail)
+        }
+        ReplayError::Unavailable(_) => {
+            tracing::warn!("{detail}");
+            ApiError::database_unavailable()
+        }
+        ReplayError::Database(error) => error.into(),
+    }
+}
