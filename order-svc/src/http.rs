@@ -29,6 +29,10 @@ use crate::store::OrderStore;
 const ABOUT: &str = "Orders, the half messages that keep them and the stock in agreement, and the \
     means to settle what is left open. The console at `/` uses this interface.";
 
+/// In the order in which they are shown.
+const TAGS: &[&str] =
+    &["orders", "half messages", "dead letters", "report", "events", "service", "console"];
+
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
@@ -57,7 +61,7 @@ pub struct Api {
 /// The routes, without the frame around them.
 pub fn routes(api: Api) -> OpenApiRouter {
     let letters = dead_letters::routes(api.dead_letters.clone(), api.token.clone());
-    OpenApiRouter::with_openapi(openapi::document("halfmsg order-svc", ABOUT))
+    OpenApiRouter::with_openapi(openapi::document("halfmsg order-svc", ABOUT, TAGS))
         .merge(orders::routes().with_state(api.clone()))
         .merge(halves::routes().with_state(api.clone()))
         .merge(report::routes().with_state(api.clone()))

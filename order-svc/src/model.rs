@@ -77,7 +77,7 @@ pub struct Item {
 #[schema(example = json!({"user_id": "ann", "items": [{"sku": "apple", "quantity": 2}]}))]
 pub struct PlaceRequest {
     /// Who orders; no control characters.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(min_length = 1, max_length = 128, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     pub user_id: String,
     /// What is ordered; no sku twice.
     #[schema(min_items = 1, max_items = 100)]

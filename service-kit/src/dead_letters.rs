@@ -70,10 +70,10 @@ crate::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, DATABASE);
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     /// Of this topic.
-    #[param(min_length = 1, max_length = 249)]
+    #[param(min_length = 1, max_length = 249, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     topic: Option<String>,
     /// With this text in the cause.
-    #[param(min_length = 1, max_length = 249)]
+    #[param(min_length = 1, max_length = 249, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     cause: Option<String>,
     /// That failed last at this moment or later.
     since: Option<DateTime<Utc>>,
@@ -193,10 +193,10 @@ async fn replay(
 #[schema(example = json!({"topic": "stock.rollback", "rate_per_second": 10}))]
 struct ReplayAll {
     /// Of this topic.
-    #[schema(min_length = 1, max_length = 249)]
+    #[schema(min_length = 1, max_length = 249, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     topic: Option<String>,
     /// With this text in the cause.
-    #[schema(min_length = 1, max_length = 249)]
+    #[schema(min_length = 1, max_length = 249, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     cause: Option<String>,
     /// That failed last at this moment or later.
     since: Option<DateTime<Utc>>,
@@ -247,10 +247,10 @@ async fn replay_all(
 #[schema(example = json!({"reason": "a test message", "operator": "olga"}))]
 pub struct Discard {
     /// Why; kept with the dead letter.
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     reason: String,
     /// Who; kept before the reason.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(min_length = 1, max_length = 100, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     #[serde(skip_serializing_if = "Option::is_none")]
     operator: Option<String>,
 }

@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 
 use crate::docs::{self, Document};
 use crate::extract::{BODY_LIMIT_BYTES, Json};
-use crate::openapi::problem as may;
+use crate::openapi::{problem as may, text_of};
 use crate::problem::ApiError;
 
 /// How long `/health/ready` waits for the check of the service.
@@ -130,7 +130,7 @@ impl Frame {
             )
             .merge(docs::routes(document.clone()));
         let (routes, api) = routes.merge(own).split_for_parts();
-        document.fill(api.to_json().expect("a document of texts and numbers can be written"));
+        document.fill(text_of(&api).expect("a document of texts and numbers can be written"));
         routes
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
@@ -256,6 +256,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "routes of a test are in no document")]
     fn router() -> Router {
         let echo = async |Json(value): Json<Value>| Json(value);
         let panicking = async || -> Json<()> { panic!("secret") };

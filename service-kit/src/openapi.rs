@@ -12,7 +12,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, HeaderBuilder, InfoBuilder, LicenseBuilder, ObjectBuilder,
     OpenApi, OpenApiBuilder, Ref, RefOr, Response, ResponseBuilder, Schema, Type,
-    schema::AllOfBuilder,
+    schema::AllOfBuilder, tag::TagBuilder,
 };
 
 pub use utoipa::IntoResponses;
@@ -26,7 +26,7 @@ const ABOUT_ALL: &str = "\n\nErrors are `application/problem+json` (RFC 9457). M
     `code`: they are stable, `title` and `detail` are for people. A path that is not listed here \
     answers 404 `not_found`, a method that is not listed for its path 405 `method_not_allowed` with \
     `Allow`; `HEAD` is answered wherever `GET` is. Request bodies are JSON of at most 1 MiB; an \
-    unknown field or query parameter is refused. 503 means that nothing is known to have been done \
+    unknown field is refused, and an unknown query parameter where there are any. 503 means that nothing is known to have been done \
     by the call beyond what its problem says: repeat it after `Retry-After`.";
 
 /// A problem (RFC 9457). `order_id`, `transaction_id` and other members say more where they exist.
@@ -157,7 +157,10 @@ fn answer(status: u16, problems: &[ProblemType]) -> Response {
     let this = ObjectBuilder::new()
         .property("code", text(codes.iter().map(ToString::to_string).collect()))
         .property("type", text(types))
-        .property("status", ObjectBuilder::new().enum_values(Some([status])));
+        .property(
+            "status",
+            ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([status])),
+        );
     let schema: RefOr<Schema> =
         AllOfBuilder::new().item(Ref::from_schema_name("Problem")).item(this).into();
     let example = problems.first().map(|first| {
@@ -186,8 +189,8 @@ fn answer(status: u16, problems: &[ProblemType]) -> Response {
     }
 }
 
-/// A service's document, before its routes are in it.
-pub fn document(title: &str, about: &str) -> OpenApi {
+/// A service's document, before its routes are in it; its tags in this order.
+pub fn document(title: &str, about: &str, tags: &[&str]) -> OpenApi {
     let info = InfoBuilder::new()
         .title(title)
         .version(env!("CARGO_PKG_VERSION"))
@@ -198,7 +201,29 @@ pub fn document(title: &str, about: &str) -> OpenApi {
     let components = ComponentsBuilder::new()
         .schema_from::<Problem>()
         .security_scheme(OPERATOR, SecurityScheme::Http(token));
-    OpenApiBuilder::new().info(info).components(Some(components.build())).build()
+    let tags = tags.iter().map(|name| TagBuilder::new().name(*name).build());
+    OpenApiBuilder::new().info(info).components(Some(components.build())).tags(Some(tags)).build()
+}
+
+/// The text of a document. A parameter that need not be there is never null, as the types of those
+/// that are read would have it.
+///
+/// # Errors
+/// A document that cannot be written; never in practice.
+pub(crate) fn text_of(api: &OpenApi) -> Result<String, serde_json::Error> {
+    let mut json = serde_json::to_value(api)?;
+    let paths = json["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
+    let operations = paths.filter_map(Value::as_object_mut).flat_map(|path| path.values_mut());
+    for operation in operations {
+        for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+            let kind = &mut parameter["schema"]["type"];
+            let first = kind.as_array().and_then(|kinds| kinds.iter().find(|kind| *kind != "null"));
+            if let Some(first) = first.cloned() {
+                *kind = first;
+            }
+        }
+    }
+    serde_json::to_string(&json)
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ use crate::store::StockStore;
 
 const ABOUT: &str = "Products, their stock, what orders take of it and give back.";
 
+/// In the order in which they are shown.
+const TAGS: &[&str] = &["products", "stock", "deductions", "dead letters", "service"];
+
 /// Entries of a list, if the client does not say.
 pub const DEFAULT_LIMIT: u64 = 50;
 /// The most entries of a list.
@@ -45,7 +48,7 @@ pub struct Api {
 /// All routes of stock-svc, without the frame.
 pub fn routes(api: Api) -> OpenApiRouter {
     let letters = dead_letters::routes(api.dead_letters.clone(), api.token.clone());
-    OpenApiRouter::with_openapi(openapi::document("halfmsg stock-svc", ABOUT))
+    OpenApiRouter::with_openapi(openapi::document("halfmsg stock-svc", ABOUT, TAGS))
         .merge(products::routes().with_state(api.clone()))
         .merge(deductions::routes().with_state(api.clone()))
         .merge(movements::routes().with_state(api))

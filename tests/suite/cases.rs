@@ -169,6 +169,7 @@ macro_rules! cases {
             }
             [services::dead_letters] {
                 cli_settles_dead_letters
+                dead_letters_of_order_svc_are_settled
             }
             [services::bad_input] {
                 bad_input_is_refused_and_changes_nothing
@@ -176,6 +177,9 @@ macro_rules! cases {
             }
             [services::console] {
                 console_views_say_what_is
+            }
+            [services::contract] {
+                contract_is_kept
             }
             [services::watching] {
                 events_are_told_and_told_again
@@ -328,6 +332,7 @@ macro_rules! cases {
                 console_settles_open_halves
                 console_follows_the_saga_and_a_cancellation
                 console_long_pages_through_10000_halves
+                console_links_to_the_interface
             }
             [services::console::operating] {
                 console_resumes_a_parked_half

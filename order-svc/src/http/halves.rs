@@ -130,13 +130,13 @@ async fn find(
 #[schema(example = json!({"reason": "seen in the journal", "operator": "olga", "force": false}))]
 struct SettleRequest {
     /// Why; kept in the journal.
-    #[schema(min_length = 1, max_length = 1_000)]
+    #[schema(min_length = 1, max_length = 1_000, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     reason: String,
     /// Decide although nobody can tell what became of the local transaction.
     #[serde(default)]
     force: bool,
     /// Who; kept in the journal.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$")]
     operator: Option<String>,
 }
 

@@ -87,7 +87,7 @@ halfmsg_service_kit::problems!(CancelProblems: PATH, CANCELLING, BEGINNING, DATA
             min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
         ("X-Fault" = Option<String>, Header,
             description = "An induced failure, where they are on; else 403",
-            pattern = "^[a-z-]+$"),
+            pattern = "^(price-lookup|deduct-refused|deduct-timeout|after-deduct|order-insert|decision-lost|slow-local|crash-after-half|crash-after-deduct|crash-after-order)$"),
         ("traceparent" = Option<String>, Header,
             description = "W3C Trace Context; a broken one is passed over"),
     ),
@@ -157,7 +157,7 @@ struct ListQuery {
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u64>,
     /// `next_cursor` of the page before.
-    #[param(pattern = "^[0-9]{1,17}[.][0-9a-f-]{32,36}$")]
+    #[param(pattern = "^[0-9]{1,17}[.][0-9a-f]{32}$")]
     cursor: Option<String>,
 }
 
@@ -252,4 +252,34 @@ fn repeat_key(headers: &HeaderMap, order: &NewOrder) -> Result<Option<RepeatKey>
     let body = serde_json::to_vec(order).map_err(ApiError::internal)?;
     let body_hash = format!("{:x}", Sha256::digest(&body));
     Ok(Some(RepeatKey { key: key.to_owned(), body_hash }))
+}
+
+#[cfg(test)]
+mod tests {
+    use halfmsg_service_kit::validate;
+
+    use super::*;
+
+    /// Attributes take no constants.
+    #[test]
+    fn the_document_has_the_limits_that_are_checked() {
+        let (_, api) = routes().split_for_parts();
+        let api = serde_json::to_value(api).expect("JSON");
+        let place = &api["paths"]["/orders"]["post"]["parameters"];
+        let names = Fault::ALL.map(Fault::as_str).join("|");
+        assert_eq!(place[1]["schema"]["pattern"], format!("^({names})$"));
+        assert_eq!(place[0]["schema"]["maxLength"], MAX_KEY_BYTES);
+        let list = &api["paths"]["/orders"]["get"]["parameters"][2];
+        assert_eq!(
+            (&list["name"], &list["schema"]["maximum"]),
+            (&"limit".into(), &MAX_LIMIT.into())
+        );
+        let schemas = &api["components"]["schemas"];
+        let request = &schemas["PlaceRequest"]["properties"];
+        assert_eq!(request["user_id"]["maxLength"], crate::model::MAX_USER_ID_CHARS);
+        assert_eq!(request["items"]["maxItems"], validate::MAX_ITEMS);
+        let item = &schemas["RequestedItem"]["properties"];
+        assert_eq!(item["sku"]["maxLength"], validate::MAX_SKU);
+        assert_eq!(item["quantity"]["maximum"], validate::MAX_QUANTITY);
+    }
 }

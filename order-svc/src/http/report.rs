@@ -82,7 +82,7 @@ impl From<ProductRow> for Product {
     }
 }
 
-/// What orders of flow `saga` were ordered, confirmed, rejected and cancelled, per product
+/// What orders of the saga were ordered, confirmed, rejected and cancelled, per product
 #[utoipa::path(
     get, path = "/report", tag = "report", operation_id = "show_report", params(ListQuery),
     responses((status = 200, description = "A page", body = Report), ListProblems)

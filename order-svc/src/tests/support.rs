@@ -128,6 +128,7 @@ type Stub = State<Arc<Mutex<StubState>>>;
 
 impl StubStock {
     /// apple 100 at 120 cents, banana 50 at 35, gold 9 at 2^53.
+    #[expect(clippy::disallowed_methods, reason = "routes of a test are in no document")]
     pub(super) async fn start() -> Self {
         let products = [("apple", 120, 100), ("banana", 35, 50), ("gold", 1 << 53, 1_000_000_000)];
         let products = products.map(|(sku, price, left)| (sku.to_owned(), (price, left)));

@@ -7,5 +7,4 @@ window.ui = window.SwaggerUIBundle({
   deepLinking: true,
   displayRequestDuration: true,
   defaultModelsExpandDepth: 0,
-  tagsSorter: "alpha",
 });

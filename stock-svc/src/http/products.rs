@@ -134,7 +134,12 @@ fn known(sku: &str) -> Result<String, ApiError> {
 #[serde(deny_unknown_fields)]
 struct PutProduct {
     /// What people call it; no control characters.
-    #[schema(min_length = 1, max_length = 200, example = "Apple")]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$",
+        example = "Apple"
+    )]
     name: String,
     /// The price of one, in cents; at most 2^53.
     #[schema(minimum = 0, maximum = 9_007_199_254_740_992_i64, example = 25)]
@@ -174,7 +179,12 @@ struct Receive {
     #[schema(minimum = 1, maximum = 1_000_000_000, example = 100)]
     quantity: i64,
     /// Makes a repeat safe; no control characters.
-    #[schema(min_length = 1, max_length = 128, example = "delivery-17")]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]*$",
+        example = "delivery-17"
+    )]
     reference: String,
 }
 

@@ -49,6 +49,7 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
+    #[expect(clippy::disallowed_methods, reason = "routes of a test are in no document")]
     pub(crate) async fn start() -> Self {
         let spans = Spans::default();
         let router = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&spans));

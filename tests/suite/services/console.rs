@@ -234,6 +234,38 @@ pub(crate) async fn console_follows_the_saga_and_a_cancellation(env: Env) {
     shop.conservation(VOID_DEADLINE).await;
 }
 
+/// From the console to the interface of each service, shown by a page that asks nothing of another
+/// origin and breaks none of its policy; an operation is tried out there.
+pub(crate) async fn console_links_to_the_interface(env: Env) {
+    let _alone = alone().await;
+    let shop = Shop::open(env).await;
+    let page = open(&shop).await;
+    page.click("#letters-order").await;
+    page.shows("#letters", "There are none").await;
+    page.click("header a[href='/docs']").await;
+    page.shows("#docs .title", "halfmsg order-svc").await;
+    page.screenshot("docs-order-svc").await;
+    page.click("#operations-orders-place_order .opblock-summary-control").await;
+    page.shows("#operations-orders-place_order .opblock-body", "Idempotency-Key").await;
+    page.screenshot("docs-operation").await;
+    assert_eq!(page.complaints().await, [""; 0]);
+
+    page.open(&shop.stock_url("/docs")).await;
+    page.shows("#docs .title", "halfmsg stock-svc").await;
+    let operation = "#operations-products-show_product";
+    page.click(&format!("{operation} .opblock-summary-control")).await;
+    page.shows(&format!("{operation} .opblock-body"), "Try it out").await;
+    page.click(&format!("{operation} .try-out__btn")).await;
+    page.click(&format!("{operation} .execute")).await;
+    page.shows(&format!("{operation} .live-responses-table"), "\"sku\": \"apple\"").await;
+    let elsewhere = "performance.getEntriesByType('resource')
+        .filter((one) => !one.name.startsWith(location.origin) && !one.name.startsWith('data:'))
+        .map((one) => one.name)";
+    assert_eq!(page.run(&format!("return {elsewhere}")).await, json!([]));
+    page.screenshot("docs-stock-svc").await;
+    assert_eq!(page.complaints().await, [""; 0]);
+}
+
 /// Ten thousand open half messages: a page at a time, and nothing on the page moves.
 pub(crate) async fn console_long_pages_through_10000_halves(env: Env) {
     let _alone = alone().await;

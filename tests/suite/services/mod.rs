@@ -7,6 +7,7 @@
 //! - [`replicas`]: CONFORMANCE 23, two order-svc on one database
 //! - [`soak`]: 500 orders, seven kills, and what must be conserved
 //! - [`bad_input`]: what is refused, and that nothing comes of it
+//! - [`contract`]: the OpenAPI documents, held against the services
 //! - [`repeats`]: requests with an Idempotency-Key, repeated
 //! - [`operators`]: half messages as people see and settle them
 //! - [`cli`]: the same from the command line, with the service down
@@ -27,6 +28,7 @@ pub(crate) mod cancelling;
 pub(crate) mod cli;
 mod collector;
 pub(crate) mod console;
+pub(crate) mod contract;
 pub(crate) mod crashes;
 pub(crate) mod dead_letters;
 pub(crate) mod documented;

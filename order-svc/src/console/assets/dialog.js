@@ -23,15 +23,16 @@ export function start() {
   });
 }
 
-/** ok: the button's text, none if there is nothing to confirm. fields: what is asked for before.
- * run({reason, operator, force}) does it. */
-export function open({ title, body, ok, fields = ["reason", "operator", "token"], force = false, run }) {
+/** ok: the button's text, none if there is nothing to confirm. fields: what is asked for before, and
+ * most: in how many characters. run({reason, operator, force}) does it. */
+export function open({ title, body, ok, fields = ["reason", "operator", "token"], most = { reason: 1000, operator: 200 }, force = false, run }) {
   opener = document.activeElement;
   work = run;
   byId("dialog-title").textContent = title;
   byId("dialog-body").replaceChildren(...body);
   byId("dialog-fields").hidden = !ok || fields.length === 0;
   for (const field of byId("dialog-fields").querySelectorAll("[data-field]")) field.hidden = !fields.includes(field.dataset.field);
+  for (const [field, limit] of Object.entries(most)) byId(`dialog-${field}`).maxLength = limit;
   byId("dialog-force-label").hidden = !force;
   byId("dialog-force").checked = false;
   byId("dialog-reason").value = "";

@@ -1,4 +1,5 @@
-// Dead letters of stock-svc: why it gave up, another try, or the end of it.
+// Dead letters of both services: why one gave up, another try, or the end of it. Those of stock-svc come by
+// way of this service, because the page asks nothing of another origin.
 
 import { ask } from "./api.js";
 import { open } from "./dialog.js";
@@ -7,10 +8,15 @@ import { byId, h, patchRows, say, short, timeOf } from "./dom.js";
 const PAGE = 20;
 const EVERY_MS = 10_000;
 
+const PLACES = { stock: "/api/dead-letters", order: "/dead-letters" };
+
+let service = "stock";
 let cursor = null;
 let next = null;
+let number = 0;
 
 export function start() {
+  for (const name of Object.keys(PLACES)) byId(`letters-${name}`).addEventListener("click", () => turn(name));
   byId("letters-refresh").addEventListener("click", load);
   byId("letters-next").addEventListener("click", () => {
     cursor = next;
@@ -24,31 +30,40 @@ export function start() {
   setInterval(() => document.hidden || load(), EVERY_MS);
 }
 
+function turn(to) {
+  [service, cursor, next] = [to, null, null];
+  for (const name of Object.keys(PLACES)) byId(`letters-${name}`).setAttribute("aria-pressed", String(name === service));
+  load();
+}
+
 async function load() {
+  const [own, owner] = [++number, service];
   const body = byId("letters").tBodies[0];
   const message = (text, kind) => body.replaceChildren(h("tr", {}, h("td", { colspan: 6, class: kind }, text)));
   try {
-    const page = await ask(`/api/dead-letters?state=open&limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`);
+    const page = await ask(`${PLACES[owner]}?state=open&limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`);
+    // An answer that was overtaken by a later question is dropped.
+    if (own !== number) return;
     next = page.next_cursor;
-    if (page.items.length) patchRows(body, page.items.map(row));
+    if (page.items.length) patchRows(body, page.items.map((letter) => row(letter, owner)));
     else message("There are none: every delivered message was consumed.", "empty");
     byId("letters-next").disabled = !next;
     byId("letters-back").disabled = cursor === null;
     say(byId("letters-page"), page.items.length ? `${page.items.length} shown${next ? ", there are more" : ""}` : "");
   } catch (error) {
-    message(`The dead letters cannot be read: ${error.message}`, "empty problem");
+    if (own === number) message(`The dead letters cannot be read: ${error.message}`, "empty problem");
   }
 }
 
-function row(letter) {
+function row(letter, owner) {
   const name = nameOf(letter);
   const button = (key, text, onclick) => h("button", { type: "button", "data-key": `${letter.id}-${key}`, "aria-label": `${text}: ${shortName(letter)}`, onclick }, text);
   return h("tr", { "data-row": letter.id },
     h("td", { class: "mono", title: name }, shortName(letter)), h("td", {}, letter.topic), h("td", { class: "text" }, letter.cause),
     h("td", {}, String(letter.attempts)), h("td", {}, timeOf(letter.last_failed_at)),
     h("td", { class: "acts" },
-      button("show", "Details", () => show(letter).catch((error) => open({ title: "It cannot be read", body: [h("p", {}, error.message)] }))),
-      button("replay", "Replay", () => replay(letter)), button("discard", "Discard", () => discard(letter))));
+      button("show", "Details", () => show(letter, owner).catch((error) => open({ title: "It cannot be read", body: [h("p", {}, error.message)] }))),
+      button("replay", "Replay", () => replay(letter, owner)), button("discard", "Discard", () => discard(letter, owner))));
 }
 
 const nameOf = (letter) => letter.transaction_id ?? letter.message_key;
@@ -64,14 +79,14 @@ function facts(letter) {
 }
 
 /** With its payload if this tab has the operator's token. */
-async function show(letter) {
-  const path = `/api/dead-letters/${letter.id}`;
+async function show(letter, owner) {
+  const path = `${PLACES[owner]}/${letter.id}`;
   const read = await ask(path, { trusted: true }).catch((problem) => (problem.status === 401 || problem.status === 403 ? ask(path) : Promise.reject(problem)));
   const payload = read.payload == null ? h("p", { class: "note" }, "The payload shows once this tab has the operator's token.") : h("pre", { class: "mono", tabindex: 0 }, String(read.payload));
-  open({ title: "A message that stock-svc gave up on", body: [facts(read), payload] });
+  open({ title: `A message that ${owner}-svc gave up on`, body: [facts(read), payload] });
 }
 
-function replay(letter) {
+function replay(letter, owner) {
   open({
     title: "Replay: hand the message to its consumer again",
     body: [facts(letter), h("p", {}, "It has its effect once, however often it is replayed.")],
@@ -79,7 +94,7 @@ function replay(letter) {
     fields: ["token"],
     run: async () => {
       try {
-        await ask(`/api/dead-letters/${letter.id}/replay`, { method: "POST", trusted: true });
+        await ask(`${PLACES[owner]}/${letter.id}/replay`, { method: "POST", trusted: true });
       } finally {
         load(); // One more attempt is counted also when it fails again.
       }
@@ -87,14 +102,15 @@ function replay(letter) {
   });
 }
 
-function discard(letter) {
+function discard(letter, owner) {
   open({
     title: "Discard: it never has its effect",
     body: [facts(letter), h("p", {}, "It stays in the list of discarded ones, with the reason, and cannot be replayed any more.")],
     ok: "Discard",
-    fields: ["reason", "token"],
-    run: async ({ reason }) => {
-      await ask(`/api/dead-letters/${letter.id}/discard`, { method: "POST", body: { reason }, trusted: true });
+    fields: ["reason", "operator", "token"],
+    most: { reason: 500, operator: 100 },
+    run: async ({ reason, operator }) => {
+      await ask(`${PLACES[owner]}/${letter.id}/discard`, { method: "POST", body: { reason, operator }, trusted: true });
       load();
     },
   });

@@ -93,14 +93,40 @@ pub(crate) async fn console_settles_dead_letters(env: Env) {
     page.click("#dialog-ok").await;
     assert!(page.is_true("document.getElementById('dialog').open").await);
     page.fill("#dialog-reason", "garbage of a test").await;
+    page.fill("#dialog-operator", "olga").await;
     page.click("#dialog-ok").await;
     page.shows("#letters", NO_LETTERS).await;
-    for (state, reason) in [("replayed", None), ("discarded", Some("garbage of a test"))] {
+    for (state, reason) in [("replayed", None), ("discarded", Some("olga: garbage of a test"))] {
         let list = shop.get_stock(&format!("/dead-letters?state={state}")).await.expect(200).body;
         assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
         assert_eq!(list["items"][0]["discard_reason"].as_str(), reason, "{list}");
     }
     page.apples(RECEIVED).await;
+    settles_those_of_order_svc(&shop, &page).await;
+}
+
+/// Behind the other tab, by the same buttons: the report reads the topic too, and cannot make anything of
+/// the garbage either. The tab has the token and the name already.
+async fn settles_those_of_order_svc(shop: &Shop, page: &Browser) {
+    page.click("#letters-order").await;
+    page.shows("#letters-page", "1 shown").await;
+    page.click("#letters [data-key$='-show']").await;
+    page.shows("#dialog-title", "order-svc gave up on").await;
+    page.shows("#dialog-body pre", "not an order").await;
+    page.click("#dialog-cancel").await;
+    page.click("#letters [data-key$='-replay']").await;
+    page.click("#dialog-ok").await;
+    page.shows("#dialog-error", "failed again").await;
+    page.click("#dialog-cancel").await;
+    page.click("#letters [data-key$='-discard']").await;
+    page.fill("#dialog-reason", "garbage here too").await;
+    page.click("#dialog-ok").await;
+    page.shows("#letters", NO_LETTERS).await;
+    let list = shop.get("/dead-letters?state=discarded").await.expect(200).body;
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
+    assert_eq!(list["items"][0]["discard_reason"], "olga: garbage here too", "{list}");
+    page.click("#letters-stock").await;
+    page.shows("#letters", NO_LETTERS).await;
 }
 
 async fn send_restore(shop: &Shop, payload: &str) {
