@@ -180,7 +180,9 @@ async fn replay(
     api.token.require(&headers)?;
     let replayed = task::run_to_end(async move { Ok(api.letters.replay(id).await) }).await?;
     let outcome = replayed.as_ref().err().map_or_else(|| "done".into(), ToString::to_string);
-    tracing::info!(target: AUDIT, %id, "an operator replayed a dead letter: {outcome}");
+    if !matches!(replayed, Err(ReplayError::NotFound(_))) {
+        tracing::info!(target: AUDIT, %id, "an operator replayed a dead letter: {outcome}");
+    }
     match replayed {
         Ok(Replayed::Done(letter)) => Ok(Json(Replay { before: false, letter })),
         Ok(Replayed::Before(letter)) => Ok(Json(Replay { before: true, letter })),
@@ -232,10 +234,12 @@ async fn replay_all(
     let filter = filter(topic, cause, since, None)?;
     let queued = task::run_to_end(async move {
         let queued = api.letters.queue_all(&filter, Some(rate)).await?;
-        tracing::info!(
-            target: AUDIT,
-            "an operator queued {queued} dead letters, {rate} a second: {filter:?}"
-        );
+        if queued > 0 {
+            tracing::info!(
+                target: AUDIT,
+                "an operator queued {queued} dead letters, {rate} a second: {filter:?}"
+            );
+        }
         Ok(queued)
     });
     Ok((StatusCode::ACCEPTED, Json(Queued { queued: queued.await? })))
@@ -275,7 +279,7 @@ async fn discard(
         return Err(ApiError::invalid("a reason is needed"));
     }
     let kept = match &operator {
-        None => reason,
+        None => reason.clone(),
         Some(operator) => {
             validate::text("operator", operator, MAX_OPERATOR)?;
             format!("{operator}: {reason}")
@@ -285,7 +289,7 @@ async fn discard(
     let discarded = task::run_to_end(async move {
         let discarded = api.letters.discard(id, &kept).await;
         if discarded.is_ok() {
-            tracing::info!(target: AUDIT, %id, "{who} discarded a dead letter: {kept}");
+            tracing::info!(target: AUDIT, %id, "{who} discarded a dead letter: {reason}");
         }
         Ok(discarded)
     });

@@ -30,15 +30,16 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 }
 
 const UNKNOWN: &[ProblemType] = &[problem(404, "unknown_sku", "there is no such product")];
+const PATH: &[ProblemType] = &[problem(404, "not_found", "the path is no text")];
 const INDUCED: &[ProblemType] =
     &[problem(500, "induced_failure", "`X-Fault` asked for it, where induced failures are on")];
 const CONFLICT: &[ProblemType] =
     &[problem(409, "receipt_conflict", "the reference was used with another quantity")];
 
 halfmsg_service_kit::problems!(ListProblems: QUERY, FAULT, INDUCED, DATABASE);
-halfmsg_service_kit::problems!(FindProblems: UNKNOWN, DATABASE);
-halfmsg_service_kit::problems!(PutProblems: BODY, DATABASE);
-halfmsg_service_kit::problems!(ReceiveProblems: BODY, UNKNOWN, CONFLICT, DATABASE);
+halfmsg_service_kit::problems!(FindProblems: UNKNOWN, PATH, DATABASE);
+halfmsg_service_kit::problems!(PutProblems: BODY, PATH, DATABASE);
+halfmsg_service_kit::problems!(ReceiveProblems: BODY, UNKNOWN, PATH, CONFLICT, DATABASE);
 halfmsg_service_kit::problems!(BooksProblems: QUERY, DATABASE);
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
