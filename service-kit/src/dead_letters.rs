@@ -128,7 +128,7 @@ fn filter(
 #[utoipa::path(
     get, path = "/dead-letters/{id}", tag = "dead letters", operation_id = "show_dead_letter",
     params(("id" = Uuid, Path, description = "The dead letter")),
-    responses((status = 200, description = "It", body = DeadLetter), ShowProblems),
+    responses((status = 200, description = "The dead letter", body = DeadLetter), ShowProblems),
     security((), ("operator" = []))
 )]
 async fn show(

@@ -102,7 +102,7 @@ async fn list(
 #[utoipa::path(
     get, path = "/halves/{transaction_id}", tag = "half messages", operation_id = "show_half",
     params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
-    responses((status = 200, description = "It", body = HalfDetail), FindProblems),
+    responses((status = 200, description = "The half message", body = HalfDetail), FindProblems),
     security((), ("operator" = []))
 )]
 async fn find(

@@ -134,7 +134,7 @@ async fn place(
 #[utoipa::path(
     get, path = "/orders/{id}", tag = "orders", operation_id = "show_order",
     params(("id" = OrderId, Path, description = "The order")),
-    responses((status = 200, description = "It", body = Order), FindProblems)
+    responses((status = 200, description = "The order", body = Order), FindProblems)
 )]
 async fn find(State(api): State<Api>, Path(id): Path<OrderId>) -> Result<Json<Order>, ApiError> {
     let found = api.store.find(id).await.map_err(database_problem)?;

@@ -120,7 +120,7 @@ fn unknown(sku: &str) -> ApiError {
     get, path = "/products/{sku}", tag = "products", operation_id = "show_product",
     params(("sku" = String, Path, description = "The product", max_length = 64,
         pattern = "^[A-Za-z0-9._-]+$", example = "apple")),
-    responses((status = 200, description = "It", body = Product), FindProblems)
+    responses((status = 200, description = "The product", body = Product), FindProblems)
 )]
 async fn find(State(api): State<Api>, Path(sku): Path<String>) -> Result<Json<Product>, ApiError> {
     api.store.product(&known(&sku)?).await?.map(Json).ok_or_else(|| unknown(&sku))
@@ -288,7 +288,7 @@ struct Stock {
     get, path = "/stock/{sku}", tag = "stock", operation_id = "show_stock",
     params(("sku" = String, Path, description = "The product", max_length = 64,
         pattern = "^[A-Za-z0-9._-]+$", example = "apple")),
-    responses((status = 200, description = "It", body = Stock), FindProblems)
+    responses((status = 200, description = "Its stock", body = Stock), FindProblems)
 )]
 async fn stock(State(api): State<Api>, Path(sku): Path<String>) -> Result<Json<Stock>, ApiError> {
     let found = api.store.product(&known(&sku)?).await?.ok_or_else(|| unknown(&sku))?;
