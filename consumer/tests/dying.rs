@@ -12,7 +12,10 @@ use halfmsg_consumer::{
     Consumer, ConsumerConfig, Context, DeadLetterFilter, HandlerError, KeyOrder, MessageHandler,
     ReceivedMessage, Reply, reply_id,
 };
+use halfmsg_db::{DbOptions, connect};
+use halfmsg_migrations::{ConsumerMigrator, migrate};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
+use tempfile::TempDir;
 
 /// More waits than anything here has.
 const MOST: u32 = 400;
@@ -88,6 +91,8 @@ impl KeyText for ReceivedMessage {
 
 struct World {
     database: DatabaseConnection,
+    /// Of the database's file: one in memory ends with its connection, which a death closes.
+    _directory: TempDir,
     handler: Write,
     messages: Vec<ReceivedMessage>,
     /// What every process of this world has sent, in its order.
@@ -97,10 +102,14 @@ struct World {
 impl World {
     /// `k`: moody, behind, last; `l`: other; one without a key.
     async fn new() -> Self {
-        let database = testkit::database().await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/dying.db", directory.path().display());
+        let database = connect(&url, &DbOptions::default()).await.unwrap();
+        migrate::<ConsumerMigrator>(&database).await.unwrap();
         database.execute_unprepared("CREATE TABLE written (payload TEXT)").await.unwrap();
         let handler = Write { mended: Arc::new(AtomicBool::new(false)) };
-        let mut world = Self { database, handler, messages: Vec::new(), sent: Vec::new() };
+        let (messages, sent) = (Vec::new(), Vec::new());
+        let mut world = Self { database, _directory: directory, handler, messages, sent };
         let kit = world.start();
         let message = |payload: &'static str, key: Option<&'static str>| {
             let mut message = kit.message("t", payload);
@@ -136,6 +145,9 @@ impl World {
 
     /// Delivered once more, as Kafka does where no offset was committed, and everything is carried out.
     async fn recover(&mut self, again: &[ReceivedMessage]) {
+        // A process that is dead has no statement under way. Here one may still run in its thread: the
+        // writer's turn comes when it has ended.
+        self.database.execute_unprepared("DELETE FROM written WHERE 0").await.unwrap();
         let kit = self.start();
         kit.deliver(again).await;
         kit.settle_all().await.unwrap();

@@ -122,7 +122,11 @@ impl Frame {
         let document = Document::default();
         let own = OpenApiRouter::default()
             .routes(routes!(live))
-            .merge(OpenApiRouter::default().routes(routes!(ready)).with_state((self.ready, self.warnings)))
+            .merge(
+                OpenApiRouter::default()
+                    .routes(routes!(ready))
+                    .with_state((self.ready, self.warnings)),
+            )
             .merge(
                 OpenApiRouter::default()
                     .routes(routes!(metrics))
