@@ -63,9 +63,13 @@ impl Reporter {
     /// Reads the topics until `shutdown`. What is away is waited for; a topic that cannot be used
     /// is told in the log from time to time, and nothing but the report suffers.
     pub async fn run(self, shutdown: CancellationToken) {
+        let mut read = None;
         while !shutdown.is_cancelled() {
-            match timeout(DEADLINE, self.begin()).await {
-                Ok(Ok(generation)) => self.read(generation, &shutdown).await,
+            match timeout(DEADLINE, self.begin(read)).await {
+                Ok(Ok(generation)) => {
+                    read = Some(generation);
+                    self.read(generation, &shutdown).await;
+                }
                 Ok(Err(error)) => tracing::warn!(%error, "the report waits for its database"),
                 Err(_) => tracing::warn!("the report waits for its database"),
             }
@@ -76,10 +80,14 @@ impl Reporter {
         }
     }
 
-    async fn begin(&self) -> Result<Uuid, sea_orm::DbErr> {
+    /// Each replica forgets the generation that it has read: the last of them leaves nothing.
+    async fn begin(&self, read: Option<Uuid>) -> Result<Uuid, sea_orm::DbErr> {
         let begun = self.store.begin().await?;
-        if let Some(former) = begun.former {
+        if begun.former.is_some() {
             tracing::info!(generation = %begun.generation, "the report is made anew");
+        }
+        let over = begun.former.into_iter().chain(read).filter(|of| *of != begun.generation);
+        for former in over {
             self.store.forget_subscriber(&self.subscriber(former)).await?;
         }
         Ok(begun.generation)

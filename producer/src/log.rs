@@ -194,11 +194,6 @@ impl StoreLog {
         self.current().client.send(message).map_err(|(error, _)| error)
     }
 
-    /// Records that are on their way, also those that nobody waits for any more.
-    pub(crate) fn unacknowledged(&self) -> usize {
-        usize::try_from(self.current().client.in_flight_count()).unwrap_or(0)
-    }
-
     /// Why appending may fail now, if a fatal error is the reason.
     pub(crate) fn problem(&self) -> Option<String> {
         let current = self.current();

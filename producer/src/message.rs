@@ -29,8 +29,9 @@ pub struct Message {
     /// Time to the first check, if not the group's; at least prepare and local deadline.
     pub check_after: Option<Duration>,
     /// Its identity, if it must be known before it is stored, as for a header that names it: a fresh
-    /// one of [`new_transaction_id`](crate::TransactionProducer::new_transaction_id), used once. An
-    /// inbox takes a second message of the same identity for a repetition.
+    /// one of [`new_transaction_id`](crate::TransactionProducer::new_transaction_id), used once, also
+    /// where storing it has failed: a second message of the same identity is taken for a copy of the
+    /// first, shares its decision and is lost, and an inbox takes it for a repetition.
     pub id: Option<TransactionId>,
 }
 

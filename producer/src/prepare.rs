@@ -15,8 +15,6 @@ use crate::{TransactionId, clock, spans};
 /// Bytes of one store partition that may await a decision on the embedded broker, which keeps
 /// 5 MiB and forgets what is older.
 pub(crate) const EMBEDDED_BUDGET_BYTES: u64 = 4 * 1_024 * 1_024;
-/// Of each transaction: its half message and its decision.
-const RECORDS_EACH: usize = 2;
 
 impl TransactionProducer {
     pub(crate) async fn prepare(
@@ -78,7 +76,6 @@ impl TransactionProducer {
             let deadline = config.prepare_deadline;
             return Err(PrepareError::Unavailable { deadline, reason, transaction_id: None });
         }
-        self.check_backlog()?;
         let id = message.id.unwrap_or_else(|| self.new_transaction_id());
         let mut message = message;
         let span = spans::create(purpose, id, &mut message);
@@ -154,20 +151,6 @@ impl TransactionProducer {
                 transaction_id: None,
             },
         })
-    }
-
-    /// Halves that nobody waits for any more are sent as soon as Kafka is back, and their checks
-    /// settle them: while it is away they must not become ever more.
-    fn check_backlog(&self) -> Result<(), PrepareError> {
-        let (waiting, most) = (self.inner.log.unacknowledged(), self.inner.config.max_transactions);
-        if waiting > most * RECORDS_EACH {
-            return Err(PrepareError::Unavailable {
-                deadline: self.inner.config.prepare_deadline,
-                reason: format!("it has not acknowledged {waiting} records yet"),
-                transaction_id: None,
-            });
-        }
-        Ok(())
     }
 
     fn check_budget(&self, partition: i32) -> Result<(), PrepareError> {

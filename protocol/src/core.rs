@@ -158,7 +158,10 @@ impl ResolverCore {
                 }
             }
             Event::Answered { of, answer } => self.answered(now, of, answer, commands),
-            Event::BatchOver => self.batches = self.batches.saturating_sub(1),
+            Event::BatchOver => {
+                self.batches = self.batches.saturating_sub(1);
+                self.ledger.bodies_returned();
+            }
             Event::AppendFailed { of } => self.append_failed(now, of),
             Event::CheckNow { half } => self.check_now(now, half),
             Event::Tick => {}

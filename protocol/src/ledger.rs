@@ -82,6 +82,8 @@ pub struct Ledger {
     /// none is.
     body_bytes: u64,
     stubs_below: HalfOffset,
+    /// Bodies below `stubs_below` that were in use are not below this offset.
+    in_use_from: HalfOffset,
 }
 
 impl Ledger {
@@ -105,6 +107,7 @@ impl Ledger {
             bytes: 0,
             body_bytes: 0,
             stubs_below: HalfOffset(0),
+            in_use_from: NOT_IN_USE,
         };
         for state in parked {
             match state {
@@ -423,18 +426,32 @@ impl Ledger {
                 return;
             };
             self.stubs_below = HalfOffset(offset.0 + 1);
+            if open.half.is_stub {
+                continue;
+            }
             // What somebody else holds, as who asks about it, would not become free: it counts.
-            if !open.half.is_stub && Arc::strong_count(&open.half) == 1 {
+            if Arc::strong_count(&open.half) > 1 {
+                self.in_use_from = self.in_use_from.min(*offset);
+            } else {
                 self.body_bytes -= open.half.bytes as u64;
                 open.half = Arc::new(open.half.stub());
             }
         }
     }
 
+    /// Some bodies may be in use no longer: [`Ledger::keep_bodies`] looks at them again.
+    pub(crate) fn bodies_returned(&mut self) {
+        self.stubs_below = self.stubs_below.min(self.in_use_from);
+        self.in_use_from = NOT_IN_USE;
+    }
+
     fn hold(&mut self, offset: i64) {
         self.held.insert(offset, self.bytes_before);
     }
 }
+
+/// Beyond every half.
+const NOT_IN_USE: HalfOffset = HalfOffset(i64::MAX);
 
 /// What a record costs in the log besides its body, for [`Ledger::retained_bytes`]: batch and
 /// record framing and our header, rounded up.

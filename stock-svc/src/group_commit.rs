@@ -95,7 +95,7 @@ impl GroupCommit {
     }
 
     /// Takes the items of an order from the stock, all or none, within
-    /// [`DEADLINE`](crate::store::DEADLINE).
+    /// [`DEADLINE`].
     ///
     /// Cancelling gives up the answer, and the deduction only if its transaction has not begun.
     ///

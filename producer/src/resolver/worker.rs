@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use halfmsg_protocol::{Half, Progress};
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::assignment::REVOKE_DEADLINE;
@@ -23,7 +23,7 @@ use super::emitter::{EmitterParts, Item, Job, JobEnd, STEP_PAUSE, Trouble, Work}
 use super::takeover::WITHDRAWN;
 use crate::bodies::{StoreReader, Whole};
 use crate::config::{CrashPoint, Emission};
-use crate::stored::offsets;
+use crate::stored::{self, offsets};
 
 mod judging;
 mod refusal;
@@ -41,6 +41,8 @@ pub(super) const INIT_STEP: Duration = Duration::from_secs(1);
 /// Fencing the former owner, whose open transaction the broker ends first.
 pub(super) const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Why a partition is not taken over.
+const NO_PROGRESS: &str = "its stored progress cannot be read: is the group's coordinator away?";
 /// Reading the partition's stored progress.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -134,8 +136,13 @@ impl<'a> Worker<'a> {
     /// Whether it was committed cannot be known. It is given up: nothing is lost, and what was
     /// delivered with it is delivered again.
     fn end_what_hangs(&self) -> Result<(), String> {
-        if self.is_progress_readable() {
+        if self.is_progress_readable(&self.parts.consumer) {
             return Ok(());
+        }
+        // Who does not wait for transactions can read it, if it is one that hangs.
+        let others = stored::client(&self.parts.config.kafka, &self.store);
+        if !others.is_ok_and(|client| self.is_progress_readable(&client)) {
+            return Err(NO_PROGRESS.into());
         }
         let why = |stuck| match stuck {
             Stuck::Abort(error) | Stuck::Lost(error) => format!("ending what hangs: {error}"),
@@ -146,10 +153,8 @@ impl<'a> Worker<'a> {
         let stored = self.store(Progress { low_water: 0, position: 0 });
         self.insist(|| self.client.abort_transaction(STEP)).map_err(why)?;
         stored.map_err(why)?;
-        if !self.is_progress_readable() {
-            return Err(
-                "its stored progress cannot be read: is the group's coordinator away?".into()
-            );
+        if !self.is_progress_readable(&self.parts.consumer) {
+            return Err(NO_PROGRESS.into());
         }
         tracing::error!(
             topic = self.store,
@@ -161,16 +166,23 @@ impl<'a> Worker<'a> {
     }
 
     /// It is not while a transaction that stores it has no end.
-    fn is_progress_readable(&self) -> bool {
+    fn is_progress_readable<C: ConsumerContext>(&self, client: &BaseConsumer<C>) -> bool {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&self.store, self.partition);
-        match self.parts.consumer.committed_offsets(wanted, PROGRESS_DEADLINE) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::warn!(%error, partition = self.partition, "the stored progress cannot be read");
-                false
-            }
+        // Another error of the partition is the takeover's business.
+        let is_stable = |found: &TopicPartitionList| {
+            let error = found.find_partition(&self.store, self.partition).map(|at| at.error());
+            let code = error.and_then(Result::err).and_then(|error| error.rdkafka_error_code());
+            code != Some(RDKafkaErrorCode::UnstableOffsetCommit)
+        };
+        let found = client.committed_offsets(wanted, PROGRESS_DEADLINE).and_then(|found| {
+            let unstable = KafkaError::MetadataFetch(RDKafkaErrorCode::UnstableOffsetCommit);
+            if is_stable(&found) { Ok(()) } else { Err(unstable) }
+        });
+        if let Err(error) = &found {
+            tracing::warn!(%error, partition = self.partition, "the stored progress cannot be read");
         }
+        found.is_ok()
     }
 
     /// Carries a batch out; nothing if it was told to stop.

@@ -41,7 +41,10 @@ impl Copies {
         if first == half {
             return false;
         }
-        self.spans.insert(first, half);
+        // The parked topic may name a later copy, as an older program took it for a message.
+        if first < half {
+            self.spans.insert(first, half);
+        }
         if self.of.insert(half, first).is_none() {
             self.order.push_back(half);
         }

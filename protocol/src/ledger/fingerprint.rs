@@ -27,6 +27,7 @@ impl Ledger {
             bytes: _,
             body_bytes,
             stubs_below,
+            in_use_from: _,
         } = self;
         (position, open, decided, parked, settled, pending).hash(into);
         (body_bytes, stubs_below, held.len(), lingering.len()).hash(into);
