@@ -72,6 +72,8 @@ pub(crate) async fn c15_a_database_that_is_away_burns_no_attempts(env: Env) {
     config.check_backoff =
         Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(200) };
     config.max_checks = MAX_CHECKS;
+    // Long enough, on a loaded machine, for what has to happen before the first check.
+    config.check_after = Duration::from_secs(10);
     let database = Database::new(Kind::Postgres).await;
     let db = database.connect(&DbOptions::default()).await;
     migrate::<FenceMigrator>(&db).await.expect("the schema can be made");
