@@ -139,13 +139,20 @@ fn pool_options(url: &str, options: &DbOptions) -> ConnectOptions {
     pool
 }
 
+/// After so long without a statement MySQL and MariaDB close a connection. Their driver may wait for
+/// ever for the answer to a statement whose caller has gone away in the middle (sqlx 0.9, which
+/// pings what comes back to the pool): without a bound each such connection is lost to its pool.
+const SILENT_SECONDS: u64 = 20;
+
 /// MySQL waits for a lock 50 s by default, and longer than anybody who asked.
 fn bound_lock_waits(pool: &mut ConnectOptions, timeout: Duration) {
     let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
     pool.map_sqlx_mysql_pool_opts(move |mysql| {
         mysql.after_connect(move |connection, _| {
             Box::pin(async move {
-                let set = format!("SET SESSION innodb_lock_wait_timeout = {seconds}");
+                let set = format!(
+                    "SET SESSION innodb_lock_wait_timeout = {seconds}, wait_timeout = {SILENT_SECONDS}"
+                );
                 connection.execute(sea_orm::sqlx::AssertSqlSafe(set)).await.map(|_| ())
             })
         })

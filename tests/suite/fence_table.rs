@@ -96,7 +96,10 @@ impl Bookings {
 
 /// A database that cannot say is none that says "unknown"; the cases ask for what is known.
 fn known(answer: ListenerResult<LocalTransactionState>) -> LocalTransactionState {
-    answer.unwrap_or(Unknown)
+    answer.unwrap_or_else(|error| {
+        println!("{error}");
+        Unknown
+    })
 }
 
 async fn book_in_tx(tx: &DatabaseTransaction, id: TransactionId) {
