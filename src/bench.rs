@@ -32,6 +32,8 @@ mod usage;
 
 use report::{Figures, Report};
 
+/// Passed on to the runs' processes, too: a value may be a secret, which no command line may show.
+const KAFKA_PROPERTIES: &str = "HALFMSG_KAFKA_PROPERTIES";
 /// Rounds of one invocation.
 const MAX_RUNS: u32 = 1_000;
 
@@ -41,6 +43,16 @@ pub(crate) struct BenchArgs {
     /// host:port of the brokers; unset, the in-process broker (the engine at-least-once only)
     #[arg(long, env = "KAFKA_BROKERS", default_value = "")]
     brokers: String,
+    /// librdkafka properties for every client of every kind: name=value, separated by commas
+    #[arg(
+        long,
+        env = KAFKA_PROPERTIES,
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
+    kafka_properties: String,
     /// What to run
     #[arg(long, value_enum, default_value = "all")]
     mode: Mode,
@@ -71,6 +83,9 @@ pub(crate) struct BenchArgs {
     /// With --mode stock: deductions of each run
     #[arg(long, default_value_t = 10_000)]
     deductions: u64,
+    /// With --mode stock: messages of a transaction that restores, as HALFMSG_MESSAGES_TOGETHER
+    #[arg(long, default_value_t = stock_svc::service::DEFAULT_MESSAGES)]
+    messages: usize,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
@@ -218,6 +233,7 @@ async fn child(args: &BenchArgs, mode: Mode) -> anyhow::Result<Figures> {
         command.arg(name).arg(value.to_string());
     }
     let output = command
+        .env(KAFKA_PROPERTIES, &args.kafka_properties)
         .kill_on_drop(true)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -3,7 +3,8 @@
 //! became of its local transaction.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused (needs force, contradicts
-//! the check, closed already), 5 Kafka away.
+//! the check, closed already), 5 Kafka away, 6 incomplete: a list shows what it can, 7 stored, and its
+//! effect could not be seen: look again.
 //!
 //! # Layout
 //! - [`cluster`]: which group of which cluster, and the progress bar

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use flags::Row;
 
 /// Variables that no program of ours defines by clap: name, who reads it, what it is.
-const OTHERS: [(&str, &str, &str); 15] = [
+const OTHERS: [(&str, &str, &str); 16] = [
     ("RUST_LOG", "both services", "read where `HALFMSG_LOG` is unset"),
     (
         "MARIADB_URL",
@@ -60,6 +60,7 @@ const OTHERS: [(&str, &str, &str); 15] = [
         "the tests",
         "the browser to use, if not the one that chromedriver finds",
     ),
+    ("HALFMSG_TEST_COMPOSE", "the tests", "how Docker Compose is called; scripts/test sets it"),
     ("HALFMSG_TEST_PROMTOOL", "the tests", "the promtool to use; scripts/test sets it"),
     ("HALFMSG_TEST_SCREENSHOTS", "the tests", "a directory for pictures of the console"),
     ("HALFMSG_MODEL", "the model check", "`large`: the large bounds"),

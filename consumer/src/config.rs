@@ -5,8 +5,14 @@ use std::time::Duration;
 use halfmsg_kafka::{KafkaConfig, TopicSpec};
 use sea_orm::DatabaseConnection;
 
-/// The inbox takes three variables for each message of a batch, and a statement has 32,766 on SQLite.
+/// The rows of a transaction are in memory, and it holds what it locks until the last of them is written.
 pub(crate) const MAX_BATCH: usize = 10_000;
+
+/// Each part names the rows that the others have in hand, and a statement has 65,535 variables on
+/// PostgreSQL.
+const MAX_RETRIES: usize = 4;
+/// librdkafka's default of `max.poll.interval.ms`.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
 /// How long the inbox remembers, unless something else is set: longer than a topic with Kafka's
 /// defaults can deliver a message again.
@@ -18,8 +24,9 @@ pub enum Assignment {
     /// The consumer group shares them out.
     #[default]
     Shared,
-    /// All of them, at once: for the embedded broker, whose group takes 3 to 11 s to join. Two
-    /// replicas with this setting both get every message; the inbox lets one have its effect.
+    /// All of them, at once, and later those that are added: for the embedded broker, whose group takes 3
+    /// to 11 s to join. Two replicas with this setting both get every message; the inbox lets one have its
+    /// effect.
     All,
 }
 
@@ -143,10 +150,13 @@ pub struct ConsumerConfig {
     pub instance_id: Option<String>,
     /// How partitions come to this replica.
     pub assignment: Assignment,
+    /// With [`Assignment::All`], how often partitions are looked for that were added to the topics. With
+    /// [`Assignment::Shared`] it is the client that finds them (`topic.metadata.refresh.interval.ms`).
+    pub partition_interval: Duration,
     /// How missing topics are made.
     pub topic: TopicSettings,
-    /// At most this many messages in one transaction: a statement has room for so many rows of the
-    /// inbox.
+    /// At most this many messages in one transaction. Their rows in the inbox, of four values each, go
+    /// in statements of 8,000.
     pub max_batch: usize,
     /// No further message is added to a batch that has this many bytes of payload.
     pub max_batch_bytes: usize,
@@ -173,14 +183,31 @@ pub struct ConsumerConfig {
     /// fires on time; one of a replica that is gone so much later at most, and earlier or later by
     /// the difference of the two clocks.
     pub retry_poll: Duration,
+    /// At most this many transactions of retries at once, beside those of `concurrency`: so many slow
+    /// retries, of whatever topic and key, hold up the others. On SQLite always 1.
+    pub retry_concurrency: usize,
     /// How long the inbox remembers a message: the once-promise ends there. It must be longer than
     /// the topic can deliver it again: `retention.ms` and, because Kafka deletes whole segments,
     /// `segment.ms` of the topic (7 days each, if nothing else is set), hence 15 days. `None`: for
     /// ever. What waits for a retry or is an open dead letter is never forgotten.
     pub inbox_retention: Option<Duration>,
+    /// At least so many messages of one key of a topic are remembered, the newest, and those before them are
+    /// forgotten sooner than `inbox_retention` says, but not within 10 s: the once-promise then ends there
+    /// too, for any copy behind which so many of its key have come. For a few keys with very many messages,
+    /// where nothing repeats old ones: neither the producers nor a reset of the group's offsets. What Kafka
+    /// itself delivers again has no second effect: at most so many messages of a partition, less one
+    /// batch, are handled beyond the offset that the group's coordinator has confirmed, and while it
+    /// confirms none, the consumer waits. For that, replicas share the partitions (not two with
+    /// [`Assignment::All`]), have the same setting, and their clocks differ by less than 10 s. It counts
+    /// messages with a key that were consumed with this setting, in the order in which they were first
+    /// received; for `inbox_retention`, too, one that was retried is then as old as that. Each cleaning reads
+    /// an index of them all. `None`: no such bound.
+    pub inbox_per_key: Option<u64>,
     /// How often the inbox is cleaned, in batches of 1,000.
     pub clean_interval: Duration,
-    /// One attempt, from the beginning of its transaction to the end of its commit.
+    /// One attempt, from the beginning of its transaction to the end of its commit. On PostgreSQL a
+    /// statement waits for a lock for half of it at most, unless the handler says otherwise in its
+    /// transaction.
     pub attempt_deadline: Duration,
     /// How long a batch may take before its partitions are paused and polled, so that the group
     /// does not take this replica for dead. What was fetched ahead is fetched again afterwards.
@@ -203,6 +230,7 @@ impl ConsumerConfig {
             subscriber: subscriber.into(),
             instance_id: None,
             assignment,
+            partition_interval: Duration::from_secs(30),
             topic: TopicSettings::default(),
             max_batch: 500,
             max_batch_bytes: 8 * 1024 * 1024,
@@ -214,7 +242,9 @@ impl ConsumerConfig {
             retry: RetryLevels::default(),
             key_order: KeyOrder::default(),
             retry_poll: Duration::from_secs(1),
+            retry_concurrency: 2,
             inbox_retention: Some(DEFAULT_INBOX_RETENTION),
+            inbox_per_key: None,
             clean_interval: Duration::from_secs(60),
             attempt_deadline: Duration::from_secs(30),
             patience: Duration::from_secs(5),
@@ -233,6 +263,21 @@ impl ConsumerConfig {
         self.rules().into_iter().map(|(setting, _, needed)| (setting, needed)).collect()
     }
 
+    /// So many messages of a partition may lie beyond the offset that the coordinator has confirmed when
+    /// a further batch is taken: with it, and with the batch in which another replica ended, they are all
+    /// among those of a key that the inbox remembers. `None` where it has no such bound.
+    pub(crate) fn most_unconfirmed(&self) -> Option<u64> {
+        let batch = u64::try_from(self.max_batch).unwrap_or(u64::MAX);
+        Some(self.inbox_per_key?.saturating_sub(batch.saturating_mul(2)))
+    }
+
+    /// After so long without a poll the group takes a member for dead.
+    fn max_poll_interval(&self) -> Duration {
+        let millis = self.kafka.properties.get("max.poll.interval.ms");
+        let millis = millis.and_then(|millis| millis.parse().ok());
+        millis.map_or(MAX_POLL_INTERVAL, Duration::from_millis)
+    }
+
     /// Each with whether it is kept.
     fn rules(&self) -> Vec<(&'static str, bool, &'static str)> {
         let above_zero = "above zero";
@@ -241,6 +286,8 @@ impl ConsumerConfig {
             ("max_batch", (1..=MAX_BATCH).contains(&self.max_batch), "1 to 10,000"),
             ("quick_attempts", self.quick_attempts > 0, "at least 1"),
             ("concurrency", self.concurrency > 0, "at least 1"),
+            ("retry_concurrency", (1..=MAX_RETRIES).contains(&self.retry_concurrency), "1 to 4"),
+            ("partition_interval", !self.partition_interval.is_zero(), above_zero),
             ("first_backoff", !self.first_backoff.is_zero(), above_zero),
             (
                 "longest_backoff",
@@ -253,7 +300,19 @@ impl ConsumerConfig {
                 "at least one delay, if there are retries",
             ),
             ("retry_poll", !self.retry_poll.is_zero(), above_zero),
+            ("attempt_deadline", !self.attempt_deadline.is_zero(), above_zero),
+            (
+                "patience",
+                !self.patience.is_zero() && self.patience < self.max_poll_interval(),
+                "above zero, and below max.poll.interval.ms: else the group gives the partitions of a \
+                 long batch to others",
+            ),
             ("clean_interval", !self.clean_interval.is_zero(), above_zero),
+            (
+                "inbox_per_key",
+                self.inbox_per_key.is_none_or(|keep| keep >= self.max_batch as u64 * 3),
+                "at least three times max_batch: what comes again after a crash would have a second effect",
+            ),
             (
                 "inbox_retention",
                 self.inbox_retention.is_none_or(|retention| !retention.is_zero()),
@@ -278,13 +337,40 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_fits_into_a_statement() {
+    fn a_batch_has_a_bound() {
         let kafka = KafkaConfig::new("nobody:1");
         let config = ConsumerConfig::new(kafka, DatabaseConnection::default(), "s");
         assert_eq!(config.mistake(), None);
         let config = ConsumerConfig { max_batch: MAX_BATCH, ..config };
         assert_eq!(config.mistake(), None);
         assert!(ConsumerConfig { max_batch: MAX_BATCH + 1, ..config }.mistake().is_some());
+    }
+
+    #[test]
+    fn what_may_come_again_fits_into_what_is_remembered_of_a_key() {
+        let with = |inbox_per_key| {
+            let kafka = KafkaConfig::new("nobody:1");
+            let config = ConsumerConfig::new(kafka, DatabaseConnection::default(), "s");
+            ConsumerConfig { max_batch: 10, inbox_per_key, ..config }
+        };
+        assert!(with(Some(29)).mistake().expect("too few").starts_with("inbox_per_key must"));
+        assert_eq!((with(Some(30)).mistake(), with(None).most_unconfirmed()), (None, None));
+        // These, the batch in hand, and one more for whoever began elsewhere in between.
+        let most = with(Some(30)).most_unconfirmed().expect("bounded");
+        assert_eq!(most + 2 * 10, 30);
+    }
+
+    #[test]
+    fn a_long_batch_is_polled_before_the_group_takes_its_partitions() {
+        let mut kafka = KafkaConfig::new("nobody:1");
+        let with = |kafka: &KafkaConfig, patience| {
+            let config = ConsumerConfig::new(kafka.clone(), DatabaseConnection::default(), "s");
+            ConsumerConfig { patience, ..config }.mistake()
+        };
+        assert!(with(&kafka, MAX_POLL_INTERVAL).expect("too long").starts_with("patience must"));
+        kafka.properties.insert("max.poll.interval.ms".into(), "6000".into());
+        assert_eq!(with(&kafka, Duration::from_millis(5_999)), None);
+        assert!(with(&kafka, Duration::from_secs(6)).is_some());
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::health::{Cause, Failing, Health};
 use crate::inbox::Inbox;
 use crate::metrics::ConsumerMetrics;
 use crate::poller::Poller;
-use crate::scheduler::{Scheduler, Wake};
+use crate::scheduler::{Scheduler, Taken, Wake};
 use crate::sender::Sender;
 use crate::worker::{Retries, Verdict, Worker};
 
@@ -224,6 +224,7 @@ impl Consumer {
         let (ended, has_ended) = tokio::sync::oneshot::channel();
         let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
         let generation = Arc::new(AtomicU64::new(0));
+        let consumes = Arc::new(AtomicBool::new(false));
         let poller = Poller {
             config: self.config.clone(),
             topics: topics.to_vec(),
@@ -231,6 +232,7 @@ impl Consumer {
             verdicts: verdict,
             generation: generation.clone(),
             stop: stop.0.clone(),
+            consumes: consumes.clone(),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
             handle: self.handle.clone(),
@@ -258,21 +260,21 @@ impl Consumer {
             }
         }
         drop((stop, incoming, verdicts));
-        // A client that cannot leave its group in time is left to the end of the process.
-        if tokio::time::timeout(self.config.drain_deadline, has_ended).await.is_err() {
+        // A client that cannot leave its group in time is left to the end of the process, and so is one that
+        // has yet to hear of its partitions: it may be asking a broker that is away.
+        let leaving = tokio::time::timeout(self.config.drain_deadline, has_ended);
+        if consumes.load(Ordering::Acquire) && leaving.await.is_err() {
             tracing::warn!("the consumer did not leave its group in time");
         }
         Ok(())
     }
 
     pub(crate) fn worker(&self, generation: Arc<AtomicU64>, shutdown: CancellationToken) -> Worker {
-        // SQLite has one writer: more would only wait for each other.
-        let one = self.config.database.get_database_backend() == DbBackend::Sqlite;
         Worker {
             deliverer: self.deliverer.clone(),
             sender: self.sender.clone(),
             retries: self.retries(),
-            concurrency: if one { 1 } else { self.config.concurrency },
+            concurrency: self.at_once(self.config.concurrency),
             spread: self.config.spread,
             wake: self.wake.clone(),
             metrics: self.metrics.clone(),
@@ -280,6 +282,12 @@ impl Consumer {
             generation,
             shutdown,
         }
+    }
+
+    /// SQLite has one writer: more would only wait for each other.
+    fn at_once(&self, wanted: usize) -> usize {
+        let one = self.config.database.get_database_backend() == DbBackend::Sqlite;
+        if one { 1 } else { wanted }
     }
 
     fn retries(&self) -> Retries {
@@ -299,6 +307,8 @@ impl Consumer {
             poll: self.config.retry_poll,
             max_batch: self.config.max_batch,
             max_batch_bytes: self.config.max_batch_bytes,
+            concurrency: self.at_once(self.config.retry_concurrency),
+            taken: Taken::default(),
             handle: self.handle.clone(),
             metrics: self.metrics.clone(),
             wake: self.wake.clone(),
@@ -315,6 +325,7 @@ impl Consumer {
             metrics: self.metrics.clone(),
             first_backoff: self.config.first_backoff,
             inbox_retention: self.config.inbox_retention,
+            inbox_per_key: self.config.inbox_per_key,
             clean_interval: self.config.clean_interval,
             shutdown,
         }
@@ -334,3 +345,6 @@ impl Drop for StopOnDrop {
         self.0.store(true, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ mod row;
 use std::num::NonZeroU32;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use halfmsg_db::{begin_write, now};
+use halfmsg_db::{begin_write, now, writers_turn};
 use sea_orm::sea_query::{
     Asterisk, Expr, ExprTrait, LikeExpr, LockBehavior, LockType, Order, Query, SelectStatement,
 };
@@ -206,7 +206,9 @@ impl DeadLetterStore {
             .and_where(Expr::col("subscriber").eq(self.subscriber.as_str()))
             .and_where(Expr::col("id").eq(id))
             .and_where(row::in_state(DeadLetterState::Open));
+        let turn = writers_turn(&self.database).await;
         let discarded = self.database.execute(&update).await?.rows_affected() > 0;
+        drop(turn);
         match self.find(id).await? {
             None => Err(DeadLetterError::NotFound(id)),
             Some(letter) if discarded => Ok(letter),
@@ -235,8 +237,18 @@ impl DeadLetterStore {
         Ok(transaction.commit().await?)
     }
 
-    /// Queues all open dead letters of a filter, the oldest first, at most `rate` a second, and
-    /// returns how many. The pace is in the table: it survives restarts.
+    /// Queues all open dead letters of a filter, the oldest first, and returns how many. They become due one
+    /// after the other, `rate` a second from now on, or all now without one.
+    ///
+    /// That is a plan in the table, which survives restarts, and no limit: what became due while no consumer
+    /// ran, or none kept up, is tried as fast as it goes once there is one, and several calls add up. To hold
+    /// to a pace that something behind the handler needs, queue parts by filter while the consumer runs.
+    ///
+    /// With [`KeyOrder::Keep`](crate::KeyOrder) a dead letter that waits for its moment is an earlier
+    /// message of its key: later ones of that key, also those that come new, wait behind it in the retry
+    /// table until it has had its turn. 10,000 of them at 10 a second hold up the last key for 17
+    /// minutes; a higher rate, no rate, or parts by filter hold up for less. Other keys go on, and so does
+    /// everything with [`KeyOrder::GiveUp`](crate::KeyOrder).
     ///
     /// In transactions of 100: cancelled or failed, those before stay queued.
     ///
@@ -291,7 +303,9 @@ impl DeadLetterStore {
         let failures = Failures {
             cause: letter.cause.clone(),
             attempts: u32::try_from(letter.attempts).unwrap_or(u32::MAX),
-            first_failed_at: Some(letter.first_failed_at),
+            // A replay begins anew: its own first failure counts, for what is forgiven for a while. The
+            // letter keeps that of the message.
+            first_failed_at: None,
             last_failed_at: Some(letter.last_failed_at),
         };
         let place = Place { next_at: Some(next_at), dead_letter_id: Some(letter.id) };
@@ -348,6 +362,32 @@ fn containing(text: &str) -> LikeExpr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{KeyOrder, RetryLevels};
+    use crate::worker::tests::{message, world};
+
+    /// What becomes due is in the table, also for a consumer that comes later.
+    #[tokio::test]
+    async fn what_is_queued_at_a_rate_is_due_one_after_the_other() {
+        let mut world = world(u32::MAX, KeyOrder::Keep).await;
+        (world.worker.retries.quick_attempts, world.worker.retries.levels) =
+            (1, RetryLevels::new([]));
+        let keys = ["a", "b", "c", "d", "e"];
+        let batch = (0..5).zip(keys).map(|(offset, key)| message(offset, key, "poison")).collect();
+        world.process(batch).await;
+        let database = world.worker.deliverer.database.clone();
+        let letters = DeadLetterStore::new(database.clone(), "s");
+        let began = now();
+        let queued = letters.queue_all(&DeadLetterFilter::default(), NonZeroU32::new(2)).await;
+        assert_eq!(queued.unwrap(), 5);
+        let mut select = Query::select();
+        select.column("next_at").from("retry").order_by("next_at", Order::Asc);
+        let rows = database.query_all(&select).await.unwrap();
+        let due: Vec<DateTime<Utc>> =
+            rows.iter().map(|row| row.try_get("", "next_at").unwrap()).collect();
+        assert!(due[0] >= began && due[0] <= now());
+        let half = TimeDelta::milliseconds(500);
+        assert!(due.windows(2).all(|pair| pair[1] - pair[0] == half), "{due:?}");
+    }
 
     #[test]
     fn a_rate_spreads_replays() {

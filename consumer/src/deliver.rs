@@ -1,12 +1,13 @@
 //! One attempt: the inbox, the handler, its replies and the commit, in one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use halfmsg_db::{DbFault, begin_write};
+use halfmsg_db::{DbFault, begin_write, set_timeouts_in_tx};
 use halfmsg_traces::context::within;
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr};
@@ -40,15 +41,30 @@ pub(crate) enum AttemptError {
     /// The database is away or busy: no message is to blame.
     #[error("{0}")]
     Transient(String),
+    /// A statement says that the database cannot work. An attempt that ended with it is only told so while
+    /// the database answers: it may be what one message asks for, or a server that comes and goes.
+    #[error("{0}")]
+    Unable(String),
     /// A handler's statement met a deadlock or a lock that was held for too long.
     #[error("{0}")]
     Contended(String),
+    /// Somebody else has locked what these messages need, as their handler says.
+    #[error("somebody else holds what they need: {cause}")]
+    Locked {
+        /// By their inbox keys.
+        keys: BTreeSet<String>,
+        cause: String,
+    },
     /// A message cannot be decoded.
     #[error("cannot be decoded: {0}")]
     Undecodable(String),
     /// The handler took too long.
     #[error("{0}")]
     Overdue(String),
+    /// The attempt took too long, and most of it was not the handler's: somebody holds what the inbox or
+    /// the commit needs. No message is to blame, but a smaller batch may do.
+    #[error("{0}")]
+    Late(String),
     /// A message's handler failed.
     #[error("{0}")]
     Failed(String),
@@ -59,10 +75,11 @@ impl From<HandlerError> for AttemptError {
         match error {
             HandlerError::Undecodable(cause) => Self::Undecodable(cause),
             HandlerError::Database(error) => match DbFault::of(&error) {
-                DbFault::Unavailable => Self::Transient(error.to_string()),
+                DbFault::Unavailable => Self::Unable(error.to_string()),
                 DbFault::Contended => Self::Contended(error.to_string()),
                 _ => Self::Failed(HandlerError::Database(error).to_string()),
             },
+            HandlerError::Locked { keys, cause } => Self::Locked { keys, cause },
             error @ HandlerError::Failed(_) => Self::Failed(error.to_string()),
         }
     }
@@ -71,16 +88,30 @@ impl From<HandlerError> for AttemptError {
 /// The runtime's own statements: no handler is to blame for a busy database.
 impl From<DbErr> for AttemptError {
     fn from(error: DbErr) -> Self {
-        if DbFault::of(&error).is_transient() {
-            Self::Transient(error.to_string())
-        } else {
-            Self::Failed(HandlerError::Database(error).to_string())
+        match DbFault::of(&error) {
+            DbFault::Unavailable => Self::Unable(error.to_string()),
+            DbFault::Contended => Self::Transient(error.to_string()),
+            _ => Self::Failed(HandlerError::Database(error).to_string()),
         }
+    }
+}
+
+impl AttemptError {
+    /// A statement about the rows of messages, which waits for whoever has one of them in hand.
+    pub(crate) fn of_barrier(error: DbErr) -> Self {
+        if DbFault::of(&error) == DbFault::Contended {
+            return Self::Late(format!("somebody else has one of these messages in hand: {error}"));
+        }
+        error.into()
     }
 }
 
 /// How long the database may take to answer a ping before it counts as away.
 const PING_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The database ends a transaction that is silent for so much longer than its attempt may take: whose process
+/// stands still, or whose machine is gone. Whoever has the same messages meanwhile waits no longer than that.
+const IDLE_MARGIN: Duration = Duration::from_secs(5);
 
 /// The handlers and where they work. It keeps nothing between attempts.
 pub(crate) struct Deliverer {
@@ -89,7 +120,39 @@ pub(crate) struct Deliverer {
     pub(crate) handlers: HashMap<String, Arc<dyn MessageHandler>>,
     pub(crate) attempt_deadline: Duration,
     pub(crate) key_order: KeyOrder,
+    /// Whether the inbox is bounded by key.
+    pub(crate) inbox_by_key: bool,
     pub(crate) metrics: ConsumerMetrics,
+}
+
+/// How much of an attempt its handlers took.
+#[derive(Debug, Default)]
+pub(crate) struct Stopwatch {
+    nanos: AtomicU64,
+}
+
+impl Stopwatch {
+    /// Counts until what it returns is dropped, by the deadline too.
+    fn start(&self) -> Running<'_> {
+        Running { watch: self, began: Instant::now() }
+    }
+
+    fn total(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+}
+
+/// A handler at work.
+struct Running<'a> {
+    watch: &'a Stopwatch,
+    began: Instant,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let nanos = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.watch.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
 }
 
 /// What handlers left to be done after the commit.
@@ -120,9 +183,13 @@ impl Deliverer {
         &self,
         batch: &[ReceivedMessage],
     ) -> Result<Delivered, AttemptError> {
-        self.bounded(async {
-            let transaction = begin_write(&self.database).await?;
-            let fresh = inbox::remember_in_tx(&transaction, &self.subscriber, batch).await?;
+        let watch = Stopwatch::default();
+        self.bounded(&watch, async {
+            let transaction = self.begin().await?;
+            let fresh =
+                inbox::remember_in_tx(&transaction, &self.subscriber, self.inbox_by_key, batch)
+                    .await;
+            let fresh = fresh.map_err(AttemptError::of_barrier)?;
             let repeated = repeated(batch, &fresh);
             let duplicates = batch.len() - fresh.len();
             // After the inbox: where another replica has just put one of these messages into the
@@ -130,7 +197,7 @@ impl Deliverer {
             let subscriber = &self.subscriber;
             let Sorted { go, held } =
                 retry::sort_in_tx(&transaction, subscriber, self.key_order, fresh).await?;
-            let handled = self.handle_in_tx(&transaction, &go).await?;
+            let handled = self.handle_in_tx(&transaction, &go, &watch).await?;
             retry::hold_back_in_tx(&transaction, subscriber, &held).await?;
             transaction.commit().await?;
             let mut answers = handled.committed();
@@ -140,14 +207,32 @@ impl Deliverer {
         .await
     }
 
+    /// Begins the transaction of an attempt. What waits for a lock in it ends before the attempt does:
+    /// cut off by the deadline, it would keep its connection until it has the lock (PostgreSQL). And it
+    /// outlives neither its process nor its deadline by long.
+    pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, AttemptError> {
+        let begun = async {
+            let transaction = begin_write(&self.database).await?;
+            let idle = self.attempt_deadline.saturating_add(IDLE_MARGIN);
+            set_timeouts_in_tx(&transaction, self.attempt_deadline / 2, idle).await?;
+            Ok::<_, DbErr>(transaction)
+        };
+        begun.await.map_err(|error| match AttemptError::from(error) {
+            // Nothing was asked for any message yet.
+            AttemptError::Unable(cause) => AttemptError::Transient(cause),
+            error => error,
+        })
+    }
+
     /// Gives messages to their handlers and stores the replies, inside a caller's transaction.
     pub(crate) async fn handle_in_tx(
         &self,
         transaction: &DatabaseTransaction,
         messages: &[ReceivedMessage],
+        watch: &Stopwatch,
     ) -> Result<Handled, AttemptError> {
         let processing = Processing::begin(messages, &self.subscriber);
-        match self.give_in_tx(transaction, messages, &processing).await {
+        match self.give_in_tx(transaction, messages, &processing, watch).await {
             Ok((afterwards, answers)) => Ok(Handled { afterwards, answers, processing }),
             Err(error) => {
                 processing.failed(&error);
@@ -161,22 +246,28 @@ impl Deliverer {
         transaction: &DatabaseTransaction,
         messages: &[ReceivedMessage],
         processing: &Processing,
+        watch: &Stopwatch,
     ) -> Result<(Vec<Afterwards>, Answers), AttemptError> {
-        let context = Context::new(transaction);
+        let (mut replies, mut afterwards) = (Vec::new(), Vec::new());
         for run in messages.chunk_by(|a, b| a.topic == b.topic) {
             let handler = run.first().and_then(|message| self.handlers.get(&message.topic));
             let Some(handler) = handler else {
                 let topic = run.first().map(|message| message.topic.as_str());
                 return Err(AttemptError::Failed(format!("no handler for topic {topic:?}")));
             };
+            let context = Context::new(transaction, run);
             let began = Instant::now();
+            let counted = watch.start();
             match processing.of_one(run) {
                 Some(span) => within(&span, handler.handle(&context, run)).await?,
                 None => handler.handle(&context, run).await?,
             }
+            drop(counted);
             self.metrics.handled_in(began.elapsed());
+            let (mut published, mut left) = context.into_parts();
+            replies.append(&mut published);
+            afterwards.append(&mut left);
         }
-        let (mut replies, afterwards) = context.into_parts();
         processing.go_on_in(&mut replies);
         reply::store_in_tx(transaction, &self.subscriber, &replies).await?;
         let answers = Answers::of(&replies);
@@ -186,29 +277,49 @@ impl Deliverer {
         Ok((afterwards, answers))
     }
 
-    /// Within the deadline of an attempt, a panic being a failure like others.
+    /// Within the deadline of an attempt, a panic being a failure like others. `watch` is what counts the
+    /// handlers' part of it. [`AttemptError::Unable`] is only what a database says that answers.
     pub(crate) async fn bounded<T>(
         &self,
+        watch: &Stopwatch,
         attempt: impl Future<Output = Result<T, AttemptError>>,
     ) -> Result<T, AttemptError> {
         match timeout(self.attempt_deadline, AssertUnwindSafe(attempt).catch_unwind()).await {
+            Ok(Ok(Err(AttemptError::Unable(cause)))) => Err(self.unable(cause).await),
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
                 Err(AttemptError::Failed(format!("the handler panicked: {}", text.unwrap_or("?"))))
             }
-            Err(_) => Err(self.overdue().await),
+            Err(_) => Err(self.overdue(watch.total()).await),
         }
     }
 
-    /// A database that does not answer is to blame for its own delay, else the handler is.
-    async fn overdue(&self) -> AttemptError {
+    /// A database that does not answer is to blame for its own delay; the handlers are, if they took the
+    /// larger part of it; else it is somebody who holds what the runtime's own statements need.
+    async fn overdue(&self, handlers: Duration) -> AttemptError {
         let text = format!("the attempt took longer than {:?}", self.attempt_deadline);
-        match timeout(PING_DEADLINE, self.database.ping()).await {
-            Ok(Ok(())) => AttemptError::Overdue(text),
-            _ => AttemptError::Transient(format!("{text}, and the database does not answer")),
+        if !self.database_answers().await {
+            return AttemptError::Transient(format!("{text}, and the database does not answer"));
         }
+        if handlers >= self.attempt_deadline / 2 {
+            return AttemptError::Overdue(text);
+        }
+        AttemptError::Late(format!(
+            "{text}, {handlers:?} of it in handlers: somebody holds what its inbox or its commit needs"
+        ))
+    }
+
+    async fn unable(&self, cause: String) -> AttemptError {
+        match self.database_answers().await {
+            true => AttemptError::Unable(cause),
+            false => AttemptError::Transient(cause),
+        }
+    }
+
+    async fn database_answers(&self) -> bool {
+        matches!(timeout(PING_DEADLINE, self.database.ping()).await, Ok(Ok(())))
     }
 }
 

@@ -1,10 +1,14 @@
-//! A message that failed makes way: into the retry table, or to the dead letters.
+//! A message that failed makes way: into the retry table, or to the dead letters. So does one that would
+//! have to wait for somebody else's lock, without an attempt being counted.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use halfmsg_db::begin_write;
+use chrono::{DateTime, Utc};
+use halfmsg_db::now;
 
-use crate::deliver::{AttemptError, Deliverer};
+use crate::config::KeyOrder;
+use crate::deliver::{AttemptError, Deliverer, Stopwatch};
 use crate::message::ReceivedMessage;
 use crate::retry::{Failures, Place, PutOff, Waiting};
 use crate::{backoff, dead_letter, inbox, retry};
@@ -27,11 +31,14 @@ pub(crate) async fn set_aside(
     fate: Fate,
 ) -> Result<bool, AttemptError> {
     deliverer
-        .bounded(async {
+        .bounded(&Stopwatch::default(), async {
             let subscriber = &deliverer.subscriber;
-            let transaction = begin_write(&deliverer.database).await?;
+            let transaction = deliverer.begin().await?;
             let one = std::slice::from_ref(message);
-            let fresh = !inbox::remember_in_tx(&transaction, subscriber, one).await?.is_empty();
+            let fresh =
+                !inbox::remember_in_tx(&transaction, subscriber, deliverer.inbox_by_key, one)
+                    .await?
+                    .is_empty();
             match fate {
                 _ if !fresh => {}
                 Fate::Retry(delay) => {
@@ -49,6 +56,98 @@ pub(crate) async fn set_aside(
         .await
 }
 
+/// When a message that met somebody else's lock is tried again, at first and at last.
+const LOCKED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// The longer it lasts already, the longer the next pause.
+fn when_locked(failures: &Failures) -> DateTime<Utc> {
+    let (first, longest) = LOCKED_PAUSE;
+    backoff::after(failures.age().clamp(first, longest))
+}
+
+/// A message that makes way for somebody else's lock.
+pub(crate) struct MetALock {
+    pub(crate) message: ReceivedMessage,
+    pub(crate) failures: Failures,
+    /// It needs what is locked; else it only keeps its order with one that does.
+    pub(crate) named: bool,
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub(crate) struct SetAside {
+    /// So many have a turn of their own.
+    pub(crate) turns: usize,
+    /// So many wait behind an earlier one of their key.
+    pub(crate) behind: usize,
+    /// By their inbox keys, those that the inbox had already.
+    pub(crate) known: Vec<String>,
+}
+
+/// Puts messages of the topic aside, all in one transaction with their rows in the inbox, which wait for
+/// somebody else's lock. They come in the order of their keys; with [`KeyOrder::Keep`] the first of a key
+/// has a turn and the others wait behind it.
+pub(crate) async fn set_aside_locked(
+    deliverer: &Deliverer,
+    messages: &[MetALock],
+) -> Result<SetAside, AttemptError> {
+    deliverer
+        .bounded(&Stopwatch::default(), async {
+            let subscriber = &deliverer.subscriber;
+            let transaction = deliverer.begin().await?;
+            let all: Vec<_> = messages.iter().map(|one| one.message.clone()).collect();
+            let fresh =
+                inbox::remember_in_tx(&transaction, subscriber, deliverer.inbox_by_key, &all).await;
+            let fresh = fresh.map_err(AttemptError::of_barrier)?;
+            let keys: HashSet<String> = fresh.iter().map(ReceivedMessage::inbox_key).collect();
+            let (mut done, mut ahead) = (SetAside::default(), HashSet::new());
+            for MetALock { message, failures, named } in messages {
+                let inbox_key = message.inbox_key();
+                if !keys.contains(&inbox_key) {
+                    done.known.push(inbox_key);
+                    continue;
+                }
+                let key = match deliverer.key_order {
+                    KeyOrder::Keep => retry::ordering_key(message),
+                    KeyOrder::GiveUp => None,
+                };
+                // Who takes out the first, from this transaction's end on, sees what is behind it.
+                let has_turn = key.is_none_or(|key| ahead.insert(key));
+                let when = || if *named { when_locked(failures) } else { now() };
+                let place = Place { next_at: has_turn.then(when), dead_letter_id: None };
+                retry::store_in_tx(&transaction, subscriber, message, failures, place).await?;
+                if has_turn { done.turns += 1 } else { done.behind += 1 }
+            }
+            transaction.commit().await?;
+            Ok(done)
+        })
+        .await
+}
+
+/// Puts retries off, all in one transaction, which met somebody else's lock: their attempts and levels stay.
+pub(crate) async fn put_off_locked(
+    deliverer: &Deliverer,
+    waiting: &[&Waiting],
+    cause: &str,
+) -> Result<(), AttemptError> {
+    let Deliverer { subscriber, key_order, .. } = deliverer;
+    deliverer
+        .bounded(&Stopwatch::default(), async {
+            let transaction = deliverer.begin().await?;
+            for one in waiting {
+                let mut failures = one.failures.clone();
+                failures.met_a_lock(cause.to_owned());
+                let put_off = PutOff { next_at: when_locked(&failures), level: one.level };
+                // Whoever has tried it meanwhile has decided it.
+                retry::put_off_in_tx(&transaction, subscriber, *key_order, one, &failures, put_off)
+                    .await?;
+            }
+            transaction.commit().await?;
+            Ok(())
+        })
+        .await
+}
+
 /// Puts a retry off or gives it up, after one more failure. `level` is that of the row afterwards.
 /// False if somebody else has tried it meanwhile: then it is theirs to decide.
 pub(crate) async fn decide(
@@ -58,15 +157,15 @@ pub(crate) async fn decide(
     fate: Fate,
     level: u32,
 ) -> Result<bool, AttemptError> {
-    let Deliverer { database, subscriber, key_order, .. } = deliverer;
+    let Deliverer { subscriber, key_order, .. } = deliverer;
     deliverer
-        .bounded(async {
+        .bounded(&Stopwatch::default(), async {
             let delay = match fate {
                 Fate::Retry(delay) => delay,
                 Fate::Dead => return bury(deliverer, waiting, failures).await,
             };
             let put_off = PutOff { next_at: backoff::after(delay), level };
-            let transaction = begin_write(database).await?;
+            let transaction = deliverer.begin().await?;
             let done = retry::put_off_in_tx(
                 &transaction,
                 subscriber,
@@ -87,7 +186,7 @@ async fn bury(
     waiting: &Waiting,
     failures: &Failures,
 ) -> Result<bool, AttemptError> {
-    let transaction = begin_write(&deliverer.database).await?;
+    let transaction = deliverer.begin().await?;
     if !retry::give_up_in_tx(&transaction, &deliverer.subscriber, waiting).await? {
         return Ok(false);
     }

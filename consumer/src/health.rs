@@ -71,7 +71,13 @@ impl Failing {
         self.failed_at(Instant::now(), health, cause, text);
     }
 
-    fn failed_at(&self, at: Instant, health: &Health, cause: Cause, text: impl Into<String>) {
+    pub(crate) fn failed_at(
+        &self,
+        at: Instant,
+        health: &Health,
+        cause: Cause,
+        text: impl Into<String>,
+    ) {
         let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(at);
         if at.duration_since(since) >= BOUND {
             let text = text.into();

@@ -12,11 +12,14 @@
 //! [`RetryLevels`] are RocketMQ's; after the last, or at once if it cannot be decoded, it is a dead
 //! letter, which can be listed, replayed and discarded ([`DeadLetters`], [`DeadLetterStore`]). Later
 //! messages of its key wait behind it or overtake it ([`KeyOrder`]). A database that is away burns no
-//! attempts. Across different keys no order is promised.
+//! attempts, nor do other people's locks for [`LOCKED_FOR`]. Across different keys no order is promised.
 //!
 //! Two things the runtime cannot tell. A message without a transaction id is known by its coordinates:
 //! after its topic was deleted and made anew, a new message at an old place counts as one that was
-//! had. Use another subscriber then, or [`Inbox::forget`]. And a handler that aborts the process (a
+//! had. Use another subscriber then, or [`Inbox::forget`]. (One with a transaction id is known by that, of
+//! whatever topic: whoever makes a message of another one, and takes its headers over, as Kafka Streams
+//! does, must drop [`TRANSACTION_ID_HEADER`] or give it a new value, else a subscriber that reads both drops
+//! the second as a repetition.) And a handler that aborts the process (a
 //! stack overflow, `abort`, the memory killer) leaves no failure behind: its message is not counted,
 //! comes again after the restart, and needs a handler that refuses it.
 //!
@@ -104,7 +107,7 @@ pub use dead_letter::{
     DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterState, DeadLetterStore, DeadLetters,
     ReplayError, Replayed,
 };
-pub use handler::{Context, HandlerError, MessageHandler};
+pub use handler::{Context, HandlerError, LOCKED_FOR, MessageHandler};
 pub use health::Health;
 pub use inbox::Inbox;
 pub use message::{ReceivedMessage, TRANSACTION_ID_HEADER};

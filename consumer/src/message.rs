@@ -79,6 +79,14 @@ impl ReceivedMessage {
         self.key.as_deref().map(key_hash)
     }
 
+    /// The same of topic and key, for what counts the messages of a key across partitions: after partitions
+    /// were added a key may be in another one.
+    pub(crate) fn topic_key_hash(&self) -> Option<i64> {
+        let key = self.key.as_deref()?;
+        // A topic's name has no NUL.
+        Some(key_hash(&[self.topic.as_bytes(), b"\0", key].concat()))
+    }
+
     /// What `max_batch_bytes` counts.
     pub(crate) fn size(&self) -> usize {
         let headers: usize = self

@@ -26,6 +26,7 @@ pub struct ConsumerFamilies {
     replies_refused: Family<Subscriber, Counter>,
     forgotten: Family<Subscriber, Counter>,
     paused: Family<Subscriber, Gauge>,
+    unconfirmed_partitions: Family<Subscriber, Gauge>,
 }
 
 /// Counters, gauges and a histogram of one consumer. Cheap to clone, and each ready to be counted in
@@ -49,6 +50,7 @@ pub struct ConsumerMetrics {
     pub(crate) replies_refused: Counter,
     pub(crate) forgotten: Counter,
     pub(crate) paused: Gauge,
+    pub(crate) unconfirmed_partitions: Gauge,
 }
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -97,6 +99,7 @@ impl Default for ConsumerFamilies {
             replies_refused: Family::default(),
             forgotten: Family::default(),
             paused: Family::default(),
+            unconfirmed_partitions: Family::default(),
         }
     }
 }
@@ -127,6 +130,9 @@ impl ConsumerFamilies {
         registry.register("inbox_forgotten", help, self.forgotten.clone());
         let help = "1 while the database is away, a batch is slow, or somebody paused it";
         registry.register("paused", help, self.paused.clone());
+        let help =
+            "Partitions whose offsets the coordinator was told 5 s ago and has not, every 5 s";
+        registry.register("unconfirmed_partitions", help, self.unconfirmed_partitions.clone());
     }
 
     /// Those of one consumer, by this value of the label. Every series that is known in advance begins
@@ -159,6 +165,7 @@ impl ConsumerFamilies {
             replies_refused: self.replies_refused.get_or_create_owned(&label),
             forgotten: self.forgotten.get_or_create_owned(&label),
             paused: self.paused.get_or_create_owned(&label),
+            unconfirmed_partitions: self.unconfirmed_partitions.get_or_create_owned(&label),
         }
     }
 }

@@ -5,8 +5,21 @@
 //!
 //! # Layout
 //! - this file: the thread; `events`: what the client tells from within a poll
+//! - `all`: the partitions of a client that shares them with nobody
+//! - `denied`: rights and topics that are missing, until they are there
+//! - `paused`: polling while nothing is handed out
+//! - `offsets`: committing, and waiting for the coordinator; `told`: what it was told and may not have
+//! - `unconfirmed`: what was handed out beyond the offsets that are committed
 
+mod all;
+mod denied;
 mod events;
+mod offsets;
+mod paused;
+#[cfg(test)]
+mod tests;
+mod told;
+mod unconfirmed;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,11 +27,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use halfmsg_kafka::{TopicError, partition_count};
+use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use crate::config::{Assignment, ConsumerConfig};
@@ -27,24 +39,24 @@ use crate::health::{Cause, Failing, Health};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::worker::{Batch, Verdict};
+use all::AllPartitions;
+use denied::Denied;
 use events::Events;
+use told::Told;
+use unconfirmed::{Place, Unconfirmed};
 
 /// How long one poll waits; also how fast a stop is noticed.
 const POLL: Duration = Duration::from_millis(100);
 /// How long a question about metadata or committed offsets may take.
-const ASK_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const ASK_DEADLINE: Duration = Duration::from_secs(5);
 /// The pause after such a question failed.
 const ASK_PAUSE: Duration = Duration::from_millis(500);
 /// How much librdkafka may fetch ahead, in KiB.
 const QUEUE_KIB: &str = "16384";
 /// How often librdkafka computes the lag, in milliseconds.
 const STATISTICS_MILLIS: &str = "5000";
-/// How often it is asked for while nothing is fetched, which is how librdkafka learns of it.
-const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// A batch that is in hand for longer than so many attempts may take shows in the health.
 const ATTEMPTS_IN_HAND: u32 = 4;
-/// How long one such question may take.
-const LAG_DEADLINE: Duration = Duration::from_millis(500);
 
 /// What a poller needs.
 pub(crate) struct Poller {
@@ -54,6 +66,8 @@ pub(crate) struct Poller {
     pub(crate) verdicts: Receiver<Verdict>,
     pub(crate) generation: Arc<AtomicU64>,
     pub(crate) stop: Arc<AtomicBool>,
+    /// Whether there is anything to leave: until then, nobody waits for the end of this.
+    pub(crate) consumes: Arc<AtomicBool>,
     pub(crate) metrics: ConsumerMetrics,
     pub(crate) health: Health,
     pub(crate) handle: ConsumerHandle,
@@ -68,29 +82,36 @@ impl Poller {
     /// Runs until a stop or until the client is broken for good; then the client must be made
     /// anew. Blocks.
     pub(crate) fn run(self) -> Result<(), KafkaError> {
-        let events = Events {
-            generation: self.generation.clone(),
-            paused: AtomicBool::new(false),
-            denied: AtomicBool::new(false),
-            metrics: self.metrics.clone(),
-            health: self.health.clone(),
-            commits: Failing::default(),
-        };
         self.health.good(Cause::Offsets);
-        let client: Client = self.client_config().create_with_context(events)?;
+        self.metrics.unconfirmed_partitions.set(0);
+        let client: Client = self.client_config().create_with_context(self.events())?;
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        match self.config.assignment {
-            Assignment::Shared => client.subscribe(&topics)?,
-            Assignment::All => {
-                let Some(partitions) = self.all_partitions(&client) else { return Ok(()) };
-                client.assign(&partitions)?;
+        let mut all = match self.config.assignment {
+            Assignment::Shared => {
+                self.consumes.store(true, Ordering::Release);
+                client.subscribe(&topics)?;
+                None
             }
-        }
+            Assignment::All => {
+                let mut all = AllPartitions::of(&self.topics, self.config.partition_interval);
+                let Some(partitions) = self.all_partitions(&client, &all) else { return Ok(()) };
+                self.consumes.store(true, Ordering::Release);
+                client.assign(&partitions)?;
+                all.took(&partitions);
+                Some(all)
+            }
+        };
         self.health.good(Cause::Client);
         while !self.stop.load(Ordering::Acquire) {
+            if let Some(all) = &mut all {
+                all.take_added(&client)?;
+            }
             if self.handle.is_paused() {
                 self.hold_still(&client)?;
             }
+            self.look_for_rights(&client);
+            self.commit_again(&client);
+            self.until_confirmed(&client)?;
             let batch = self.collect(&client)?;
             if batch.messages.is_empty() {
                 continue;
@@ -101,6 +122,20 @@ impl Poller {
         }
         Ok(())
         // Dropping the client leaves the group, after the commits that are on their way.
+    }
+
+    fn events(&self) -> Events {
+        Events {
+            generation: self.generation.clone(),
+            paused: AtomicBool::new(false),
+            denied: Denied::default(),
+            topics: self.topics.clone(),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+            commits: Failing::default(),
+            unconfirmed: Unconfirmed::default(),
+            told: Told::default(),
+        }
     }
 
     fn client_config(&self) -> ClientConfig {
@@ -119,9 +154,9 @@ impl Poller {
     }
 
     /// All partitions of all topics at their committed offsets; `None` on a stop.
-    fn all_partitions(&self, client: &Client) -> Option<TopicPartitionList> {
+    fn all_partitions(&self, client: &Client, all: &AllPartitions) -> Option<TopicPartitionList> {
         while !self.stop.load(Ordering::Acquire) {
-            match self.ask_for_partitions(client) {
+            match all.find(client, ASK_DEADLINE) {
                 Ok(partitions) => return Some(partitions),
                 Err(error) => {
                     if self.health.bad(Cause::Client, format!("waiting for Kafka: {error}")) {
@@ -132,28 +167,6 @@ impl Poller {
             }
         }
         None
-    }
-
-    fn ask_for_partitions(&self, client: &Client) -> Result<TopicPartitionList, TopicError> {
-        let mut wanted = TopicPartitionList::new();
-        for topic in &self.topics {
-            let count = partition_count(client.client(), topic, ASK_DEADLINE)?;
-            wanted.add_partition_range(topic, 0, count - 1);
-        }
-        let unavailable = |source| TopicError::Unavailable { topic: self.topics.join(","), source };
-        let committed = client.committed_offsets(wanted, ASK_DEADLINE).map_err(unavailable)?;
-        let mut start = TopicPartitionList::new();
-        for element in committed.elements() {
-            element.error().map_err(unavailable)?;
-            let offset = match element.offset() {
-                Offset::Offset(offset) => Offset::Offset(offset),
-                _ => Offset::Beginning,
-            };
-            start
-                .add_partition_offset(element.topic(), element.partition(), offset)
-                .map_err(unavailable)?;
-        }
-        Ok(start)
     }
 
     /// What is there now, up to the bounds of a batch.
@@ -191,12 +204,24 @@ impl Poller {
         }
         match error {
             KafkaError::MessageConsumptionFatal(_) => Err(error),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded) => {
+                tracing::warn!(
+                    topics = ?self.topics,
+                    "nobody polled for max.poll.interval.ms: the group has given the partitions away, and \
+                     what was in hand is consumed again by others; is the machine overloaded?"
+                );
+                Ok(())
+            }
             KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)
             | KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed)
             | KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed) => {
                 tracing::warn!(%error, topics = ?self.topics, "cannot consume");
                 let why = format!("cannot consume {}: {error}", self.topics.join(", "));
-                client.context().denied.store(true, Ordering::Release);
+                let denied = &client.context().denied;
+                match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::GroupAuthorizationFailed) => denied.group(),
+                    _ => denied.topic(),
+                }
                 self.health.bad(Cause::Client, why);
                 Ok(())
             }
@@ -210,14 +235,16 @@ impl Poller {
     /// Gives the batch to the worker and waits for its end, polling if that takes long.
     fn hand_over(&self, client: &Client, batch: Batch) -> Result<(), Ended> {
         let generation = batch.generation;
-        let mut next: HashMap<(String, i32), i64> = HashMap::new();
+        let mut next: HashMap<Place, (i64, u64)> = HashMap::new();
         for message in &batch.messages {
-            next.insert((message.topic.clone(), message.partition), message.offset + 1);
+            let place = (message.topic.clone(), message.partition);
+            let (behind, messages) = next.entry(place).or_default();
+            (*behind, *messages) = (message.offset + 1, *messages + 1);
         }
         self.batches.blocking_send(batch).map_err(|_| Ended)?;
         let verdict = self.verdict(client)?;
         if verdict == Verdict::Done && self.generation.load(Ordering::Acquire) == generation {
-            self.commit(client, &next);
+            self.done(client, next);
         }
         Ok(())
     }
@@ -251,85 +278,6 @@ impl Poller {
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-        }
-    }
-
-    /// The same until somebody lets the consumer go on.
-    fn hold_still(&self, client: &Client) -> Result<(), KafkaError> {
-        self.begin_pause(client);
-        let (mut held, mut asked) = (Ok(()), Instant::now());
-        while held.is_ok() && self.handle.is_paused() && !self.stop.load(Ordering::Acquire) {
-            held = self.poll_paused(client);
-            self.ask_for_lag(client, &mut asked);
-        }
-        self.end_pause(client);
-        held
-    }
-
-    fn poll_paused(&self, client: &Client) -> Result<(), KafkaError> {
-        match client.poll(POLL) {
-            // Paused in vain: this message would be lost to the position, so go back to it.
-            Some(Ok(message)) => {
-                let ReceivedMessage { topic, partition, offset, .. } =
-                    ReceivedMessage::own(&message);
-                self.pause_all(client);
-                let back = Offset::Offset(offset);
-                client.seek(&topic, partition, back, ASK_DEADLINE).inspect_err(|error| {
-                    tracing::error!(%error, topic, partition, "cannot go back: starting over");
-                })
-            }
-            Some(Err(error)) => self.note(client, error),
-            None => Ok(()),
-        }
-    }
-
-    /// The lag of paused partitions, now and then. A broker that is away is not asked further.
-    fn ask_for_lag(&self, client: &Client, asked: &mut Instant) {
-        if asked.elapsed() < LAG_INTERVAL {
-            return;
-        }
-        *asked = Instant::now();
-        let Ok(positions) = client.position() else { return };
-        for element in positions.elements() {
-            let (topic, partition) = (element.topic(), element.partition());
-            let Offset::Offset(taken) = element.offset() else { continue };
-            let Ok((_, end)) = client.fetch_watermarks(topic, partition, LAG_DEADLINE) else {
-                return;
-            };
-            self.metrics.lag_records.set(topic, partition, Some((end - taken).max(0)));
-        }
-    }
-
-    fn begin_pause(&self, client: &Client) {
-        client.context().paused.store(true, Ordering::Release);
-        self.metrics.paused.set(1);
-        self.pause_all(client);
-    }
-
-    fn end_pause(&self, client: &Client) {
-        client.context().paused.store(false, Ordering::Release);
-        self.metrics.paused.set(0);
-        if let Err(error) = client.assignment().and_then(|all| client.resume(&all)) {
-            tracing::warn!(%error, "cannot resume");
-        }
-    }
-
-    fn pause_all(&self, client: &Client) {
-        if let Err(error) = client.assignment().and_then(|all| client.pause(&all)) {
-            tracing::warn!(%error, "cannot pause");
-        }
-    }
-
-    fn commit(&self, client: &Client, next: &HashMap<(String, i32), i64>) {
-        let mut offsets = TopicPartitionList::new();
-        for ((topic, partition), offset) in next {
-            let offset = Offset::Offset(*offset);
-            if let Err(error) = offsets.add_partition_offset(topic, *partition, offset) {
-                tracing::warn!(%error, topic, partition, "an offset that cannot be committed");
-            }
-        }
-        if let Err(error) = client.commit(&offsets, CommitMode::Async) {
-            client.context().committed(Err(error));
         }
     }
 }

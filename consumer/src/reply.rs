@@ -24,6 +24,8 @@ pub const MAX_REPLIES: usize = 100;
 /// Key, headers and payload of a reply together. Kafka's default takes 1,000,000 bytes; what lies
 /// between is for the record's own fields.
 pub const MAX_REPLY_BYTES: usize = 990_000;
+/// At most this many bytes in the name of a topic, as Kafka has it.
+const MAX_TOPIC_BYTES: usize = 249;
 /// Who stored a reply sends it within this time, else the background does.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// When a reply that the broker refused is tried again.
@@ -32,7 +34,7 @@ pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// A message that answers another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reply {
-    /// Where it goes. The topic must exist.
+    /// Where it goes: 1 to 249 of `a-z`, `A-Z`, `0-9`, `.`, `_` and `-`. The topic must exist.
     pub topic: String,
     /// The ordering key; by Kafka's default partitioner it chooses the partition.
     pub key: Option<Bytes>,
@@ -53,6 +55,27 @@ impl Reply {
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.key = Some(key.into());
         self
+    }
+
+    /// What is wrong with its topic, if anything: no broker would ever take it.
+    pub(crate) fn mistake_in_topic(&self) -> Option<String> {
+        let topic = self.topic.as_str();
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if topic.is_empty() {
+            return Some("a reply has no topic".into());
+        }
+        if topic.len() <= MAX_TOPIC_BYTES
+            && topic.bytes().all(known)
+            && ![".", ".."].contains(&topic)
+        {
+            return None;
+        }
+        // It may be long.
+        let shown: String = topic.chars().take(MAX_TOPIC_BYTES).collect();
+        Some(format!(
+            "a reply to topic {shown:?}: Kafka's names have 1 to {MAX_TOPIC_BYTES} of the characters a-z, \
+             A-Z, 0-9, '.', '_' and '-', and are not '.' or '..'"
+        ))
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -86,6 +109,7 @@ pub(crate) struct Unsent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) seq: i64,
+    pub(crate) topic: String,
     /// `None` for one without a key, which has no order.
     pub(crate) chain: Option<Chain>,
     pub(crate) bytes: usize,
@@ -111,45 +135,65 @@ impl Answers {
     }
 }
 
-/// Stores replies; the order of storing is the order of sending.
+/// Replies that one statement stores: with the values of each, far below what a statement may have.
+const ROWS_PER_STATEMENT: usize = 500;
+/// No further reply joins a statement that has so many bytes of them.
+const BYTES_PER_STATEMENT: usize = 1024 * 1024;
+
+/// Stores replies; the order of storing is the order of sending. Many in one statement, whose rows the
+/// databases number in the order in which they stand in it.
 pub(crate) async fn store_in_tx(
     transaction: &DatabaseTransaction,
     subscriber: &str,
     replies: &[NewReply],
 ) -> Result<(), DbErr> {
     let next_at = after(GRACE);
-    for NewReply { inbox_key, index, reply } in replies {
-        let row: [Value; 9] = [
-            reply_id(subscriber, inbox_key, *index).into(),
-            subscriber.into(),
-            inbox_key.as_str().into(),
-            reply.topic.as_str().into(),
-            bytes(reply.key.as_ref()).into(),
-            reply.key.as_deref().map(key_hash).into(),
-            headers::write(&reply.headers).into(),
-            bytes(reply.payload.as_ref()).into(),
-            next_at.into(),
-        ];
+    let mut rest = replies;
+    while !rest.is_empty() {
+        let (these, more) = rest.split_at(fitting(rest));
+        rest = more;
         let mut insert = Query::insert();
-        insert
-            .into_table("reply")
-            .columns([
-                "id",
-                "subscriber",
-                "message_key",
-                "topic",
-                "key",
-                "key_hash",
-                "headers",
-                "payload",
-                "next_at",
-            ])
-            .values_panic(row.map(Into::into))
-            // The inbox has forgotten the message since; its reply still waits.
-            .on_conflict(OnConflict::column("id").do_nothing().to_owned());
+        insert.into_table("reply").columns([
+            "id",
+            "subscriber",
+            "message_key",
+            "topic",
+            "key",
+            "key_hash",
+            "headers",
+            "payload",
+            "next_at",
+        ]);
+        for NewReply { inbox_key, index, reply } in these {
+            let row: [Value; 9] = [
+                reply_id(subscriber, inbox_key, *index).into(),
+                subscriber.into(),
+                inbox_key.as_str().into(),
+                reply.topic.as_str().into(),
+                bytes(reply.key.as_ref()).into(),
+                reply.key.as_deref().map(key_hash).into(),
+                headers::write(&reply.headers).into(),
+                bytes(reply.payload.as_ref()).into(),
+                next_at.into(),
+            ];
+            insert.values_panic(row.map(Into::into));
+        }
+        // The inbox has forgotten the message since; its reply still waits.
+        insert.on_conflict(OnConflict::column("id").do_nothing().to_owned());
         transaction.execute(&insert).await?;
     }
     Ok(())
+}
+
+/// How many of these go into one statement: at least one.
+fn fitting(replies: &[NewReply]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = replies.iter().take(ROWS_PER_STATEMENT).take_while(|new| {
+        let room = bytes < BYTES_PER_STATEMENT;
+        bytes = bytes.saturating_add(new.reply.size());
+        room
+    });
+    fits.count()
 }
 
 /// A page of the replies to these messages, in the order in which they were stored.
@@ -268,7 +312,8 @@ async fn find(
         let next_at: DateTime<Utc> = row.try_get("", "next_at")?;
         Ok(Stored {
             seq: row.try_get("", "seq")?,
-            chain: hash.map(|hash| (topic, hash)),
+            chain: hash.map(|hash| (topic.clone(), hash)),
+            topic,
             bytes: usize::try_from(row.try_get::<i64>("", "bytes")?).unwrap_or_default(),
             refused: cause.is_some() && next_at > now,
         })
@@ -298,6 +343,31 @@ fn read(row: &QueryResult) -> Result<Unsent, DbErr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_has_room_for_so_many() {
+        let of = |bytes: usize| NewReply {
+            inbox_key: "k".into(),
+            index: 0,
+            reply: Reply::new("t", vec![0; bytes]),
+        };
+        let sizes = |bytes: usize, count: usize| fitting(&vec![of(bytes); count]);
+        assert_eq!(sizes(0, 1_200), ROWS_PER_STATEMENT);
+        assert_eq!(sizes(MAX_REPLY_BYTES, 10), 2);
+        assert_eq!(sizes(2 * BYTES_PER_STATEMENT, 10), 1);
+        assert_eq!(sizes(10, 7), 7);
+    }
+
+    #[test]
+    fn a_topic_that_no_broker_takes_is_a_mistake() {
+        let mistake = |topic: &str| Reply::new(topic, "").mistake_in_topic();
+        for topic in ["stock.outbound", "A_b-9", "...", &"t".repeat(249)] {
+            assert_eq!(mistake(topic), None, "{topic}");
+        }
+        for topic in ["", ".", "..", "a b", "a\0", "ä", "a/b", &"t".repeat(250)] {
+            assert!(mistake(topic).is_some(), "{topic}");
+        }
+    }
 
     #[test]
     fn the_same_reply_has_the_same_id() {

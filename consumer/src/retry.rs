@@ -14,6 +14,8 @@ mod claim;
 mod end;
 mod hold;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use halfmsg_db::now;
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, OnConflict, Query};
@@ -44,6 +46,22 @@ impl Failures {
         self.cause = cause;
         self.first_failed_at.get_or_insert(at);
         self.last_failed_at = Some(at);
+    }
+}
+
+impl Failures {
+    /// Somebody else's lock: no attempt.
+    pub(crate) fn met_a_lock(&mut self, cause: String) {
+        let attempts = self.attempts;
+        self.note(cause);
+        self.attempts = attempts;
+    }
+
+    /// For how long it has failed, from its first failure of any kind: a lock of somebody else, an error of
+    /// the handler. A replay begins anew.
+    pub(crate) fn age(&self) -> Duration {
+        let since = self.first_failed_at.unwrap_or_else(now);
+        (now() - since).to_std().unwrap_or_default()
     }
 }
 
@@ -110,9 +128,9 @@ const OWN: [&str; 7] =
     ["id", "cause", "attempts", "level", "first_failed_at", "last_failed_at", "dead_letter_id"];
 
 /// What keeps its order: the messages of one key in one partition.
-type OrderingKey = (String, i32, i64);
+pub(crate) type OrderingKey = (String, i32, i64);
 
-fn ordering_key(message: &ReceivedMessage) -> Option<OrderingKey> {
+pub(crate) fn ordering_key(message: &ReceivedMessage) -> Option<OrderingKey> {
     Some((message.topic.clone(), message.partition, message.key_hash()?))
 }
 

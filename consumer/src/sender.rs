@@ -3,18 +3,21 @@
 //! The replies of one key go one after the other, each behind the acknowledgement of the one before;
 //! those of different keys together. It must never forget a reply that was not acknowledged.
 
+mod outlet;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use futures::future::join_all;
+use halfmsg_db::writers_turn;
 use halfmsg_kafka::KafkaConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use rdkafka::producer::{FutureProducer, Producer};
 use sea_orm::{DatabaseConnection, DbErr};
 use tokio::sync::Mutex;
 
 use crate::metrics::ConsumerMetrics;
 use crate::reply::{self, Answers, Chain, Stored, Unsent};
+#[cfg(feature = "testkit")]
+pub(crate) use outlet::Outbox;
+use outlet::{Outlet, Sent};
 
 /// At most this many replies are read and sent in one go.
 const BATCH: u64 = 1_000;
@@ -36,58 +39,26 @@ impl From<DbErr> for NotSent {
     }
 }
 
-/// What a test kit keeps in place of sending it. Cheap to clone.
-#[cfg(feature = "testkit")]
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Outbox(std::sync::Arc<std::sync::Mutex<Vec<crate::testkit::SentReply>>>);
-
-#[cfg(feature = "testkit")]
-impl Outbox {
-    pub(crate) fn sent(&self) -> Vec<crate::testkit::SentReply> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    fn keep(&self, one: &Unsent) -> Sent {
-        let reply = crate::testkit::SentReply { id: one.id, reply: one.reply.clone() };
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(reply);
-        Sent::Acknowledged
-    }
+/// What one pass leaves to a later one.
+#[derive(Default)]
+struct LeftOut {
+    /// Chains whose first reply was refused.
+    stuck: HashSet<Chain>,
+    /// Topics that did not take a reply in time, as without a leader: waited for once each, and not by the
+    /// replies to others.
+    away: HashSet<String>,
+    /// Why the last of them did not.
+    cause: Option<String>,
 }
 
-/// Where replies go.
-#[derive(Clone)]
-enum Outlet {
-    Kafka(FutureProducer),
-    #[cfg(feature = "testkit")]
-    Kept(Outbox),
-}
-
-impl Outlet {
-    async fn send(&self, one: &Unsent) -> Sent {
-        match self {
-            Self::Kafka(producer) => send_one(producer, one).await,
-            #[cfg(feature = "testkit")]
-            Self::Kept(outbox) => {
-                let sent = outbox.keep(one);
-                // The broker has it, and its acknowledgement is waited for: here the process may die.
-                tokio::task::yield_now().await;
-                sent
-            }
-        }
+impl LeftOut {
+    fn has(&self, topic: &str, chain: Option<&Chain>) -> bool {
+        self.away.contains(topic) || chain.is_some_and(|chain| self.stuck.contains(chain))
     }
 
-    /// Together; those of a request that was too large once more, one by one, to find the one to
-    /// blame.
-    async fn send_all(&self, unsent: Vec<&Unsent>) -> Vec<Sent> {
-        let mut sent = join_all(unsent.iter().copied().map(|one| self.send(one))).await;
-        if unsent.len() > 1 {
-            for (one, sent) in unsent.into_iter().zip(&mut sent) {
-                if matches!(sent, Sent::TooLarge(_)) {
-                    *sent = self.send(one).await;
-                }
-            }
-        }
-        sent
+    /// How the pass ended.
+    fn told(self) -> Result<(), NotSent> {
+        self.cause.map_or(Ok(()), |cause| Err(NotSent(cause)))
     }
 }
 
@@ -98,16 +69,6 @@ pub(crate) struct Sender {
     subscriber: String,
     metrics: ConsumerMetrics,
     outlet: Mutex<Option<Outlet>>,
-}
-
-/// What became of one reply.
-enum Sent {
-    Acknowledged,
-    /// This one only, and not by trying again at once.
-    Refused(String),
-    /// It, or all that went in one request with it.
-    TooLarge(String),
-    Away(String),
 }
 
 impl Sender {
@@ -133,12 +94,20 @@ impl Sender {
         Self { kafka, database, subscriber, metrics, outlet }
     }
 
+    /// Replies go to [`Outlet::Without`] from now on.
+    #[cfg(test)]
+    pub(crate) async fn give_to_nobody(&self) -> outlet::Given {
+        let given = outlet::Given::default();
+        *self.outlet.lock().await = Some(Outlet::Without(given.clone()));
+        given
+    }
+
     /// Sends what these messages are owed, behind earlier replies of the same keys. Behind one that
-    /// the broker refuses it is left to the background.
+    /// the broker refuses it is left to the background. A topic that is away holds up no other.
     ///
     /// Cancelled, what was acknowledged may be sent again.
     pub(crate) async fn send(&self, answers: &Answers) -> Result<(), NotSent> {
-        let mut stuck = HashSet::new();
+        let mut left_out = LeftOut::default();
         for keys in answers.message_keys.chunks(KEYS) {
             let mut after = i64::MIN;
             loop {
@@ -146,40 +115,40 @@ impl Sender {
                 let own = reply::to_messages(database, subscriber, keys, after, BATCH).await?;
                 let Some(last) = own.last() else { break };
                 after = last.seq;
-                self.through(&own, false, &mut stuck).await?;
+                self.through(&own, false, &mut left_out).await?;
             }
         }
-        Ok(())
+        left_out.told()
     }
 
     /// Sends what nobody else has: with `all`, whatever there is, as at a start.
     pub(crate) async fn send_left_behind(&self, all: bool) -> Result<(), NotSent> {
-        let (mut stuck, mut after) = (HashSet::new(), i64::MIN);
+        let (mut left_out, mut after) = (LeftOut::default(), i64::MIN);
         loop {
             let (database, subscriber) = (&self.database, &self.subscriber);
             let found = reply::left_behind(database, subscriber, after, all, BATCH).await?;
-            let Some(last) = found.last() else { return Ok(()) };
+            let Some(last) = found.last() else { return left_out.told() };
             after = last.seq;
-            self.through(&found, all, &mut stuck).await?;
+            self.through(&found, all, &mut left_out).await?;
         }
     }
 
-    /// Sends a page of replies, and whatever goes before them in their chains, page by page. Chains
-    /// whose first was refused are stuck, and passed over; with `again`, only if it is refused anew.
+    /// Sends a page of replies, and whatever goes before them in their chains, page by page. What is left
+    /// out is passed over; chains whose first was refused once, with `again`, only if it is refused anew.
     async fn through(
         &self,
         wanted: &[Stored],
         again: bool,
-        stuck: &mut HashSet<Chain>,
+        left_out: &mut LeftOut,
     ) -> Result<(), NotSent> {
         let Some(end) = wanted.last().map(|one| one.seq) else { return Ok(()) };
         let alone = wanted.iter().filter(|one| one.chain.is_none() && (again || !one.refused));
-        self.in_portions(alone.collect(), stuck).await?;
+        self.in_portions(alone.collect(), left_out).await?;
         let mut chains: BTreeSet<Chain> =
             wanted.iter().filter_map(|one| one.chain.clone()).collect();
         let mut after = i64::MIN;
         loop {
-            chains.retain(|chain| !stuck.contains(chain));
+            chains.retain(|chain| !left_out.has(&chain.0, Some(chain)));
             if chains.is_empty() {
                 return Ok(());
             }
@@ -189,18 +158,14 @@ impl Sender {
             after = last.seq;
             if !again {
                 let refused = page.iter().filter(|one| one.refused);
-                stuck.extend(refused.filter_map(|one| one.chain.clone()));
+                left_out.stuck.extend(refused.filter_map(|one| one.chain.clone()));
             }
-            self.in_portions(page.iter().collect(), stuck).await?;
+            self.in_portions(page.iter().collect(), left_out).await?;
         }
     }
 
     /// Reads and sends so much at once as fits into [`BYTES`].
-    async fn in_portions(
-        &self,
-        page: Vec<&Stored>,
-        stuck: &mut HashSet<Chain>,
-    ) -> Result<(), NotSent> {
+    async fn in_portions(&self, page: Vec<&Stored>, left_out: &mut LeftOut) -> Result<(), NotSent> {
         let mut rest = page.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0_usize;
@@ -211,28 +176,25 @@ impl Sender {
             });
             let (portion, more) = rest.split_at(fits.count());
             rest = more;
-            let goes = portion
-                .iter()
-                .filter(|one| one.chain.as_ref().is_none_or(|chain| !stuck.contains(chain)));
+            let goes = portion.iter().filter(|one| !left_out.has(&one.topic, one.chain.as_ref()));
             let seqs: Vec<i64> = goes.map(|one| one.seq).collect();
             if !seqs.is_empty() {
                 let unsent = reply::load(&self.database, &seqs).await?;
-                stuck.extend(self.in_order(unsent).await?);
+                self.in_order(unsent, left_out).await?;
             }
         }
         Ok(())
     }
 
     /// In rounds: the first of every key, then the second of those whose first was acknowledged.
-    /// Gives back the chains whose first was refused.
-    async fn in_order(&self, unsent: Vec<Unsent>) -> Result<Vec<Chain>, NotSent> {
+    async fn in_order(&self, unsent: Vec<Unsent>, left_out: &mut LeftOut) -> Result<(), NotSent> {
         let mut chains = chains(unsent);
-        let mut stuck = Vec::new();
         while !chains.is_empty() {
             let outlet = self.outlet().await?;
             let heads = chains.iter().filter_map(VecDeque::front);
             let sent = outlet.send_all(heads.collect()).await;
-            let (mut acknowledged, mut refused, mut away) = (Vec::new(), Vec::new(), None);
+            let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+            let mut away = None;
             let mut going_on = Vec::with_capacity(chains.len());
             for (mut chain, sent) in chains.into_iter().zip(sent) {
                 let Some(one) = chain.pop_front() else { continue };
@@ -242,31 +204,43 @@ impl Sender {
                         going_on.push(chain);
                     }
                     Sent::Refused(cause) | Sent::TooLarge(cause) => refused.push((one, cause)),
-                    Sent::Away(cause) => away = Some(cause),
+                    Sent::Away(cause) => {
+                        left_out.away.insert(one.reply.topic);
+                        away = Some(cause);
+                    }
                 }
             }
             if !acknowledged.is_empty() {
+                let _turn = writers_turn(&self.database).await;
                 reply::forget(&self.database, &acknowledged).await?;
                 self.metrics.replies.inc_by(acknowledged.len() as u64);
             }
             for (one, cause) in refused {
                 self.note_refusal(&one, &cause).await?;
-                stuck.extend(one.key_hash.map(|hash| (one.reply.topic.clone(), hash)));
+                let chain = one.key_hash.map(|hash| (one.reply.topic, hash));
+                left_out.stuck.extend(chain);
             }
             if let Some(cause) = away {
-                self.let_go_if_broken(&outlet).await;
-                return Err(NotSent(cause));
+                if self.let_go_if_broken(&outlet).await {
+                    return Err(NotSent(cause));
+                }
+                left_out.cause = Some(cause);
             }
             chains = going_on;
             chains.retain(|chain| !chain.is_empty());
         }
-        Ok(stuck)
+        Ok(())
     }
 
     async fn note_refusal(&self, one: &Unsent, cause: &str) -> Result<(), DbErr> {
         let topic = &one.reply.topic;
-        tracing::error!(topic, id = %one.id, cause, "a reply was refused; it stays and is tried again");
+        let key = one.reply.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+        tracing::error!(
+            transaction_id = %one.id, key, topic, cause,
+            "a reply was refused; it stays and is tried again"
+        );
         self.metrics.replies_refused.inc();
+        let _turn = writers_turn(&self.database).await;
         reply::refused(&self.database, one.seq, cause).await
     }
 
@@ -289,16 +263,18 @@ impl Sender {
     }
 
     /// A producer that met a fatal error sends nothing any more: the next reply makes a new one.
-    async fn let_go_if_broken(&self, outlet: &Outlet) {
+    async fn let_go_if_broken(&self, outlet: &Outlet) -> bool {
         let fatal = match outlet {
             Outlet::Kafka(producer) => producer.client().fatal_error(),
             #[cfg(feature = "testkit")]
             Outlet::Kept(_) => None,
+            #[cfg(test)]
+            Outlet::Without(_) => None,
         };
-        if let Some((code, text)) = fatal {
-            tracing::warn!(%code, text, "the producer of replies is broken; it is made anew");
-            *self.outlet.lock().await = None;
-        }
+        let Some((code, text)) = fatal else { return false };
+        tracing::warn!(%code, text, "the producer of replies is broken; it is made anew");
+        *self.outlet.lock().await = None;
+        true
     }
 }
 
@@ -318,54 +294,15 @@ fn chains(unsent: Vec<Unsent>) -> Vec<VecDeque<Unsent>> {
     chains
 }
 
-async fn send_one(producer: &FutureProducer, one: &Unsent) -> Sent {
-    let reply = &one.reply;
-    let headers = OwnedHeaders::new_with_capacity(reply.headers.len());
-    let headers = reply.headers.iter().fold(headers, |headers, (name, value)| {
-        headers.insert(Header { key: name, value: value.as_deref() })
-    });
-    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&reply.topic).headers(headers);
-    if let Some(key) = &reply.key {
-        record = record.key(key.as_ref());
-    }
-    if let Some(payload) = &reply.payload {
-        record = record.payload(payload.as_ref());
-    }
-    match producer.send_result(record) {
-        Ok(delivery) => match delivery.await {
-            Ok(Ok(_)) => Sent::Acknowledged,
-            Ok(Err((error, _))) => judge(&error),
-            Err(_) => Sent::Away("the producer of replies has ended".into()),
-        },
-        Err((error, _)) => judge(&error),
-    }
-}
-
-fn judge(error: &KafkaError) -> Sent {
-    match error.rdkafka_error_code() {
-        Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
-            Sent::TooLarge(error.to_string())
-        }
-        Some(
-            Code::UnknownTopic
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownPartition
-            | Code::InvalidTopic
-            | Code::TopicAuthorizationFailed
-            | Code::InvalidMessage
-            | Code::InvalidMessageSize
-            | Code::InvalidRecord
-            | Code::InvalidTimestamp
-            | Code::PolicyViolation,
-        ) => Sent::Refused(error.to_string()),
-        _ => Sent::Away(error.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use halfmsg_db::begin_write;
+
     use super::*;
+    use crate::config::KeyOrder;
+    use crate::handler::NewReply;
     use crate::reply::Reply;
+    use crate::worker::tests::world;
 
     #[test]
     fn the_replies_of_a_key_are_one_chain() {
@@ -388,12 +325,32 @@ mod tests {
         assert_eq!(found, [vec![1, 4], vec![2], vec![3], vec![5]]);
     }
 
-    #[test]
-    fn a_request_that_is_too_large_condemns_nobody_yet() {
-        for code in [Code::MessageBatchTooLarge, Code::MessageSizeTooLarge] {
-            assert!(matches!(judge(&KafkaError::MessageProduction(code)), Sent::TooLarge(_)));
-        }
-        let unknown = judge(&KafkaError::MessageProduction(Code::UnknownTopic));
-        assert!(matches!(unknown, Sent::Refused(_)));
+    /// As where a topic has no leader: it is waited for once, and what goes elsewhere is sent.
+    #[tokio::test]
+    async fn a_topic_that_is_away_holds_up_no_other() {
+        let world = world(0, KeyOrder::Keep).await;
+        let (database, sender) = (&world.worker.deliverer.database, &world.worker.sender);
+        let given = sender.give_to_nobody().await;
+        let reply = |(index, reply)| NewReply { inbox_key: "m".into(), index, reply };
+        let keyed = |topic: &str, key: &'static str| Reply::new(topic, "").with_key(key);
+        let replies = [
+            Reply::new("away", ""),
+            keyed("away", "a"),
+            keyed("fine", "a"),
+            keyed("away", "b"),
+            keyed("fine", "a"),
+        ];
+        let replies: Vec<_> = replies.into_iter().enumerate().map(reply).collect();
+        let transaction = begin_write(database).await.unwrap();
+        reply::store_in_tx(&transaction, "s", &replies).await.unwrap();
+        transaction.commit().await.unwrap();
+        let told = NotSent("no leader".into());
+        assert_eq!(sender.send_left_behind(true).await, Err(told.clone()));
+        assert_eq!(std::mem::take(&mut *given.lock().unwrap()), ["away", "fine", "fine"]);
+        assert_eq!(reply::count(database, "s").await.unwrap(), 3);
+        // What is owed for a message likewise.
+        let answers = Answers { message_keys: vec!["m".into()] };
+        assert_eq!(sender.send(&answers).await, Err(told));
+        assert_eq!(*given.lock().unwrap(), ["away"]);
     }
 }

@@ -52,10 +52,10 @@ impl Processing {
     /// The attempt is undone.
     pub(crate) fn failed(mut self, error: &AttemptError) {
         let class = match error {
-            AttemptError::Transient(_) => "database_away",
-            AttemptError::Contended(_) => "contended",
+            AttemptError::Transient(_) | AttemptError::Unable(_) => "database_away",
+            AttemptError::Contended(_) | AttemptError::Locked { .. } => "contended",
             AttemptError::Undecodable(_) => "undecodable",
-            AttemptError::Overdue(_) => "overdue",
+            AttemptError::Overdue(_) | AttemptError::Late(_) => "overdue",
             AttemptError::Failed(_) => "handler",
         };
         for (_, mut span) in self.spans.drain() {

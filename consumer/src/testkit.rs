@@ -44,11 +44,10 @@
 //! # }
 //! ```
 
-use std::future::poll_fn;
-use std::pin::pin;
+mod dying;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,13 +62,14 @@ use uuid::Uuid;
 use crate::config::ConsumerConfig;
 use crate::consumer::{Consumer, ConsumerBuilder, ConsumerError};
 use crate::dead_letter::DeadLetters;
-use crate::deliver::AttemptError;
+use crate::deliver::{AttemptError, Stopwatch};
 use crate::message::{ReceivedMessage, TRANSACTION_ID_HEADER};
 use crate::reply::Reply;
 use crate::scheduler::Scheduler;
 use crate::sender::Outbox;
 use crate::worker::{Batch, Worker};
 use crate::{inbox, record};
+pub use dying::{EveryWait, dies_at};
 
 /// Between attempts of a kit, in place of the configured pauses.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -231,9 +231,9 @@ impl ConsumerKit {
     /// died there, else it was delivered. The process that is started again is another kit on the same
     /// database.
     ///
-    /// Take one number after the other until it survives.
+    /// [`EveryWait`] takes one number after the other until it survives.
     pub async fn deliver_and_die(&self, messages: &[ReceivedMessage], waits: u32) -> bool {
-        until_wait(waits, self.deliver(messages)).await.is_none()
+        dies_at(waits, self.deliver(messages)).await.is_none()
     }
 
     /// [`ConsumerKit::retry_now`] of a process that ends where it waits for the so many-th time, as in
@@ -243,7 +243,7 @@ impl ConsumerKit {
     /// [`KitError::Database`].
     pub async fn retry_and_die(&self, waits: u32) -> Result<bool, KitError> {
         self.make_due().await?;
-        Ok(until_wait(waits, self.scheduler.work_off()).await.is_none())
+        Ok(dies_at(waits, self.scheduler.work_off()).await.is_none())
     }
 
     async fn attempt_without_commit(
@@ -252,8 +252,15 @@ impl ConsumerKit {
     ) -> Result<(), AttemptError> {
         let deliverer = &self.worker.deliverer;
         let transaction = begin_write(&deliverer.database).await?;
-        let fresh = inbox::remember_in_tx(&transaction, &deliverer.subscriber, messages).await?;
-        let handled = deliverer.handle_in_tx(&transaction, &fresh).await;
+        let fresh = inbox::remember_in_tx(
+            &transaction,
+            &deliverer.subscriber,
+            deliverer.inbox_by_key,
+            messages,
+        )
+        .await?;
+        let watch = Stopwatch::default();
+        let handled = deliverer.handle_in_tx(&transaction, &fresh, &watch).await;
         transaction.rollback().await?;
         handled.map(drop)
     }
@@ -339,18 +346,4 @@ impl Counts {
             dead: self.dead - before.dead,
         }
     }
-}
-
-/// The future's output, or nothing if it waits for the so many-th time: it is dropped there.
-async fn until_wait<T>(waits: u32, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let mut waited = 0;
-    poll_fn(|context| match work.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => {
-            waited += 1;
-            if waited >= waits { Poll::Ready(None) } else { Poll::Pending }
-        }
-    })
-    .await
 }

@@ -4,7 +4,9 @@
 //! It must never let a batch end with a message that is none of these, because its offset is
 //! committed then.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+mod chunks;
+
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff;
 use crate::config::{RetryLevels, Spread};
 use crate::deliver::{AttemptError, Deliverer};
-use crate::give_up::{self, Fate};
+use crate::give_up::{self, Fate, SetAside};
 use crate::health::{Cause, Health};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
@@ -23,6 +25,9 @@ use crate::reply::Answers;
 use crate::retry::Failures;
 use crate::scheduler::Wake;
 use crate::sender::Sender;
+use chunks::{
+    Locked, OrderingKey, Pending, named, next_chunk, ordering_key, parts, with_their_keys,
+};
 
 /// Messages in hand, and the generation of the assignment that they were fetched in.
 pub(crate) struct Batch {
@@ -37,12 +42,6 @@ pub(crate) enum Verdict {
     Done,
     /// It was let go, in parts done: whoever has its partitions gets it again.
     Released,
-}
-
-/// A message on its way, with what went wrong with it so far.
-struct Pending {
-    message: ReceivedMessage,
-    failures: Failures,
 }
 
 /// The bounds of the retries.
@@ -78,21 +77,17 @@ impl Worker {
         let _in_flight = InFlight::of(&self.metrics, batch.messages.len());
         let parts = parts(batch.messages, self.concurrency, self.spread);
         let ends = parts.into_iter().map(|part| self.to_its_end(part, batch.generation));
-        match try_join_all(ends).await {
-            Ok(_) => Verdict::Done,
-            Err(LetGo) => {
-                // Whatever it waited for is somebody else's to wait for.
-                for cause in [Cause::Database, Cause::Replies, Cause::SetAside] {
-                    self.health.good(cause);
-                }
-                Verdict::Released
-            }
+        let ended = try_join_all(ends).await;
+        // Whatever it waited for is over, or somebody else's to wait for.
+        for cause in [Cause::Database, Cause::Replies, Cause::SetAside] {
+            self.health.good(cause);
         }
+        ended.map_or(Verdict::Released, |_| Verdict::Done)
     }
 
     async fn to_its_end(&self, part: Vec<ReceivedMessage>, generation: u64) -> Result<(), LetGo> {
         let mut size = part.len();
-        let pending = |message| Pending { message, failures: Failures::default() };
+        let pending = |message| Pending { message, failures: Failures::default(), locks: 0 };
         let mut queue: VecDeque<Pending> = part.into_iter().map(pending).collect();
         loop {
             let waiting = self.pass(queue, size, generation).await?;
@@ -142,6 +137,24 @@ impl Worker {
                     self.pause(transient, generation).await?;
                     transient = transient.saturating_add(1);
                 }
+                // One of them may be what the database cannot do.
+                (AttemptError::Unable(cause), 2..) => {
+                    size = 1;
+                    self.put_back(&mut queue, chunk);
+                    self.unhealthy(&cause);
+                    self.pause(transient, generation).await?;
+                    transient = transient.saturating_add(1);
+                }
+                (AttemptError::Unable(cause), _) => {
+                    self.unhealthy(&cause);
+                    let so_far = chunk.first().map_or(0, |one| one.locks);
+                    let left = self.met_a_lock_alone(chunk, &cause, generation).await?;
+                    if !left.is_empty() {
+                        self.pause(so_far, generation).await?;
+                    }
+                    blocked.extend(left.iter().filter_map(|one| ordering_key(&one.message)));
+                    waiting.extend(left);
+                }
                 (AttemptError::Contended(_), 2..)
                     if contended + 1 < self.retries.quick_attempts =>
                 {
@@ -150,17 +163,36 @@ impl Worker {
                     contended += 1;
                 }
                 // Halving would wait for as many deadlines as there are halves.
-                (AttemptError::Overdue(_), 2..) => {
+                (AttemptError::Overdue(_) | AttemptError::Late(_), 2..) => {
                     size = 1;
                     self.put_back(&mut queue, chunk);
+                }
+                // It waits for whoever holds its row, and counts nothing; the others go on.
+                (AttemptError::Late(cause), _) => {
+                    self.unhealthy(&cause);
+                    blocked.extend(chunk.iter().filter_map(|one| ordering_key(&one.message)));
+                    waiting.extend(chunk);
+                }
+                (AttemptError::Locked { keys, cause }, _) if named(&chunk, &keys) => {
+                    let order = self.deliverer.key_order;
+                    let (locked, others) = with_their_keys(chunk, &keys, order);
+                    let left = self.met_a_lock(locked, &cause, generation).await?;
+                    blocked.extend(left.iter().filter_map(|one| ordering_key(&one.message)));
+                    waiting.extend(left);
+                    self.put_back(&mut queue, others);
                 }
                 (_, 2..) => {
                     size = chunk.len().div_ceil(2);
                     self.put_back(&mut queue, chunk);
                 }
+                (AttemptError::Contended(cause), _) => {
+                    let left = self.met_a_lock_alone(chunk, &cause, generation).await?;
+                    blocked.extend(left.iter().filter_map(|one| ordering_key(&one.message)));
+                    waiting.extend(left);
+                }
                 (error, _) => {
                     let Some(one) = chunk.pop() else { continue };
-                    if let Some(one) = self.failed(one, error).await {
+                    if let Some(one) = self.failed(one, error, generation).await? {
                         blocked.extend(ordering_key(&one.message));
                         waiting.push_back(one);
                     }
@@ -176,8 +208,66 @@ impl Worker {
         }
     }
 
+    /// A message that was alone when it met a lock, or a statement that the database could not do: a few
+    /// quick attempts, then it waits in the retry table, and counts nothing for
+    /// [`LOCKED_FOR`](crate::LOCKED_FOR). A database that cannot store it there either is to blame itself.
+    async fn met_a_lock_alone(
+        &self,
+        mut alone: Vec<Pending>,
+        cause: &str,
+        generation: u64,
+    ) -> Result<Vec<Pending>, LetGo> {
+        alone.iter_mut().for_each(|one| one.locks = one.locks.saturating_add(1));
+        if alone.iter().all(|one| one.locks < self.retries.quick_attempts) {
+            return Ok(alone);
+        }
+        let locked = alone.into_iter().map(Locked::named).collect();
+        self.met_a_lock(locked, cause, generation).await
+    }
+
+    /// What somebody else has locked waits for that in the retry table: nothing else waits for it, and it
+    /// is no attempt. Gives back, in its order, what is not there.
+    async fn met_a_lock(
+        &self,
+        locked: Vec<Locked>,
+        cause: &str,
+        generation: u64,
+    ) -> Result<Vec<Pending>, LetGo> {
+        let noted: Vec<_> = locked.iter().map(|one| one.noted(cause)).collect();
+        match give_up::set_aside_locked(&self.deliverer, &noted).await {
+            Ok(SetAside { turns, behind, known }) => {
+                self.health.good(Cause::SetAside);
+                // Nothing else of this batch may be left to say so.
+                self.healthy();
+                (0..turns).for_each(|_| self.metrics.to_be_retried());
+                self.metrics.put_behind(behind);
+                self.metrics.duplicate(known.len());
+                self.wake.notify();
+                tracing::debug!(turns, behind, cause, "messages wait for somebody else's lock");
+                // What was handled before may still owe its replies.
+                self.answer(&Answers { message_keys: known }, generation).await?;
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                for Locked { pending, .. } in &locked {
+                    let ReceivedMessage { topic, partition, offset, .. } = &pending.message;
+                    let (transaction_id, key) = pending.message.named();
+                    tracing::warn!(transaction_id, key, topic, partition, offset, %error, "cannot set a message aside");
+                }
+                let text = format!("{} messages cannot be set aside: {error}", locked.len());
+                self.health.bad(Cause::SetAside, text);
+                Ok(locked.into_iter().map(|one| one.pending).collect())
+            }
+        }
+    }
+
     /// Notes the failure of one message; `None` if a retry or a dead letter stands for it now.
-    async fn failed(&self, mut one: Pending, error: AttemptError) -> Option<Pending> {
+    async fn failed(
+        &self,
+        mut one: Pending,
+        error: AttemptError,
+        generation: u64,
+    ) -> Result<Option<Pending>, LetGo> {
         one.failures.note(error.to_string());
         let undecodable = matches!(error, AttemptError::Undecodable(_));
         let message = &one.message;
@@ -195,7 +285,7 @@ impl Worker {
                 cause,
                 "a message failed"
             );
-            return Some(one);
+            return Ok(Some(one));
         }
         let fate = match self.retries.levels.delay(0) {
             Some(delay) if !undecodable => Fate::Retry(delay),
@@ -204,6 +294,7 @@ impl Worker {
         let set_aside = give_up::set_aside(&self.deliverer, message, &one.failures, fate).await;
         if set_aside.is_ok() {
             self.health.good(Cause::SetAside);
+            self.healthy();
         }
         match set_aside {
             Ok(true) if fate == Fate::Dead => {
@@ -233,16 +324,20 @@ impl Worker {
                     "a message will be retried"
                 );
             }
-            // Another replica has had it meanwhile.
-            Ok(false) => self.metrics.duplicate(1),
+            // Another replica has had it meanwhile, and may not have sent its replies.
+            Ok(false) => {
+                self.metrics.duplicate(1);
+                let answers = Answers { message_keys: vec![message.inbox_key()] };
+                self.answer(&answers, generation).await?;
+            }
             Err(error) => {
                 tracing::warn!(transaction_id, key, topic, partition, offset, %error, "cannot set a message aside");
                 let text = format!("{topic}-{partition}@{offset} cannot be set aside: {error}");
                 self.health.bad(Cause::SetAside, text);
-                return Some(one);
+                return Ok(Some(one));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Sends replies; until that is done, their messages' offsets are not committed.
@@ -307,48 +402,6 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.metrics.in_flight.dec_by(self.messages);
     }
-}
-
-/// Divides a batch into at most `most` parts, each in the order of the batch. What must keep its
-/// order is in one part.
-fn parts(messages: Vec<ReceivedMessage>, most: usize, spread: Spread) -> Vec<Vec<ReceivedMessage>> {
-    let mut parts: BTreeMap<u64, Vec<ReceivedMessage>> = BTreeMap::new();
-    let most = u64::try_from(most.max(1)).unwrap_or(1);
-    for message in messages {
-        let of_key = match spread {
-            Spread::ByKey => message.key_hash(),
-            Spread::ByPartition => None,
-        };
-        let part = of_key.map_or(u64::from(message.partition.cast_unsigned()), i64::cast_unsigned);
-        parts.entry(part % most).or_default().push(message);
-    }
-    parts.into_values().collect()
-}
-
-/// Takes up to `size` messages from the front; those of a blocked key go to `waiting`.
-fn next_chunk(
-    queue: &mut VecDeque<Pending>,
-    size: usize,
-    blocked: &HashSet<OrderingKey>,
-    waiting: &mut VecDeque<Pending>,
-) -> Option<Vec<Pending>> {
-    let mut chunk = Vec::new();
-    while chunk.len() < size.max(1) {
-        let Some(one) = queue.pop_front() else { break };
-        if ordering_key(&one.message).is_some_and(|key| blocked.contains(&key)) {
-            waiting.push_back(one);
-        } else {
-            chunk.push(one);
-        }
-    }
-    (!chunk.is_empty()).then_some(chunk)
-}
-
-/// What keeps its order: the messages of one key in one partition.
-type OrderingKey = (String, i32, i64);
-
-fn ordering_key(message: &ReceivedMessage) -> Option<OrderingKey> {
-    Some((message.topic.clone(), message.partition, message.key_hash()?))
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use halfmsg_consumer::testkit::{self, ConsumerKit};
+use halfmsg_consumer::testkit::{self, ConsumerKit, EveryWait};
 use halfmsg_consumer::{
     Consumer, ConsumerConfig, Context, DeadLetterFilter, HandlerError, KeyOrder, MessageHandler,
     ReceivedMessage, Reply, reply_id,
@@ -17,16 +18,15 @@ use halfmsg_migrations::{ConsumerMigrator, migrate};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
-/// More waits than anything here has.
-const MOST: u32 = 400;
-/// What answers at once is not waited for: so many must run through, one after the other, each with
-/// one wait more, before all waits count as tried.
-const SURVIVORS: u32 = 2;
+/// Long enough for a busy machine; only a failing test waits as long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Writes the payload down and answers twice; `moody` fails as long as the world is not mended.
+/// Writes the payload down and answers twice; `moody` fails as long as the world is not mended, or what it
+/// needs is locked by somebody else.
 #[derive(Clone)]
 struct Write {
     mended: Arc<AtomicBool>,
+    locked: bool,
 }
 
 #[async_trait]
@@ -39,7 +39,11 @@ impl MessageHandler for Write {
         for message in batch {
             let payload = String::from_utf8_lossy(message.payload.as_deref().unwrap()).into_owned();
             if payload == "moody" && !self.mended.load(Ordering::Relaxed) {
-                return Err(HandlerError::Failed("not mended yet".into()));
+                return Err(if self.locked {
+                    HandlerError::locked([message], "not let go yet")
+                } else {
+                    HandlerError::Failed("not mended yet".into())
+                });
             }
             let insert = "INSERT INTO written VALUES (?)";
             let insert =
@@ -47,45 +51,11 @@ impl MessageHandler for Write {
             context.transaction().execute_raw(insert).await?;
             for answer in ["first", "second"] {
                 let reply = Reply::new("answers", answer);
-                context.publish(message, reply.with_key(message.key_text()))?;
+                context
+                    .publish(message, reply.with_key(message.key.clone().unwrap_or_default()))?;
             }
         }
         Ok(())
-    }
-}
-
-/// One number of waits after the other.
-#[derive(Default)]
-struct Tries {
-    waits: u32,
-    deaths: u32,
-    survivors: u32,
-}
-
-impl Tries {
-    fn next(&mut self) -> Option<u32> {
-        if self.survivors >= SURVIVORS {
-            assert!(self.deaths >= 2, "it died {} times", self.deaths);
-            return None;
-        }
-        self.waits += 1;
-        assert!(self.waits < MOST, "it never ran through");
-        Some(self.waits)
-    }
-
-    fn died(&mut self, died: bool) {
-        self.deaths += u32::from(died);
-        self.survivors = if died { 0 } else { self.survivors + 1 };
-    }
-}
-
-trait KeyText {
-    fn key_text(&self) -> String;
-}
-
-impl KeyText for ReceivedMessage {
-    fn key_text(&self) -> String {
-        String::from_utf8_lossy(self.key.as_deref().unwrap_or_default()).into_owned()
     }
 }
 
@@ -100,14 +70,20 @@ struct World {
 }
 
 impl World {
-    /// `k`: moody, behind, last; `l`: other; one without a key.
-    async fn new() -> Self {
+    /// `k`: early, moody, behind, last; `l`: other; one without a key.
+    async fn new(locked: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/dying.db", directory.path().display());
-        let database = connect(&url, &DbOptions::default()).await.unwrap();
+        // What a dead process has under way may take long on a machine that stands still.
+        let options = DbOptions {
+            sqlite_busy_timeout: PATIENCE,
+            acquire_timeout: PATIENCE,
+            ..DbOptions::default()
+        };
+        let database = connect(&url, &options).await.unwrap();
         migrate::<ConsumerMigrator>(&database).await.unwrap();
         database.execute_unprepared("CREATE TABLE written (payload TEXT)").await.unwrap();
-        let handler = Write { mended: Arc::new(AtomicBool::new(false)) };
+        let handler = Write { mended: Arc::new(AtomicBool::new(false)), locked };
         let (messages, sent) = (Vec::new(), Vec::new());
         let mut world = Self { database, _directory: directory, handler, messages, sent };
         let kit = world.start();
@@ -117,6 +93,7 @@ impl World {
             message
         };
         world.messages = vec![
+            message("early", Some("k")),
             message("moody", Some("k")),
             message("behind", Some("k")),
             message("other", Some("l")),
@@ -143,12 +120,16 @@ impl World {
         self.sent.extend(kit.replies().iter().map(|sent| (sent.id, text(&sent.reply))));
     }
 
-    /// Delivered once more, as Kafka does where no offset was committed, and everything is carried out.
-    async fn recover(&mut self, again: &[ReceivedMessage]) {
+    /// Delivered once more, as Kafka does where no offset was committed, and everything is carried out: the
+    /// retries that are there already before that, or behind it.
+    async fn recover(&mut self, again: &[ReceivedMessage], retries_first: bool) {
         // A process that is dead has no statement under way. Here one may still run in its thread: the
         // writer's turn comes when it has ended.
         self.database.execute_unprepared("DELETE FROM written WHERE 0").await.unwrap();
         let kit = self.start();
+        if retries_first {
+            kit.settle_all().await.unwrap();
+        }
         kit.deliver(again).await;
         kit.settle_all().await.unwrap();
         assert_eq!(kit.waiting().await.unwrap(), 0);
@@ -164,12 +145,12 @@ impl World {
     async fn assert_once(&self, what: &str) {
         let written = written(&self.database).await;
         let of = |wanted: &str| written.iter().filter(|one| *one == wanted).count();
-        for payload in ["moody", "behind", "other", "alone", "last"] {
+        for payload in ["early", "moody", "behind", "other", "alone", "last"] {
             assert_eq!(of(payload), 1, "{what}: {payload} in {written:?}");
         }
         let key: Vec<_> =
             written.iter().filter(|one| !["other", "alone"].contains(&one.as_str())).collect();
-        assert_eq!(key, ["moody", "behind", "last"], "{what}");
+        assert_eq!(key, ["early", "moody", "behind", "last"], "{what}");
         let ids: BTreeSet<_> = self.sent.iter().map(|(id, _)| *id).collect();
         let expected = |message: &ReceivedMessage| {
             [0, 1].map(|number| reply_id("s", &message.inbox_key(), number))
@@ -181,7 +162,10 @@ impl World {
             let id = reply_id("s", &self.messages[message].inbox_key(), number);
             self.sent.iter().position(|(sent, _)| *sent == id).unwrap()
         };
-        let order = [first(0, 0), first(0, 1), first(1, 0), first(1, 1), first(4, 0), first(4, 1)];
+        let order: Vec<_> = [0, 1, 2, 5]
+            .iter()
+            .flat_map(|message| [first(*message, 0), first(*message, 1)])
+            .collect();
         assert!(order.is_sorted(), "{what}: {order:?}");
     }
 }
@@ -195,54 +179,61 @@ async fn written(database: &DatabaseConnection) -> Vec<String> {
 /// A batch in which nothing fails: barrier, effects, replies, their sending.
 #[tokio::test]
 async fn at_every_wait_of_a_delivery_and_of_the_replies() {
-    let mut tries = Tries::default();
-    while let Some(waits) = tries.next() {
-        let mut world = World::new().await;
+    let mut tries = EveryWait::default();
+    while let Some(waits) = tries.next_try() {
+        let mut world = World::new(false).await;
         world.mend();
         let kit = world.start();
         let died = kit.deliver_and_die(&world.messages, waits).await;
         world.end(kit);
-        world.recover(&world.messages.clone()).await;
+        world.recover(&world.messages.clone(), false).await;
         world.assert_once(&format!("at wait {waits}")).await;
         tries.died(died);
     }
 }
 
-/// A batch with a message that fails: halving, quick attempts, the retry table, what waits behind.
+/// A batch with a message that fails: halving, quick attempts, the retry table, what waits behind. Or with
+/// one whose rows somebody else has locked: it makes way at once, and an earlier one of its key with it. The
+/// process that comes next may try it again before it reads the others once more.
 #[tokio::test]
 async fn at_every_wait_of_a_delivery_that_fails() {
-    let mut tries = Tries::default();
-    while let Some(waits) = tries.next() {
-        let mut world = World::new().await;
-        let kit = world.start();
-        let died = kit.deliver_and_die(&world.messages, waits).await;
-        world.end(kit);
-        world.mend();
-        world.recover(&world.messages.clone()).await;
-        world.assert_once(&format!("at wait {waits}")).await;
-        tries.died(died);
+    for (locked, retries_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut tries = EveryWait::default();
+        while let Some(waits) = tries.next_try() {
+            let mut world = World::new(locked).await;
+            let kit = world.start();
+            let died = kit.deliver_and_die(&world.messages, waits).await;
+            world.end(kit);
+            world.mend();
+            world.recover(&world.messages.clone(), retries_first).await;
+            let what = format!("at wait {waits}, locked: {locked}, retries first: {retries_first}");
+            world.assert_once(&what).await;
+            tries.died(died);
+        }
     }
 }
 
-/// The scheduler, with retries that fail again and with retries that succeed. The offsets were
+/// The scheduler, with retries that fail again, that meet a lock again, and that succeed. The offsets were
 /// committed before: nothing is delivered again.
 #[tokio::test]
 async fn at_every_wait_of_the_scheduler() {
-    for mended in [false, true] {
-        let mut tries = Tries::default();
-        while let Some(waits) = tries.next() {
-            let mut world = World::new().await;
+    for (mended, locked) in [(false, false), (false, true), (true, false)] {
+        let mut tries = EveryWait::default();
+        while let Some(waits) = tries.next_try() {
+            let mut world = World::new(locked).await;
             let kit = world.start();
             kit.deliver(&world.messages).await;
-            assert_eq!(kit.waiting().await.unwrap(), 3);
+            // The early one waits with what is locked; beside a failure it had its effect.
+            assert_eq!(kit.waiting().await.unwrap(), if locked { 4 } else { 3 });
             if mended {
                 world.mend();
             }
             let died = kit.retry_and_die(waits).await.unwrap();
             world.end(kit);
             world.mend();
-            world.recover(&[]).await;
-            world.assert_once(&format!("at wait {waits}, mended: {mended}")).await;
+            world.recover(&[], false).await;
+            let what = format!("at wait {waits}, mended: {mended}, locked: {locked}");
+            world.assert_once(&what).await;
             tries.died(died);
         }
     }

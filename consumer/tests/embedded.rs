@@ -15,13 +15,15 @@ use halfmsg_kafka::EmbeddedBroker;
 use halfmsg_migrations::{StockMigrator, migrate};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const TOPIC: &str = "t";
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Long enough for a busy machine; only a failing test waits as long.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 struct World {
     broker: EmbeddedBroker,
@@ -32,12 +34,17 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::waiting(DEADLINE).await
+    }
+
+    /// With a database whose writers wait so long for each other.
+    async fn waiting(sqlite_busy_timeout: Duration) -> Self {
         let broker = EmbeddedBroker::start().unwrap();
         broker.create_topic(TOPIC, 2).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
         let options =
-            DbOptions { sqlite_busy_timeout: Duration::from_millis(50), ..DbOptions::default() };
+            DbOptions { sqlite_busy_timeout, acquire_timeout: DEADLINE, ..DbOptions::default() };
         let database = connect(&url, &options).await.unwrap();
         migrate::<StockMigrator>(&database).await.unwrap();
         // No unique key: a second effect would be seen.
@@ -307,7 +314,7 @@ async fn a_slow_batch_is_paused_and_what_comes_meanwhile_is_not_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_busy_burns_no_attempts() {
-    let world = World::new().await;
+    let world = World::waiting(Duration::from_millis(50)).await;
     let blocking = begin_write(&world.database).await.unwrap();
     world.send("k", Some(Uuid::now_v7()), "patient").await;
     let running = world.start(Effects::harmless());
@@ -339,6 +346,45 @@ async fn a_stop_while_retrying_is_prompt_and_keeps_the_message() {
     let running = world.start(Effects { armed });
     assert_eq!(world.wait_for_effects(1).await, ["poison"]);
     running.stop().await;
+}
+
+/// A handler that does not end within the drain deadline: its batch is rolled back and released, and
+/// the next life has it, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_outlasts_the_drain_deadline_is_released() {
+    const DRAIN: Duration = Duration::from_secs(2);
+    let world = World::new().await;
+    world.send("k", Some(Uuid::now_v7()), "before").await;
+    let hold = Arc::new(AtomicBool::new(false));
+    let entered = Arc::new(AtomicUsize::new(0));
+    let handler = || Hanging { hold: hold.clone(), entered: entered.clone() };
+    let config = ConsumerConfig { drain_deadline: DRAIN, ..world.config() };
+    let consumer = Consumer::builder(config).subscribe(TOPIC, handler()).build().unwrap();
+    let running = world.run(consumer);
+    wait_until("one message is done", || running.metrics.messages() == 1).await;
+    hold.store(true, Ordering::Release);
+    let before = entered.load(Ordering::Acquire);
+    for n in 0..50 {
+        world.send(&format!("k{n}"), Some(Uuid::now_v7()), &format!("m{n}")).await;
+    }
+    wait_until("it is in the middle", || entered.load(Ordering::Acquire) > before).await;
+    let stopped = Instant::now();
+    running.stop().await;
+    // The handler had its time, and then the group was left.
+    assert!(stopped.elapsed() >= DRAIN, "{:?}", stopped.elapsed());
+    assert!(hold.load(Ordering::Acquire), "it never ended by itself");
+    assert_eq!(world.effects().await, ["before"], "the batch was rolled back");
+    hold.store(false, Ordering::Release);
+    let running =
+        world.run(Consumer::builder(world.config()).subscribe(TOPIC, handler()).build().unwrap());
+    let effects = world.wait_for_effects(51).await;
+    assert_eq!(running.metrics.duplicates(), 0, "what was done before was committed at the stop");
+    running.stop().await;
+    let mut distinct = world.effects().await;
+    assert_eq!((effects.len(), distinct.len()), (51, 51));
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 51);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,4 +427,24 @@ async fn members_come_and_go_and_each_message_has_one_effect() {
     effects.sort();
     effects.dedup();
     assert_eq!(effects.len(), sent);
+}
+
+/// The client tells once that it may not read, and never that it may again; and no message comes to show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_was_away_for_a_moment_leaves_no_consumer_unready() {
+    let world = World::new().await;
+    let consumer = Consumer::builder(world.config()).subscribe(TOPIC, Effects::harmless());
+    let consumer = consumer.build().unwrap();
+    let health = consumer.health();
+    let running = world.run(consumer);
+    world.send("k", None, "before").await;
+    world.wait_for_effects(1).await;
+    wait_until("it is ready", || health.check().is_ok()).await;
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    world.broker.refuse(RDKafkaApiKey::Fetch, &[denied]).unwrap();
+    wait_until("it is denied", || health.check().is_err()).await;
+    wait_until("it is ready again", || health.check().is_ok()).await;
+    world.send("k", None, "behind").await;
+    assert_eq!(world.wait_for_effects(2).await, ["before", "behind"]);
+    running.stop().await;
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use sea_orm::sqlx::Executor;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DatabaseConnectionType, DbErr};
 use tokio::time::{Instant, sleep};
 
 use crate::fault::DbFault;
-use crate::turn;
+use crate::{turn, tx};
 
 /// The bounds of a pool. All of them have a default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,12 @@ pub struct DbOptions {
     /// After this time PostgreSQL cancels a statement, and MySQL and MariaDB end a statement's wait
     /// for a lock (in whole seconds, rounded up); zero leaves it to the server's configuration.
     pub statement_timeout: Duration,
+    /// After this time without a statement inside a transaction PostgreSQL ends the connection, and with it
+    /// what the transaction has locked: its process may stand still, or its machine be gone. It must be longer
+    /// than whatever a program does between two statements; a consumer's attempts have a bound of their own,
+    /// `attempt_deadline` and 5 s. Zero leaves it to the server's configuration. MySQL and MariaDB end a
+    /// connection after 20 s without a statement.
+    pub idle_transaction_timeout: Duration,
     /// How long [`connect()`] waits for a server that is not there yet.
     pub start_deadline: Duration,
     /// What PostgreSQL lists as the connection's application.
@@ -36,6 +42,7 @@ impl Default for DbOptions {
             acquire_timeout: Duration::from_secs(2),
             sqlite_busy_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
+            idle_transaction_timeout: Duration::from_secs(60),
             start_deadline: Duration::from_secs(60),
             application: "halfmsg".into(),
         }
@@ -115,6 +122,24 @@ pub async fn connect(url: &str, options: &DbOptions) -> Result<DatabaseConnectio
     }
 }
 
+/// At most how many connections this pool has.
+pub fn most_connections(connection: &DatabaseConnection) -> u32 {
+    let most = match connection.inner {
+        DatabaseConnectionType::SqlxPostgresPoolConnection(_) => {
+            connection.get_postgres_connection_pool().options().get_max_connections()
+        }
+        DatabaseConnectionType::SqlxMySqlPoolConnection(_) => {
+            connection.get_mysql_connection_pool().options().get_max_connections()
+        }
+        DatabaseConnectionType::SqlxSqlitePoolConnection(_) => {
+            connection.get_sqlite_connection_pool().options().get_max_connections()
+        }
+        // None of those that `connect` makes.
+        _ => 1,
+    };
+    most.max(1)
+}
+
 fn pool_options(url: &str, options: &DbOptions) -> ConnectOptions {
     let mut pool = ConnectOptions::new(url);
     pool.max_connections(options.max_connections)
@@ -125,8 +150,9 @@ fn pool_options(url: &str, options: &DbOptions) -> ConnectOptions {
         .set_application_name(options.application.clone());
     if !options.statement_timeout.is_zero() {
         pool.statement_timeout(options.statement_timeout);
-        bound_lock_waits(&mut pool, options.statement_timeout);
     }
+    bound_silence(&mut pool, options.idle_transaction_timeout);
+    bound_mysql_waits(&mut pool, options.statement_timeout);
     let busy_timeout = options.sqlite_busy_timeout;
     pool.map_sqlx_sqlite_opts(move |sqlite| {
         sqlite
@@ -139,20 +165,44 @@ fn pool_options(url: &str, options: &DbOptions) -> ConnectOptions {
     pool
 }
 
-/// After so long without a statement MySQL and MariaDB close a connection. Their driver may wait for
-/// ever for the answer to a statement whose caller has gone away in the middle (sqlx 0.9, which
-/// pings what comes back to the pool): without a bound each such connection is lost to its pool.
+/// What PostgreSQL asks of a client that says nothing: after 30 s, and three times more at intervals of 10 s.
+/// The default of an operating system is two hours, for which a machine that has lost its power would keep
+/// what its connections have locked.
+const KEEPALIVES: [(&str, &str); 3] = [
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// A process that stands still, or whose machine is gone, keeps no lock for longer than this.
+fn bound_silence(pool: &mut ConnectOptions, timeout: Duration) {
+    pool.map_sqlx_postgres_opts(move |postgres| {
+        let postgres = postgres.options(KEEPALIVES);
+        if timeout.is_zero() {
+            return postgres;
+        }
+        postgres.options([("idle_in_transaction_session_timeout", tx::millis(timeout))])
+    });
+}
+
+/// After so long without a statement MySQL and MariaDB close a connection, also one inside a transaction,
+/// which then keeps no lock. And their driver may wait for ever for the answer to a statement whose caller
+/// has gone away in the middle (sqlx 0.9, which pings what comes back to the pool): without a bound each such
+/// connection is lost to its pool.
 const SILENT_SECONDS: u64 = 20;
 
 /// MySQL waits for a lock 50 s by default, and longer than anybody who asked.
-fn bound_lock_waits(pool: &mut ConnectOptions, timeout: Duration) {
-    let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+fn bound_mysql_waits(pool: &mut ConnectOptions, lock_wait: Duration) {
+    let mut set = format!("SET SESSION wait_timeout = {SILENT_SECONDS}");
+    if !lock_wait.is_zero() {
+        let seconds = lock_wait.as_secs() + u64::from(lock_wait.subsec_nanos() > 0);
+        set.push_str(&format!(", innodb_lock_wait_timeout = {seconds}"));
+    }
     pool.map_sqlx_mysql_pool_opts(move |mysql| {
+        let set = set.clone();
         mysql.after_connect(move |connection, _| {
+            let set = set.clone();
             Box::pin(async move {
-                let set = format!(
-                    "SET SESSION innodb_lock_wait_timeout = {seconds}, wait_timeout = {SILENT_SECONDS}"
-                );
                 connection.execute(sea_orm::sqlx::AssertSqlSafe(set)).await.map(|_| ())
             })
         })

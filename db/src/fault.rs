@@ -26,8 +26,14 @@ const CONTENDED_STATES: &[&str] = &["40001", "40P01", "55P03", "57014"];
 /// intervention (shutdown, starting up), system error.
 const UNAVAILABLE_CLASSES: &[&str] = &["08", "53", "57", "58"];
 
+/// Of these classes, a bound that one statement has run into (`temp_file_limit`, say): it always will.
+const LIMIT_STATE: &str = "53400";
+
 /// Writes refused because the server is a standby: a failover is under way.
 const READ_ONLY_STATE: &str = "25006";
+
+/// The server has ended a transaction that was silent, or open, for too long, and its connection.
+const ENDED_STATES: &[&str] = &["25P03", "25P04"];
 
 /// MySQL's and MariaDB's error numbers of the same, where the SQLSTATE does not tell: lock wait
 /// timeout (MariaDB's NOWAIT too), deadlock, MySQL's NOWAIT, statement interrupted or cancelled by
@@ -120,7 +126,9 @@ impl DbFault {
         if CONTENDED_STATES.contains(&code) {
             Self::Contended
         } else if code == READ_ONLY_STATE
-            || UNAVAILABLE_CLASSES.iter().any(|class| code.starts_with(class))
+            || ENDED_STATES.contains(&code)
+            || (code != LIMIT_STATE
+                && UNAVAILABLE_CLASSES.iter().any(|class| code.starts_with(class)))
         {
             Self::Unavailable
         } else {
@@ -138,10 +146,10 @@ mod tests {
         for code in ["40001", "40P01", "55P03", "57014"] {
             assert_eq!(DbFault::of_sqlstate(code), DbFault::Contended, "{code}");
         }
-        for code in ["08006", "53300", "57P01", "57P03", "25006"] {
+        for code in ["08006", "53300", "57P01", "57P03", "25006", "25P03", "25P04"] {
             assert_eq!(DbFault::of_sqlstate(code), DbFault::Unavailable, "{code}");
         }
-        for code in ["42601", "23514", ""] {
+        for code in ["42601", "23514", "53400", ""] {
             assert_eq!(DbFault::of_sqlstate(code), DbFault::Other, "{code}");
         }
     }

@@ -7,17 +7,18 @@
 //! - [`connect`](connect()): opens a pool, waiting a bounded time for a server that is starting
 //! - [`fault`]: [`DbFault`], what an error means for the caller
 //! - [`tx`]: [`begin_write`] and what is set inside a transaction
-//! - `turn`: the queue of SQLite's writers
+//! - [`turn`]: the queue of SQLite's writers
 //! - [`now`]: the present, in the precision that every database keeps
 
 mod connect;
 pub mod fault;
-mod turn;
+pub mod turn;
 pub mod tx;
 
-pub use connect::{ConnectError, DbOptions, connect, redacted};
+pub use connect::{ConnectError, DbOptions, connect, most_connections, redacted};
 pub use fault::DbFault;
-pub use tx::{begin_write, set_lock_timeout_in_tx};
+pub use turn::{Turn, writers_turn};
+pub use tx::{begin_write, set_lock_timeout_in_tx, set_timeouts_in_tx};
 
 use chrono::{DateTime, SubsecRound, Utc};
 

@@ -3,8 +3,10 @@
 //! SQLite has one writer, and no queue for the others: each looks again at intervals that grow to
 //! 100 ms, so that under contention the one who has waited longest looks least often, and some never
 //! come to it. Here only the first of a pool asks SQLite; the others wait behind it, and hold neither a
-//! connection nor a thread meanwhile. It must never be what keeps a writer out: who has waited for
-//! the busy timeout asks SQLite itself.
+//! connection nor a thread meanwhile. [`begin_write`](crate::begin_write) does so by itself; a single
+//! statement that writes without a transaction takes its turn by [`writers_turn`], or it would be the one
+//! that looks least often. It must never be what keeps a writer out: who has waited for the busy timeout
+//! asks SQLite itself.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -15,8 +17,12 @@ use sea_orm::{DatabaseConnection, DatabaseConnectionType};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-/// To be held until SQLite has answered; none if the wait was too long.
-pub(crate) type Turn = Option<OwnedMutexGuard<()>>;
+/// A writer's turn, to be held until SQLite has answered.
+#[derive(Debug)]
+#[must_use = "it is over when this is dropped"]
+pub struct Turn {
+    _first: Option<OwnedMutexGuard<()>>,
+}
 
 struct Queue {
     /// What tells a pool from another, and from one that is gone.
@@ -37,10 +43,16 @@ pub(crate) fn queue_up(connection: &DatabaseConnection, longest: Duration) {
     queues.push(Queue { pool, turns: Arc::default(), longest });
 }
 
-/// Waits until the writers before this one have begun. Cancelled, it leaves the queue.
-pub(crate) async fn wait(connection: &DatabaseConnection) -> Turn {
-    let (turns, longest) = sqlite(connection).and_then(queue_of)?;
-    timeout(longest, turns.lock_owned()).await.ok()
+/// Waits until the writers before this one have begun, at most for the busy timeout; not at all on other
+/// databases. Cancelled, it leaves the queue.
+///
+/// Nothing may be begun with [`begin_write`](crate::begin_write) while it is held: that waits for a turn
+/// of its own.
+pub async fn writers_turn(connection: &DatabaseConnection) -> Turn {
+    match sqlite(connection).and_then(queue_of) {
+        Some((turns, longest)) => Turn { _first: timeout(longest, turns.lock_owned()).await.ok() },
+        None => Turn { _first: None },
+    }
 }
 
 fn queue_of(pool: &SqlitePool) -> Option<(Arc<tokio::sync::Mutex<()>>, Duration)> {
@@ -67,7 +79,7 @@ mod tests {
     use super::*;
 
     /// Longer than any writer here has to wait.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     async fn database(busy: Duration) -> (tempfile::TempDir, DatabaseConnection) {
         let directory = tempfile::tempdir().unwrap();
@@ -87,8 +99,13 @@ mod tests {
         for number in 0..40 {
             let database = database.clone();
             let mut writer = Box::pin(async move {
-                let transaction = begin_write(&database).await.unwrap();
                 let insert = format!("INSERT INTO came VALUES ({number})");
+                if number % 3 == 0 {
+                    let _turn = writers_turn(&database).await;
+                    database.execute_unprepared(&insert).await.unwrap();
+                    return;
+                }
+                let transaction = begin_write(&database).await.unwrap();
                 transaction.execute_unprepared(&insert).await.unwrap();
                 transaction.commit().await.unwrap();
             });

@@ -7,7 +7,7 @@ use sea_orm::{
     RuntimeErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-use crate::turn::{self, Turn};
+use crate::turn::{Turn, writers_turn};
 
 /// Begins a transaction that is going to write.
 ///
@@ -35,7 +35,7 @@ pub async fn begin_write(connection: &DatabaseConnection) -> Result<DatabaseTran
     match connection.get_database_backend() {
         DbBackend::Postgres => connection.begin_with_options(options).await,
         _ => {
-            let turn = turn::wait(connection).await;
+            let turn = writers_turn(connection).await;
             begin_apart(connection.clone(), options, turn).await
         }
     }
@@ -75,9 +75,35 @@ pub async fn set_lock_timeout_in_tx(
     timeout: Duration,
 ) -> Result<(), DbErr> {
     if transaction.get_database_backend() == DbBackend::Postgres {
-        // 0 would mean no limit at all.
-        let millis = timeout.as_millis().clamp(1, i32::MAX as u128);
-        transaction.execute_unprepared(&format!("SET LOCAL lock_timeout = {millis}")).await?;
+        let set = format!("SET LOCAL lock_timeout = {}", millis(timeout));
+        transaction.execute_unprepared(&set).await?;
     }
     Ok(())
+}
+
+/// The same, and bounds how long this transaction stays open without a statement (PostgreSQL): then the
+/// server ends its connection, and whoever waits for its locks goes on, also where this process stands still
+/// or its machine is gone. Whatever the pool's `idle_transaction_timeout` is.
+///
+/// # Errors
+/// What the database says.
+pub async fn set_timeouts_in_tx(
+    transaction: &DatabaseTransaction,
+    lock: Duration,
+    idle: Duration,
+) -> Result<(), DbErr> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        let (lock, idle) = (millis(lock), millis(idle));
+        let set = format!(
+            "SET LOCAL lock_timeout = {lock}; \
+             SET LOCAL idle_in_transaction_session_timeout = {idle}"
+        );
+        transaction.execute_unprepared(&set).await?;
+    }
+    Ok(())
+}
+
+/// As PostgreSQL takes a time; 0 would mean no limit at all.
+pub(crate) fn millis(time: Duration) -> u128 {
+    time.as_millis().clamp(1, i32::MAX as u128)
 }

@@ -1,16 +1,18 @@
 //! The tables of halfmsg-consumer: the inbox, the dead letters, and in [`recovery`] the retries and
-//! replies.
+//! replies; [`by_key`] bounds the inbox by key.
 
+pub mod by_key;
 pub mod recovery;
 
 use sea_orm_migration::prelude::*;
 
 use crate::column::{moment, number, text, uuid};
 
+pub use by_key::InboxByKey;
 pub use recovery::Recovery;
 
-/// The tables alone, for a service that has no migrator of its own to add [`Delivery`] and
-/// [`Recovery`] to.
+/// The tables alone, for a service that has no migrator of its own to add [`Delivery`],
+/// [`Recovery`] and [`InboxByKey`] to.
 pub struct ConsumerMigrator;
 
 #[async_trait::async_trait]
@@ -20,7 +22,7 @@ impl MigratorTrait for ConsumerMigrator {
     }
 
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Delivery), Box::new(Recovery)]
+        vec![Box::new(Delivery), Box::new(Recovery), Box::new(InboxByKey)]
     }
 }
 

@@ -3,7 +3,7 @@
 use sea_orm_migration::prelude::*;
 
 use crate::column::{moment, number, one_of, text, uuid};
-use crate::consumer::{Delivery, Recovery};
+use crate::consumer::{Delivery, InboxByKey, Recovery};
 use crate::producer::Fence;
 
 /// The migrations of order-svc.
@@ -22,6 +22,9 @@ impl MigratorTrait for OrderMigrator {
             Box::new(Recovery),
             Box::new(Fence),
             Box::new(Report),
+            Box::new(ReportCounts),
+            Box::new(InboxByKey),
+            Box::new(ReportReading),
         ]
     }
 }
@@ -121,6 +124,97 @@ fn report_product() -> TableCreateStatement {
     table.to_owned()
 }
 
+/// How many rows the report has: one that was emptied, in whole or in part, and written to since, is
+/// told from one that is whole.
+struct ReportCounts;
+
+impl MigrationName for ReportCounts {
+    fn name(&self) -> &str {
+        "o0003_report_counts"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for ReportCounts {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // The report is written to by whoever has locked its generation.
+        let count = ColumnDef::new("products").big_integer().not_null().default(0).to_owned();
+        let first = ColumnDef::new("first_order").uuid().to_owned();
+        for column in [count, first] {
+            let mut alter = Table::alter();
+            manager.alter_table(alter.table("report_generation").add_column(column).take()).await?;
+        }
+        let connection = manager.get_connection();
+        for sql in [
+            "UPDATE report_generation SET products = (SELECT COUNT(*) FROM report_product)",
+            "UPDATE report_generation SET first_order = \
+             (SELECT order_id FROM report_order ORDER BY order_id LIMIT 1)",
+        ] {
+            connection.execute_unprepared(sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for column in ["first_order", "products"] {
+            let mut alter = Table::alter();
+            manager
+                .alter_table(alter.table("report_generation").drop_column(column).take())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Which reading of the topics a row of the report is from: a new one begins with one row, and those of
+/// the readings before are deleted later, a few at a time.
+struct ReportReading;
+
+/// What is there is of the present reading, which has the number 0 as well.
+const READINGS: [&str; 3] = ["report_generation", "report_order", "report_product"];
+
+/// Name and table: by them the rows of former readings are found.
+const BY_READING: [(&str, &str); 2] =
+    [("report_order_by_reading", "report_order"), ("report_product_by_reading", "report_product")];
+
+impl MigrationName for ReportReading {
+    fn name(&self) -> &str {
+        "o0004_report_reading"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for ReportReading {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in READINGS {
+            // A constant: no row is written, however many there are.
+            let reading = ColumnDef::new("reading").big_integer().not_null().default(0).take();
+            manager.alter_table(Table::alter().table(table).add_column(reading).take()).await?;
+        }
+        for (name, table) in BY_READING {
+            manager
+                .create_index(Index::create().name(name).table(table).col("reading").take())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The version before takes every row for one of the present reading.
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for (name, table) in BY_READING {
+            let former = format!(
+                "DELETE FROM {table} WHERE reading <> (SELECT reading FROM report_generation)"
+            );
+            manager.get_connection().execute_unprepared(&former).await?;
+            manager.drop_index(Index::drop().name(name).table(table).to_owned()).await?;
+        }
+        for table in READINGS {
+            manager.alter_table(Table::alter().table(table).drop_column("reading").take()).await?;
+        }
+        Ok(())
+    }
+}
+
 /// One row per order. The row is the fence of its local transaction: it is never deleted.
 fn orders() -> TableCreateStatement {
     let statuses = ["pending_stock", "confirmed", "rejected", "cancelled", "void"];
@@ -197,4 +291,54 @@ fn indexes() -> [IndexCreateStatement; 3] {
             .col("created_at")
             .to_owned(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use halfmsg_db::{DbOptions, connect};
+    use sea_orm_migration::sea_orm::{DatabaseConnection, DbBackend, Statement};
+
+    use super::*;
+    use crate::migrate;
+
+    /// Migrations before the report knew its readings.
+    const BEFORE_READINGS: u32 = 7;
+
+    async fn count(database: &DatabaseConnection, sql: &str) -> i64 {
+        let statement = Statement::from_string(DbBackend::Sqlite, sql);
+        database.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_report_is_carried_over_to_its_readings_and_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("a.db").display());
+        // As in a migration, which is one transaction: SQLite takes the former schema of another
+        // connection for the present one when it renames a table.
+        let options = DbOptions { max_connections: 1, ..DbOptions::default() };
+        let database = connect(&url, &options).await.unwrap();
+        OrderMigrator::up(&database, Some(BEFORE_READINGS)).await.unwrap();
+        for sql in [
+            "INSERT INTO report_generation (id, generation, began_at, learned, products, \
+             first_order) VALUES (1, x'01', '2025-01-01T00:00:00+00:00', true, 1, x'02')",
+            "INSERT INTO report_order (order_id, answer) VALUES (x'02', 'confirmed')",
+            "INSERT INTO report_product (sku, ordered_quantity) VALUES ('a', 7)",
+        ] {
+            database.execute_unprepared(sql).await.unwrap();
+        }
+        migrate::<OrderMigrator>(&database).await.unwrap();
+        let whole = "SELECT p.ordered_quantity FROM report_generation g \
+                     JOIN report_product p ON p.reading = g.reading \
+                     JOIN report_order o ON o.reading = g.reading AND o.order_id = g.first_order";
+        assert_eq!(count(&database, whole).await, 7);
+        for sql in [
+            "UPDATE report_generation SET reading = 1",
+            "INSERT INTO report_order (order_id, reading) VALUES (x'03', 1)",
+        ] {
+            database.execute_unprepared(sql).await.unwrap();
+        }
+        OrderMigrator::down(&database, Some(1)).await.unwrap();
+        assert_eq!(count(&database, "SELECT COUNT(*) FROM report_order").await, 1);
+        assert_eq!(count(&database, "SELECT COUNT(*) FROM report_product").await, 0);
+    }
 }

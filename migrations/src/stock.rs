@@ -3,7 +3,7 @@
 use sea_orm_migration::prelude::*;
 
 use crate::column::{moment, number, one_of, text, uuid};
-use crate::consumer::{Delivery, Recovery};
+use crate::consumer::{Delivery, InboxByKey, Recovery};
 
 /// The migrations of stock-svc.
 pub struct StockMigrator;
@@ -16,7 +16,7 @@ impl MigratorTrait for StockMigrator {
     }
 
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Stock), Box::new(Delivery), Box::new(Recovery)]
+        vec![Box::new(Stock), Box::new(Delivery), Box::new(Recovery), Box::new(InboxByKey)]
     }
 }
 

@@ -31,7 +31,10 @@ impl Answer {
                 let problem = void_problem(order);
                 (problem.status(), problem.body())
             }
-            _ => (accepted(order.flow), serde_json::to_value(order).map_err(ApiError::internal)?),
+            _ => {
+                let of = |error| ApiError::internal_of(order.id, Some(order.transaction_id), error);
+                (accepted(order.flow), serde_json::to_value(order).map_err(of)?)
+            }
         };
         let stored = StoredAnswer {
             order_id: order.id,
@@ -49,6 +52,12 @@ impl Answer {
     /// The order.
     pub fn order_id(&self) -> OrderId {
         self.stored.order_id
+    }
+
+    /// The order's local transaction, as the answer's body says it: for the log.
+    pub fn transaction_id(&self) -> Option<String> {
+        let body: Value = serde_json::from_str(&self.stored.body).ok()?;
+        Some(body.get("transaction_id")?.as_str()?.to_owned())
     }
 
     /// Its HTTP status.

@@ -10,6 +10,8 @@ use halfmsg_service_kit::event::TYPE_HEADER;
 use halfmsg_service_kit::telemetry::LIFE;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tracing::field::display;
+use uuid::Uuid;
 
 use crate::events::Hub;
 use crate::metrics::OrderMetrics;
@@ -104,19 +106,21 @@ impl MessageHandler for AnswerHandler {
         context: &Context<'_>,
         batch: &[ReceivedMessage],
     ) -> Result<(), HandlerError> {
-        let mut answers: Vec<StockAnswer> =
-            batch.iter().map(OutboundPayload::of).collect::<Result<_, _>>()?;
+        let read = |message| Ok((message, OutboundPayload::of(message)?));
+        let mut answers: Vec<(&ReceivedMessage, StockAnswer)> =
+            batch.iter().map(read).collect::<Result<_, HandlerError>>()?;
         // Stable, so of two for one order the first stays the first; sorted, so that two replicas
         // with the same messages do not wait for each other.
-        answers.sort_by_key(|answer| answer.order_id);
-        for answer in answers {
+        answers.sort_by_key(|(_, answer)| answer.order_id);
+        for (message, answer) in answers {
             let answered = answer_in_tx(context.transaction(), &answer).await.map_err(failed)?;
             let outcome = outcome(&answer, &answered)?;
+            let transaction_id = message.transaction_id();
             let (metrics, events) = (self.metrics.clone(), self.events.clone());
             context.after_commit(move || {
-                tell(&metrics, &answer, outcome);
-                if let Answered::Now(status) = answered {
-                    events.answered(answer.order_id, status, answer.refusal.as_deref());
+                tell(&metrics, transaction_id, &answer, outcome);
+                if let Answered::Now(status, at) = answered {
+                    events.answered(answer.order_id, (status, at), answer.refusal.as_deref());
                 }
             });
         }
@@ -128,7 +132,7 @@ impl MessageHandler for AnswerHandler {
 fn outcome(answer: &StockAnswer, answered: &Answered) -> Result<&'static str, HandlerError> {
     let id = answer.order_id;
     match answered {
-        Answered::Now(status) => Ok(status.as_str()),
+        Answered::Now(status, _) => Ok(status.as_str()),
         Answered::Before(_) => Ok("repeated"),
         Answered::Cancelled => Ok("cancelled_before"),
         // Its message is sent after its row is committed, and rows are never deleted: this is
@@ -142,10 +146,16 @@ fn outcome(answer: &StockAnswer, answered: &Answered) -> Result<&'static str, Ha
     }
 }
 
-fn tell(metrics: &OrderMetrics, answer: &StockAnswer, outcome: &'static str) {
+fn tell(
+    metrics: &OrderMetrics,
+    transaction_id: Option<Uuid>,
+    answer: &StockAnswer,
+    outcome: &'static str,
+) {
     metrics.answered(outcome);
     let (order_id, why) = (answer.order_id, answer.refusal.as_deref().unwrap_or("deducted"));
-    tracing::info!(target: LIFE, %order_id, "stock answered ({why}): {outcome}");
+    let transaction_id = transaction_id.map(display);
+    tracing::info!(target: LIFE, %order_id, transaction_id, "stock answered ({why}): {outcome}");
 }
 
 #[cfg(test)]

@@ -6,17 +6,18 @@
 //! there is anything to give back is not known here and need not be: restore and deduction meet at
 //! stock-svc's barrier, whichever comes first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use halfmsg_producer::{
-    HalfMessage, ListenerResult, LocalTransactionState, PrepareError, SendResult,
+    HalfMessage, ListenerResult, LocalTransactionState, PrepareError, SendResult, TransactionId,
     TransactionListener, TransactionProducer,
 };
 use halfmsg_service_kit::ApiError;
 use halfmsg_service_kit::telemetry::LIFE;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -24,7 +25,7 @@ use crate::metrics::OrderMetrics;
 use crate::model::{Order, OrderId, OrderStatus};
 use crate::payload::{CANCEL_PURPOSE, RollbackPayload};
 use crate::place::{
-    LOOK_AGAIN_SECS, Placer, TRY_AGAIN_SECS, database_problem, overloaded, prepare_problem,
+    LOOK_AGAIN_SECS, Placer, TRY_AGAIN_SECS, order_problem, overloaded, prepare_problem,
 };
 use crate::store::OrderStore;
 use crate::store::cancel::Cancelled;
@@ -109,7 +110,7 @@ pub struct Parts {
 /// Cancels orders.
 pub struct Canceller {
     parts: Parts,
-    places: Semaphore,
+    places: Arc<Semaphore>,
 }
 
 type Sending = JoinHandle<Result<SendResult, PrepareError>>;
@@ -117,7 +118,11 @@ type Sending = JoinHandle<Result<SendResult, PrepareError>>;
 impl Canceller {
     /// A canceller of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, places: Semaphore::new(MAX_CANCELS_AT_ONCE) }
+        Self::with_places(parts, MAX_CANCELS_AT_ONCE)
+    }
+
+    pub(crate) fn with_places(parts: Parts, at_once: usize) -> Self {
+        Self { parts, places: Arc::new(Semaphore::new(at_once)) }
     }
 
     /// Cancels an order, or finds it cancelled.
@@ -128,37 +133,51 @@ impl Canceller {
     /// # Errors
     /// 404, 409 `order_not_cancellable`, or 503 and 504: repeat it.
     pub async fn cancel(&self, id: OrderId, trace: Option<String>) -> Result<Order, ApiError> {
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err(overloaded("too many orders are being cancelled"));
         };
-        let order = self.parts.store.find(id).await.map_err(database_problem)?;
+        let order = self.parts.store.find(id).await;
+        let order = order.map_err(|error| order_problem(id, None, error))?;
         let order = order.ok_or_else(|| missing(id))?;
         if let Some(answer) = settled(&order) {
             return answer;
         }
-        let cancelled = timeout(self.parts.answer, self.send(&order, trace)).await;
+        let transaction_id = self.parts.producer.new_transaction_id();
+        let sending = self.send(&order, transaction_id, trace, place);
+        let cancelled = timeout(self.parts.answer, sending).await;
         let cancelled = cancelled.unwrap_or_else(|_| Err(unknown(id)));
         match &cancelled {
             Ok(order) => {
                 self.parts.metrics.cancelled("cancelled");
-                tracing::info!(target: LIFE, order_id = %order.id, "order cancelled");
+                let order_id = order.id;
+                tracing::info!(target: LIFE, %order_id, %transaction_id, "order cancelled");
             }
             Err(problem) => self.parts.metrics.cancelled(problem.code()),
         }
         cancelled
     }
 
-    async fn send(&self, order: &Order, trace: Option<String>) -> Result<Order, ApiError> {
+    /// The place is taken until all of it is done, which may be long after the answer.
+    async fn send(
+        &self,
+        order: &Order,
+        transaction_id: TransactionId,
+        trace: Option<String>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Order, ApiError> {
         let id = order.id;
         let producer = self.parts.producer.clone();
         let payload = RollbackPayload::of_cancelled(order);
-        let mut message = payload.to_message(&self.parts.topic, producer.new_transaction_id());
+        let mut message = payload.to_message(&self.parts.topic, transaction_id);
         if let Some(trace) = trace {
             message = message.header(crate::http::trace::HEADER, trace);
         }
         let (tell, mut told) = oneshot::channel();
         let arg = LocalCancel { id, tell };
-        let send = async move { producer.send_in_transaction(CANCEL_PURPOSE, message, arg).await };
+        let send = async move {
+            let _place = place;
+            producer.send_in_transaction(CANCEL_PURPOSE, message, arg).await
+        };
         let mut sending: Sending = tokio::spawn(self.parts.placer.track(send));
         let sent = tokio::select! {
             biased;
@@ -169,18 +188,24 @@ impl Canceller {
             return answer(id, done);
         }
         match sent {
-            Ok(Err(error)) => Err(prepare_problem(id, error)),
+            Ok(Err(error)) => Err(prepare_problem(id, transaction_id, error)),
             // Its local transaction failed, and the check has answered for it: the row tells.
-            Ok(Ok(sent)) => self.read(id, sent.state).await,
+            Ok(Ok(sent)) => self.read(id, transaction_id, sent.state).await,
             Err(error) => {
-                tracing::error!(order_id = %id, %error, "a cancellation broke off");
-                self.read(id, LocalTransactionState::Unknown).await
+                tracing::error!(order_id = %id, %transaction_id, %error, "a cancellation broke off");
+                self.read(id, transaction_id, LocalTransactionState::Unknown).await
             }
         }
     }
 
-    async fn read(&self, id: OrderId, state: LocalTransactionState) -> Result<Order, ApiError> {
-        let found = self.parts.store.find(id).await.map_err(database_problem)?;
+    async fn read(
+        &self,
+        id: OrderId,
+        transaction_id: TransactionId,
+        state: LocalTransactionState,
+    ) -> Result<Order, ApiError> {
+        let found = self.parts.store.find(id).await;
+        let found = found.map_err(|error| order_problem(id, Some(transaction_id), error))?;
         let order = found.ok_or_else(|| missing(id))?;
         match settled(&order) {
             Some(answer) => answer,

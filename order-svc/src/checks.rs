@@ -37,7 +37,7 @@ impl RowChecks {
         for (half, place) in halves.iter().zip(places) {
             let draft = place.and_then(|at| drafts.get(at).zip(found.get(at)));
             states.push(match draft {
-                Some((draft, found)) => self.state(half.transaction_id, draft.flow, found).await,
+                Some((draft, found)) => self.state(half.transaction_id, draft, found).await,
                 None => Ok(LocalTransactionState::Unknown),
             });
         }
@@ -56,20 +56,24 @@ impl RowChecks {
     async fn state(
         &self,
         transaction_id: TransactionId,
-        flow: Flow,
+        draft: &Draft,
         found: &Result<Fenced, StoreError>,
     ) -> ListenerResult<LocalTransactionState> {
+        let &Draft { id: order_id, flow, .. } = draft;
         let Fenced { fate, tombstone } = match found {
             Ok(found) => found,
             // Somebody looked: its local transaction is under way, or its row is no sense to this version.
-            Err(error @ (StoreError::Contended(_) | StoreError::Unreadable(_))) => {
-                tracing::warn!(%transaction_id, %error, "the order's fate is not known yet");
+            Err(
+                error @ (StoreError::Contended(_)
+                | StoreError::Unreadable(_)
+                | StoreError::UnreadableOrder { .. }),
+            ) => {
+                tracing::warn!(%order_id, %transaction_id, %error, "the order's fate is not known yet");
                 return Ok(LocalTransactionState::Unknown);
             }
             Err(error) => return Err(error.clone().into()),
         };
         if *tombstone {
-            let order_id = fate.id;
             let and = match flow {
                 Flow::Rollback => ", and its stock is restored",
                 Flow::Saga => "",
@@ -85,7 +89,7 @@ impl RowChecks {
                 Ok(state)
             }
             Err(error) => {
-                tracing::error!(%transaction_id, "{error}: it stays unknown");
+                tracing::error!(%order_id, %transaction_id, "{error}: it stays unknown");
                 Ok(LocalTransactionState::Unknown)
             }
         }
@@ -108,7 +112,11 @@ fn drafts(
             Err(error) => {
                 let (transaction_id, partition) = (half.transaction_id, half.partition);
                 let offset = half.offset;
-                tracing::error!(%transaction_id, partition, offset, "{error}: it stays unknown");
+                let key = half.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+                tracing::error!(
+                    %transaction_id, key, partition, offset,
+                    "{error}: it stays unknown"
+                );
                 None
             }
         });

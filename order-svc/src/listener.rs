@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use halfmsg_producer::{
     HalfMessage, ListenerResult, LocalTransactionState, TransactionId, TransactionListener,
 };
+use halfmsg_service_kit::db::now;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -138,6 +139,7 @@ impl OrderListener {
             Some(Fault::OrderInsert) => order.total_cents = -1,
             _ => {}
         }
+        let order = order.written_at(now());
         match self.store.insert_order(&order, began).await {
             Ok(Stored::Inserted) => {
                 crash_at(Fault::CrashAfterOrder, fault);
@@ -146,7 +148,8 @@ impl OrderListener {
             Ok(Stored::Fenced) => Err(Failure::after_deduct(VoidReason::Fenced, prices)),
             Err(error) => {
                 // It may be stored all the same: writing it void finds that out.
-                tracing::warn!(order_id = %draft.id, %error, "the order may not be stored");
+                let Draft { id: order_id, transaction_id, .. } = draft;
+                tracing::warn!(%order_id, %transaction_id, %error, "the order may not be stored");
                 Err(Failure::after_deduct(VoidReason::OrderInsertFailed, prices))
             }
         }

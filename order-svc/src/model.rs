@@ -244,6 +244,12 @@ pub struct Order {
 }
 
 impl Order {
+    /// The same, written at this moment: what came before, such as the deduction, is over by then.
+    #[must_use]
+    pub fn written_at(self, at: DateTime<Utc>) -> Self {
+        Self { created_at: at, updated_at: at, ..self }
+    }
+
     /// The tombstone in place of this order, whose stock was never touched.
     #[must_use]
     pub fn into_void(self, reason: String) -> Self {

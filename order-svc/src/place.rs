@@ -14,10 +14,11 @@ use axum::http::StatusCode;
 use halfmsg_producer::{PrepareError, SendResult, TransactionId, TransactionProducer};
 use halfmsg_service_kit::{ApiError, db};
 use halfmsg_traces::context::carried;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
+use tracing::field::display;
 
 use crate::answer::{Answer, path_of};
 use crate::fault::Fault;
@@ -119,20 +120,21 @@ impl Placer {
     /// # Errors
     /// Nothing was begun, or (with `order_id`, 503 and 504) the order's fate is not known yet.
     pub async fn place(&self, request: PlaceOrder) -> Result<Answer, ApiError> {
-        let Ok(_place) = self.places.try_acquire() else {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err(overloaded("too many orders are being placed"));
         };
         let Some(key) = request.key.clone() else {
             // With the database away nothing may be deducted, so it is asked first.
             self.parts.store.ping().await.map_err(database_problem)?;
-            return self.begin(OrderId::generate(), request).await.map_err(Unplaced::into_problem);
+            let begun = self.begin(OrderId::generate(), request, place).await;
+            return begun.map_err(Unplaced::into_problem);
         };
         let user_id = request.order.user_id.clone();
         let id = match self.claim(&key, &request.order).await? {
             Ok(id) => id,
             Err(answer) => return Ok(answer),
         };
-        let placed = self.begin(id, request).await;
+        let placed = self.begin(id, request, place).await;
         let store = &self.parts.store;
         let kept = match &placed {
             Ok(answer) => store.keep_answer(&user_id, &key.key, answer.stored()).await,
@@ -140,7 +142,14 @@ impl Placer {
             Err(Unplaced::NotKnown(_)) => Ok(()),
         };
         if let Err(error) = kept {
-            tracing::warn!(order_id = %id, %error, "the key is left to the end of its lease");
+            let transaction_id = match &placed {
+                Ok(answer) => answer.transaction_id(),
+                Err(unplaced) => unplaced.transaction_id().map(str::to_owned),
+            };
+            tracing::warn!(
+                order_id = %id, transaction_id, %error,
+                "the key is left to the end of its lease"
+            );
         }
         placed.map_err(Unplaced::into_problem)
     }
@@ -151,6 +160,11 @@ impl Placer {
         if tokio::time::timeout(deadline, self.tasks.wait()).await.is_err() {
             tracing::warn!("orders were still being placed: the check-back settles them");
         }
+    }
+
+    /// Whether this replica reads the store and carries out what is decided, as far as it knows.
+    pub(crate) fn is_delivering(&self) -> bool {
+        self.parts.producer.health().is_ok()
     }
 
     /// Counts the work among what [`Placer::drain`] waits for.
@@ -191,7 +205,13 @@ impl Placer {
         }
     }
 
-    async fn begin(&self, id: OrderId, request: PlaceOrder) -> Result<Answer, Unplaced> {
+    /// The place is taken until all of it is done, which may be long after the answer.
+    async fn begin(
+        &self,
+        id: OrderId,
+        request: PlaceOrder,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Answer, Unplaced> {
         let until = Instant::now() + self.parts.limits.answer;
         let (tell, mut told) = oneshot::channel();
         let trace = request.trace.clone();
@@ -199,14 +219,16 @@ impl Placer {
             Ok(local) => local,
             Err(void) => return self.refuse(&void).await,
         };
-        let parts = Arc::clone(&self.parts);
-        let mut sending: Sending =
-            self.tasks.spawn(carried(async move { parts.send(local, trace).await }));
+        let (parts, transaction_id) = (Arc::clone(&self.parts), local.transaction_id());
+        let mut sending: Sending = self.tasks.spawn(carried(async move {
+            let _place = place;
+            parts.send(local, trace).await
+        }));
         let sent = tokio::select! {
             biased;
             Ok(row) = &mut told => return self.answer(&row),
             sent = &mut sending => sent,
-            () = sleep_until(until) => return Err(self.unknown(id, None, None)),
+            () = sleep_until(until) => return Err(self.unknown(id, transaction_id, None)),
         };
         if let Ok(row) = told.try_recv() {
             return self.answer(&row);
@@ -214,12 +236,12 @@ impl Placer {
         match sent {
             Ok(Err(error)) => {
                 self.parts.metrics.not_begun();
-                Err(Unplaced::NotBegun(prepare_problem(id, error)))
+                Err(Unplaced::NotBegun(prepare_problem(id, transaction_id, error)))
             }
-            Ok(Ok(sent)) => self.settle(id, sent.map(|sent| sent.transaction_id), until).await,
+            Ok(Ok(_)) => self.settle(id, transaction_id, until).await,
             Err(error) => {
-                tracing::error!(order_id = %id, %error, "sending a half message broke off");
-                self.settle(id, None, until).await
+                tracing::error!(order_id = %id, %transaction_id, %error, "sending a half message broke off");
+                self.settle(id, transaction_id, until).await
             }
         }
     }
@@ -230,7 +252,8 @@ impl Placer {
             Ok(row) => self.answer(&row),
             Err(error) => {
                 self.parts.metrics.not_begun();
-                Err(Unplaced::NotBegun(database_problem(error)))
+                // It has no half message: there is no transaction to name.
+                Err(Unplaced::NotBegun(order_problem(void.id, None, error)))
             }
         }
     }
@@ -239,7 +262,7 @@ impl Placer {
     async fn settle(
         &self,
         id: OrderId,
-        transaction_id: Option<TransactionId>,
+        transaction_id: TransactionId,
         until: Instant,
     ) -> Result<Answer, Unplaced> {
         loop {
@@ -263,12 +286,12 @@ impl Placer {
     fn unknown(
         &self,
         id: OrderId,
-        transaction_id: Option<TransactionId>,
+        transaction_id: TransactionId,
         problem: Option<StoreError>,
     ) -> Unplaced {
         self.parts.metrics.unknown();
         let answer = match problem {
-            Some(error) => database_problem(error),
+            Some(error) => order_problem(id, Some(transaction_id), error),
             None => ApiError::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "outcome_unknown",
@@ -279,7 +302,7 @@ impl Placer {
             .detail(format!("its status tells soon: see GET {}", path_of(id)))
             .with("order_id", id)
             .retry_after(LOOK_AGAIN_SECS);
-        Unplaced::NotKnown(with_transaction(answer, transaction_id))
+        Unplaced::NotKnown(with_transaction(answer, Some(transaction_id)))
     }
 }
 
@@ -292,6 +315,11 @@ enum Unplaced {
 }
 
 impl Unplaced {
+    fn transaction_id(&self) -> Option<&str> {
+        let (Self::NotBegun(problem) | Self::NotKnown(problem)) = self;
+        problem.member("transaction_id")
+    }
+
     fn into_problem(self) -> ApiError {
         match self {
             Self::NotBegun(problem) | Self::NotKnown(problem) => problem,
@@ -299,17 +327,43 @@ impl Unplaced {
     }
 }
 
-/// The problem of a failed read or of a database that is away.
+/// The problem of a failed read or of a database that is away, where no order is known but the one
+/// that cannot be read.
 pub(crate) fn database_problem(error: StoreError) -> ApiError {
-    if error.is_retryable() {
-        tracing::warn!(%error, "the database");
-        ApiError::database_unavailable()
-    } else {
-        ApiError::internal(error)
+    match error {
+        StoreError::UnreadableOrder { order_id, transaction_id, .. } => {
+            order_problem(order_id, transaction_id, error)
+        }
+        error if error.is_retryable() => {
+            tracing::warn!(%error, "the database");
+            ApiError::database_unavailable()
+        }
+        error => ApiError::internal(error),
     }
 }
 
-pub(crate) fn prepare_problem(id: OrderId, error: PrepareError) -> ApiError {
+/// The same about one order: what is logged names it.
+pub(crate) fn order_problem(
+    id: OrderId,
+    transaction_id: Option<TransactionId>,
+    error: StoreError,
+) -> ApiError {
+    let in_row = match &error {
+        StoreError::UnreadableOrder { transaction_id, .. } => *transaction_id,
+        _ => None,
+    };
+    let transaction_id = transaction_id.or(in_row);
+    if error.is_retryable() {
+        let told = transaction_id.map(display);
+        tracing::warn!(order_id = %id, transaction_id = told, %error, "the database");
+        ApiError::database_unavailable()
+    } else {
+        ApiError::internal_of(id, transaction_id, error)
+    }
+}
+
+/// The problem of a half message that is not stored; `own` is the id that it was given.
+pub(crate) fn prepare_problem(id: OrderId, own: TransactionId, error: PrepareError) -> ApiError {
     let transaction_id = error.transaction_id();
     let unavailable = |code, title| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, title);
     let problem = match &error {
@@ -319,12 +373,18 @@ pub(crate) fn prepare_problem(id: OrderId, error: PrepareError) -> ApiError {
         PrepareError::Backpressure(_) => overloaded("too many transactions are open"),
         PrepareError::ShuttingDown => unavailable("shutting_down", "The service is stopping."),
         PrepareError::UnknownTopic(_) => {
-            tracing::error!(%error, "nothing can begin");
             unavailable("topic_missing", "A topic of the service does not exist yet.")
         }
-        PrepareError::Invalid(_) | PrepareError::NoListener(_) => ApiError::internal(&error),
+        PrepareError::Invalid(_) | PrepareError::NoListener(_) => {
+            ApiError::internal_of(id, Some(own), &error)
+        }
     };
-    tracing::warn!(order_id = %id, %error, "nothing could begin");
+    let told = display(own);
+    if matches!(error, PrepareError::UnknownTopic(_)) {
+        tracing::error!(order_id = %id, transaction_id = told, %error, "nothing can begin");
+    } else {
+        tracing::warn!(order_id = %id, transaction_id = told, %error, "nothing could begin");
+    }
     with_transaction(problem.retry_after(TRY_AGAIN_SECS).with("order_id", id), transaction_id)
 }
 

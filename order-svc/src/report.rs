@@ -3,24 +3,29 @@
 //! service of somebody else would not.
 //!
 //! Each event is a fact about an order that is learned once, and the sums follow from the facts: so
-//! events may come in any order and any number of times. A start that finds the report empty begins
-//! a new generation: another consumer group with an inbox of its own, which reads the topics from
-//! the beginning of what they keep. A replica whose generation is over changes nothing any more.
+//! events may come in any order and any number of times. Whoever finds that one of the report's tables was
+//! emptied, or products taken out of it, at the start or while it runs, begins a new generation: another
+//! consumer group with an inbox of its own, which reads the topics from the beginning of what they
+//! keep. A replica whose generation is over changes nothing any more.
 //!
 //! # Layout
 //! - this file: reading the topics
 //! - [`fold`]: facts and sums, pure
 //! - [`store`]: the tables
+//! - `cleaning`: what former generations have left goes away
+//! - [`trouble`]: what `/health/ready` warns of
 
+mod cleaning;
 pub mod fold;
 pub mod store;
+pub mod trouble;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use halfmsg_consumer::{
-    Consumer, ConsumerBuilder, ConsumerConfig, ConsumerError, ConsumerFamilies, Context,
-    HandlerError, MessageHandler, ReceivedMessage,
+    Consumer, ConsumerConfig, ConsumerFamilies, Context, HandlerError, Health, MessageHandler,
+    ReceivedMessage,
 };
 use halfmsg_service_kit::Letters;
 use serde::Deserialize;
@@ -34,9 +39,10 @@ use crate::model::OrderId;
 use crate::payload::{CREATED, CreatedPayload, ROLLBACK, RollbackReason};
 use crate::place::Topics;
 use fold::{Ending, Fact};
-use store::ReportStore;
+use store::{Current, ReportStore};
+use trouble::{Part, Trouble};
 
-/// Between two looks whether the generation is still this one, and after a failure.
+/// Between two looks whether the generation is still this one, and whole; and after a failure.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// Messages in one transaction.
 const MAX_BATCH: usize = 200;
@@ -57,21 +63,32 @@ pub struct Reporter {
     pub metrics: OrderMetrics,
     /// Where the dead letters of the generation that is read are listed.
     pub letters: Letters,
+    /// What is told of it where the service says whether it is ready.
+    pub trouble: Trouble,
 }
 
 impl Reporter {
-    /// Reads the topics until `shutdown`. What is away is waited for; a topic that cannot be used
-    /// is told in the log from time to time, and nothing but the report suffers.
+    /// Reads the topics, and cleans up behind former generations, until `shutdown`. What is away is
+    /// waited for; a topic that cannot be used is told in the log and by `/health/ready`, and nothing
+    /// but the report suffers.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut read = None;
+        let subscriber = &self.consumer.subscriber;
+        let cleaning = cleaning::run(&self.store, subscriber, &self.trouble, &shutdown);
+        tokio::join!(self.keep(&shutdown), cleaning);
+    }
+
+    async fn keep(&self, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
-            match timeout(DEADLINE, self.begin(read)).await {
-                Ok(Ok(generation)) => {
-                    read = Some(generation);
-                    self.read(generation, &shutdown).await;
+            match timeout(DEADLINE, self.store.begin()).await {
+                Ok(Ok(begun)) => {
+                    self.trouble.is_over(Part::Beginning);
+                    if begun.former.is_some() {
+                        tracing::info!(generation = %begun.generation, "the report is made anew");
+                    }
+                    self.read(begun.generation, shutdown).await;
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "the report waits for its database"),
-                Err(_) => tracing::warn!("the report waits for its database"),
+                Ok(Err(error)) => self.trouble.is(Part::Beginning, &error),
+                Err(_) => self.trouble.is(Part::Beginning, &late()),
             }
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -80,27 +97,10 @@ impl Reporter {
         }
     }
 
-    /// Each replica forgets the generation that it has read: the last of them leaves nothing.
-    async fn begin(&self, read: Option<Uuid>) -> Result<Uuid, sea_orm::DbErr> {
-        let begun = self.store.begin().await?;
-        if begun.former.is_some() {
-            tracing::info!(generation = %begun.generation, "the report is made anew");
-        }
-        let over = begun.former.into_iter().chain(read).filter(|of| *of != begun.generation);
-        for former in over {
-            self.store.forget_subscriber(&self.subscriber(former)).await?;
-        }
-        Ok(begun.generation)
-    }
-
-    fn subscriber(&self, generation: Uuid) -> String {
-        format!("{}.{}", self.consumer.subscriber, generation.simple())
-    }
-
-    /// Until shutdown, the end of this generation, or a failure.
+    /// Until shutdown, the end of this generation, a report that is not whole, or a failure.
     async fn read(&self, generation: Uuid, shutdown: &CancellationToken) {
         let stop = shutdown.child_token();
-        let subscriber = self.subscriber(generation);
+        let subscriber = store::subscriber(&self.consumer.subscriber, generation);
         let handler = |kind| ReportHandler { kind, generation, metrics: self.metrics.clone() };
         let config = ConsumerConfig { subscriber, max_batch: MAX_BATCH, ..self.consumer.clone() };
         let consumer = Consumer::builder(config)
@@ -108,41 +108,52 @@ impl Reporter {
             .subscribe(&self.topics.created, handler(Kind::Created))
             .subscribe(&self.topics.outbound, handler(Kind::Outbound))
             .subscribe(&self.topics.rollback, handler(Kind::Rollback));
+        let consumer = match consumer.build() {
+            Ok(consumer) => consumer,
+            Err(error) => return self.trouble.is(Part::Reading, &error),
+        };
+        let health = consumer.health();
         let reading = async {
-            if let Err(error) = self.consume(consumer, &stop).await {
-                tracing::error!(%error, "the report is not kept");
+            let _listed = self.letters.list_while(consumer.dead_letters());
+            match consumer.run(stop.clone()).await {
+                Ok(()) => self.trouble.is_over(Part::Reading),
+                Err(error) => self.trouble.is(Part::Reading, &error),
             }
             stop.cancel();
         };
         let watching = async {
-            self.until_over(generation, &stop).await;
+            self.until_over(generation, &health, &stop).await;
             stop.cancel();
         };
         tokio::join!(reading, watching);
+        self.trouble.is_over(Part::Consuming);
     }
 
-    async fn consume(
-        &self,
-        consumer: ConsumerBuilder,
-        stop: &CancellationToken,
-    ) -> Result<(), ConsumerError> {
-        let consumer = consumer.build()?;
-        let _listed = self.letters.list_while(consumer.dead_letters());
-        consumer.run(stop.clone()).await
-    }
-
-    async fn until_over(&self, generation: Uuid, stop: &CancellationToken) {
+    async fn until_over(&self, generation: Uuid, health: &Health, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(WATCH_INTERVAL) => {}
             }
-            match timeout(DEADLINE, self.store.generation()).await {
+            // It has been read for as long.
+            self.trouble.is_over(Part::Reading);
+            match health.check() {
+                Ok(()) => self.trouble.is_over(Part::Consuming),
+                Err(error) => self.trouble.is(Part::Consuming, &error),
+            }
+            match timeout(DEADLINE, self.store.whole_generation()).await {
                 Ok(Ok(current)) if current != Some(generation) => return,
-                _ => {}
+                Ok(Ok(_)) => self.trouble.is_over(Part::Beginning),
+                Ok(Err(error)) => self.trouble.is(Part::Beginning, &error),
+                Err(_) => self.trouble.is(Part::Beginning, &late()),
             }
         }
     }
+}
+
+/// What is told of a look at the database that took too long.
+fn late() -> String {
+    format!("no answer within {DEADLINE:?}")
 }
 
 /// Which topic it is.
@@ -205,11 +216,13 @@ impl MessageHandler for ReportHandler {
         let tx = context.transaction();
         // Held to the end of the transaction: the report has one writer at a time, so that batches
         // of several topics cannot wait for each other in a circle.
-        if store::lock_in_tx(tx).await? != Some(self.generation) {
+        let current = store::lock_in_tx(tx).await?;
+        let current = current.filter(|current| current.generation == self.generation);
+        let Some(Current { reading, .. }) = current else {
             tracing::info!(generation = %self.generation, "this generation of the report is over");
             return Ok(());
-        }
-        let learned = store::learn_in_tx(tx, facts).await.map_err(failed)?;
+        };
+        let learned = store::learn_in_tx(tx, reading, facts).await.map_err(failed)?;
         let metrics = self.metrics.clone();
         context.after_commit(move || metrics.reported(learned));
         Ok(())

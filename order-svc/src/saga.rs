@@ -6,6 +6,7 @@
 
 use async_trait::async_trait;
 use halfmsg_producer::{HalfMessage, ListenerResult, LocalTransactionState, TransactionListener};
+use halfmsg_service_kit::db::now;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -43,7 +44,7 @@ impl SagaListener {
 
     /// Stores the order, or finds whoever was first; an order that cannot be stored is void.
     async fn store(&self, order: &Order, fault: Option<Fault>) -> Result<Order, StoreError> {
-        let mut stored = order.clone();
+        let mut stored = order.clone().written_at(now());
         if fault == Some(Fault::OrderInsert) {
             // The schema forbids it, so the database transaction really fails.
             stored.total_cents = -1;
@@ -53,11 +54,13 @@ impl SagaListener {
             Ok(Stored::Fenced) => VoidReason::Fenced,
             Err(error) => {
                 // It may be stored all the same: writing it void finds that out.
-                tracing::warn!(order_id = %order.id, %error, "the order may not be stored");
+                let Order { id: order_id, transaction_id, .. } = order;
+                tracing::warn!(%order_id, %transaction_id, %error, "the order may not be stored");
                 VoidReason::OrderInsertFailed
             }
         };
-        self.store.write_void(&order.clone().into_void(reason.to_text(""))).await
+        let void = order.clone().into_void(reason.to_text("")).written_at(now());
+        self.store.write_void(&void).await
     }
 }
 

@@ -25,6 +25,7 @@ use crate::payload::{CANCEL_PURPOSE, CREATED_PURPOSE, PURPOSE};
 use crate::place::{Parts, Placer};
 use crate::report::Reporter;
 use crate::report::store::ReportStore;
+use crate::report::trouble::Trouble;
 use crate::saga::SagaListener;
 use crate::settings::{Config, NAME, Settings};
 use crate::store::OrderStore;
@@ -107,6 +108,7 @@ impl Service {
             topics: config.topics.clone(),
             store: report.clone(),
             metrics: metrics.clone(),
+            trouble: Trouble::default(),
         };
         let listener = OrderListener::new(store.clone(), config.stock.clone(), config.local);
         let saga = SagaListener::new(store.clone());
@@ -117,8 +119,9 @@ impl Service {
             .observer(events.clone())
             .start()
             .await?;
-        let mut frame = frame(&store, &producer, &answers);
+        let mut frame = frame(&store, &producer, &answers, reporter.trouble.clone());
         metrics.register(frame.registry());
+        events.register(frame.registry());
         let placer = Placer::new(Parts {
             producer: producer.clone(),
             store: store.clone(),
@@ -247,6 +250,7 @@ fn consumer_config(config: &Config, database: &DatabaseConnection, name: &str) -
         max_batch: MAX_BATCH,
         // One connection each: requests need the others.
         concurrency: 1,
+        retry_concurrency: 1,
         // What each event says stands for itself.
         key_order: KeyOrder::GiveUp,
         ..ConsumerConfig::new(common.kafka.clone(), database.clone(), subscriber)
@@ -254,7 +258,12 @@ fn consumer_config(config: &Config, database: &DatabaseConnection, name: &str) -
     config.delivery.of(settings)
 }
 
-fn frame(store: &OrderStore, producer: &TransactionProducer, answers: &Consumer) -> Frame {
+fn frame(
+    store: &OrderStore,
+    producer: &TransactionProducer,
+    answers: &Consumer,
+    report: Trouble,
+) -> Frame {
     let (ready_store, ready_producer) = (store.clone(), producer.clone());
     let health = answers.health();
     let frame = Frame::new().ready(move || {
@@ -267,7 +276,7 @@ fn frame(store: &OrderStore, producer: &TransactionProducer, answers: &Consumer)
         }
     });
     let told = producer.clone();
-    let mut frame = frame.warnings(move || told.warnings());
+    let mut frame = frame.warnings(move || [told.warnings(), report.warnings()].concat());
     producer.register_metrics(frame.registry());
     answers.metrics().register(frame.registry());
     frame

@@ -1,9 +1,12 @@
-//! Every setting of order-svc: environment variables, the same as flags, checked all at once.
+//! Every setting of order-svc: environment variables, the same as flags, checked all at once;
+//! `times`: the durations.
+
+mod times;
 
 use std::time::Duration;
 
 use clap::Parser;
-use halfmsg_producer::{Backoff, CrashPoint, Emission, ProducerConfig};
+use halfmsg_producer::{CrashPoint, Emission, ProducerConfig};
 use halfmsg_service_kit::KafkaConfig;
 use halfmsg_service_kit::db::DbOptions;
 use halfmsg_service_kit::{
@@ -14,6 +17,7 @@ use crate::listener::LocalTimes;
 use crate::place::{PlaceLimits, Topics};
 use crate::stock::StockClient;
 use crate::store::StoreLimits;
+use times::Times;
 
 /// The service's name, and the application's name in the half-message store.
 pub const NAME: &str = "order-svc";
@@ -22,6 +26,8 @@ const DEFAULTS: ServiceDefaults = ServiceDefaults { name: NAME, listen: "127.0.0
 const MILLIS: std::ops::RangeInclusive<u64> = 10..=86_400_000;
 /// The fault slow-local stalls this much longer than the later of local deadline and first check.
 const STALL_MORE: Duration = Duration::from_secs(1);
+/// What the producer takes at most.
+const MAX_BODY_BUDGET_BYTES: usize = 1 << 40;
 /// Connections of the check-back: as many as checks run at once.
 const CHECK_CONNECTIONS: u32 = 4;
 
@@ -79,7 +85,8 @@ pub struct Settings {
     pub decision_deadline_ms: String,
 
     /// How long a record that the store does not acknowledge is sent again and again, in
-    /// milliseconds; at least the prepare and the decision deadline
+    /// milliseconds; at least the prepare and the decision deadline, and the same in all replicas of the
+    /// group
     #[arg(long, env = "HALFMSG_STORE_TIMEOUT_MS", default_value_t = millis(|config| config.store_timeout))]
     pub store_timeout_ms: String,
 
@@ -115,6 +122,11 @@ pub struct Settings {
     /// An order that waits longer than this for its stock counts as stuck, in milliseconds
     #[arg(long, env = "HALFMSG_STUCK_AFTER_MS", default_value = "60000")]
     pub stuck_after_ms: String,
+
+    /// Bytes of the messages of open halves that are kept in memory; those beyond are read from the
+    /// store again when they are needed
+    #[arg(long, env = "HALFMSG_BODY_BUDGET_BYTES", default_value_t = producer_defaults().body_budget_bytes.to_string())]
+    pub body_budget_bytes: String,
 
     /// Its consumers.
     #[command(flatten)]
@@ -176,13 +188,18 @@ impl Settings {
         if let Err(error) = &stock {
             mistakes.add(error.to_string());
         }
-        let times = self.times(mistakes);
+        let times = Times::read(self, mistakes);
         if let Some(times) = &times {
             times.check(mistakes);
         }
         let max_checks = mistakes.number("HALFMSG_MAX_CHECKS", &self.max_checks, 1..=1_000_000_u32);
         let partitions =
             mistakes.number("HALFMSG_STORE_PARTITIONS", &self.store_partitions, 1..=10_000_i32);
+        let body_budget = mistakes.number(
+            "HALFMSG_BODY_BUDGET_BYTES",
+            &self.body_budget_bytes,
+            1..=MAX_BODY_BUDGET_BYTES,
+        );
         let delivery = self.delivery.read(mistakes);
         let stuck_after = mistakes.millis("HALFMSG_STUCK_AFTER_MS", &self.stuck_after_ms, MILLIS);
         let crash_at = self.crash_point(mistakes);
@@ -206,6 +223,7 @@ impl Settings {
             replication_factor: delivery.topic.replication_factor,
             min_insync_replicas: delivery.topic.min_insync_replicas,
             max_checks: max_checks?,
+            body_budget_bytes: body_budget?,
             check_concurrency: CHECK_CONNECTIONS as usize,
             crash_at,
             ..times.producer(defaults)
@@ -275,89 +293,6 @@ impl Settings {
         let read = self.emission.parse::<Emission>();
         read.map_err(|error| mistakes.add(format!("HALFMSG_EMISSION is {error}"))).ok()
     }
-
-    fn times(&self, mistakes: &mut Mistakes) -> Option<Times> {
-        let mut millis = |name, raw| mistakes.millis(name, raw, MILLIS);
-        let prepare = millis("HALFMSG_PREPARE_DEADLINE_MS", &self.prepare_deadline_ms);
-        let local = millis("HALFMSG_LOCAL_DEADLINE_MS", &self.local_deadline_ms);
-        let decision = millis("HALFMSG_DECISION_DEADLINE_MS", &self.decision_deadline_ms);
-        let store = millis("HALFMSG_STORE_TIMEOUT_MS", &self.store_timeout_ms);
-        let stock = millis("HALFMSG_STOCK_DEADLINE_MS", &self.stock_deadline_ms);
-        let check_after = millis("HALFMSG_CHECK_AFTER_MS", &self.check_after_ms);
-        let check_interval = millis("HALFMSG_CHECK_INTERVAL_MS", &self.check_interval_ms);
-        let answer = millis("HALFMSG_ANSWER_DEADLINE_MS", &self.answer_deadline_ms);
-        let lease = millis("HALFMSG_IDEMPOTENCY_LEASE_MS", &self.idempotency_lease_ms);
-        Some(Times {
-            prepare: prepare?,
-            local: local?,
-            decision: decision?,
-            store: store?,
-            stock: stock?,
-            check_after: check_after?,
-            check_interval: check_interval?,
-            answer: answer?,
-            lease: lease?,
-        })
-    }
-}
-
-/// The durations, each within its own bounds.
-struct Times {
-    prepare: Duration,
-    local: Duration,
-    decision: Duration,
-    store: Duration,
-    stock: Duration,
-    check_after: Duration,
-    check_interval: Duration,
-    answer: Duration,
-    lease: Duration,
-}
-
-impl Times {
-    /// Checks them against each other.
-    fn check(&self, mistakes: &mut Mistakes) {
-        let Self { prepare, local, decision, store, stock, check_after, lease, .. } = *self;
-        if store < prepare.max(decision) {
-            mistakes.add(format!(
-                "HALFMSG_STORE_TIMEOUT_MS ({store:?}) must be at least as long as the prepare \
-                 ({prepare:?}) and the decision deadline ({decision:?})"
-            ));
-        }
-        if stock >= local {
-            mistakes.add(format!(
-                "HALFMSG_STOCK_DEADLINE_MS ({stock:?}) must be less than \
-                 HALFMSG_LOCAL_DEADLINE_MS ({local:?}): no time would be left to store the order"
-            ));
-        }
-        if prepare + local >= check_after {
-            mistakes.add(format!(
-                "HALFMSG_PREPARE_DEADLINE_MS ({prepare:?}) + HALFMSG_LOCAL_DEADLINE_MS ({local:?}) \
-                 must be less than HALFMSG_CHECK_AFTER_MS ({check_after:?}): a check would race \
-                 every slow order"
-            ));
-        }
-        if lease <= prepare + local + decision {
-            mistakes.add(format!(
-                "HALFMSG_IDEMPOTENCY_LEASE_MS ({lease:?}) must be more than the prepare, local and \
-                 decision deadlines together: a repeated request would void a running order"
-            ));
-        }
-    }
-
-    fn producer(&self, defaults: ProducerConfig) -> ProducerConfig {
-        let initial = self.check_interval;
-        let max = defaults.check_backoff.max.max(initial);
-        ProducerConfig {
-            prepare_deadline: self.prepare,
-            local_deadline: self.local,
-            decision_deadline: self.decision,
-            store_timeout: self.store,
-            check_after: self.check_after,
-            check_backoff: Backoff { initial, max },
-            ..defaults
-        }
-    }
 }
 
 #[cfg(test)]
@@ -369,7 +304,7 @@ mod tests {
     fn lines(more: &[&str]) -> Vec<String> {
         let arguments = LEAST.iter().chain(more).copied();
         let settings: Settings =
-            halfmsg_service_kit::settings::parse_from(arguments).expect("known flags");
+            halfmsg_service_kit::settings::parse_flags(arguments).expect("known flags");
         settings.validate().err().map_or_else(Vec::new, |mistakes| mistakes.lines().to_vec())
     }
 

@@ -22,14 +22,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use halfmsg_producer::TransactionId;
-use halfmsg_service_kit::db::{DbFault, begin_write};
+use halfmsg_service_kit::db::{DbFault, begin_write, writers_turn};
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr,
     EntityTrait, QueryFilter, QueryOrder,
 };
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::events::Hub;
 use crate::model::{Flow, Order, OrderId, OrderLine, OrderStatus};
@@ -53,6 +52,16 @@ pub enum StoreError {
     /// A row that this version cannot read.
     #[error("{0}")]
     Unreadable(String),
+    /// The row of an order that this version cannot read.
+    #[error("order {order_id}: {what}")]
+    UnreadableOrder {
+        /// The order.
+        order_id: OrderId,
+        /// Its local transaction, where the row says so.
+        transaction_id: Option<TransactionId>,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 impl StoreError {
@@ -135,7 +144,7 @@ impl OrderStore {
     /// To be called when the row is committed.
     fn tell(&self, order: &Order) {
         if let Some(events) = &self.events {
-            events.order(order.id, order.transaction_id, order.status, order.reason.as_deref());
+            events.order(order);
         }
     }
 
@@ -205,6 +214,7 @@ impl OrderStore {
     /// [`StoreError`]; nothing depends on it but what people see.
     pub async fn adopt(&self, id: OrderId, by: TransactionId) -> Result<(), StoreError> {
         self.bounded(async {
+            let _turn = writers_turn(&self.requests).await;
             orders::Entity::update_many()
                 .col_expr(orders::Column::TransactionId, Expr::value(by.as_uuid()))
                 .filter(orders::Column::Id.eq(id.as_uuid()))
@@ -269,7 +279,11 @@ pub(crate) async fn insert_order_in_tx(
     }
     let mut lines = Vec::with_capacity(order.items.len());
     for (at, line) in order.items.iter().enumerate() {
-        let unfit = |_| StoreError::Unreadable(format!("order {}: line {at}", order.id));
+        let unfit = |_| StoreError::UnreadableOrder {
+            order_id: order.id,
+            transaction_id: Some(order.transaction_id),
+            what: format!("line {at}"),
+        };
         lines.push(order_line::ActiveModel {
             order_id: Set(order.id.as_uuid()),
             line_no: Set(i32::try_from(at + 1).map_err(unfit)?),
@@ -295,20 +309,25 @@ async fn read_order(db: &impl ConnectionTrait, id: OrderId) -> Result<Option<Ord
 }
 
 fn to_order(row: orders::Model, lines: Vec<order_line::Model>) -> Result<Order, StoreError> {
-    let status = OrderStatus::from_name(&row.status)
-        .ok_or_else(|| unreadable(row.id, "status", &row.status))?;
+    let id = OrderId::from_uuid(row.id);
+    let transaction_id = TransactionId::from_uuid(row.transaction_id);
+    let unreadable = |column, value: &str| unreadable(id, transaction_id, column, value);
+    let status =
+        OrderStatus::from_name(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
+    let flow = Flow::from_name(&row.flow).ok_or_else(|| unreadable("flow", &row.flow))?;
     let line = |line: order_line::Model| {
         let quantity = u32::try_from(line.quantity)
-            .map_err(|_| unreadable(line.order_id, "quantity", &line.quantity.to_string()))?;
+            .map_err(|_| unreadable("quantity", &line.quantity.to_string()))?;
         Ok(OrderLine { sku: line.sku, quantity, unit_price_cents: line.unit_price_cents })
     };
+    let items = lines.into_iter().map(line).collect::<Result<_, StoreError>>()?;
     Ok(Order {
-        id: OrderId::from_uuid(row.id),
-        transaction_id: TransactionId::from_uuid(row.transaction_id),
+        id,
+        transaction_id,
         user_id: row.user_id,
-        flow: Flow::from_name(&row.flow).ok_or_else(|| unreadable(row.id, "flow", &row.flow))?,
+        flow,
         status,
-        items: lines.into_iter().map(line).collect::<Result<_, StoreError>>()?,
+        items,
         total_cents: row.total_cents,
         reason: row.reason,
         stock_untouched: row.stock_untouched,
@@ -317,11 +336,18 @@ fn to_order(row: orders::Model, lines: Vec<order_line::Model>) -> Result<Order, 
     })
 }
 
-fn unreadable(id: Uuid, column: &str, value: &str) -> StoreError {
-    StoreError::Unreadable(format!("order {id}: the {column} '{value}' is not known"))
+fn unreadable(
+    order_id: OrderId,
+    transaction_id: TransactionId,
+    column: &str,
+    value: &str,
+) -> StoreError {
+    let what = format!("the {column} '{value}' is not known");
+    StoreError::UnreadableOrder { order_id, transaction_id: Some(transaction_id), what }
 }
 
 /// The insert met a row, and the next statement did not: rows are never deleted.
 fn conflicting(id: OrderId) -> StoreError {
-    StoreError::Unreadable(format!("order {id}: a row conflicts and cannot be read"))
+    let what = "a row conflicts and cannot be read".to_owned();
+    StoreError::UnreadableOrder { order_id: id, transaction_id: None, what }
 }

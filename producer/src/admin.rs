@@ -16,10 +16,12 @@ mod body;
 pub(crate) mod desk;
 mod error;
 mod settle;
+#[cfg(test)]
+mod tests;
 pub(crate) mod view;
 
 pub use error::AdminError;
-pub use view::{HalfDetail, HalfView, HistoryEntry, Listed, Page};
+pub use view::{HalfDetail, HalfView, HistoryEntry, MissingPartition, Page};
 
 use crate::TransactionId;
 use crate::producer::TransactionProducer;
@@ -59,35 +61,36 @@ pub struct OperatorRequest {
 /// their ends.
 #[derive(Clone)]
 pub struct Admin {
-    desk: Desk,
+    views: Desk,
+    /// Its looks have places of their own.
+    acts: Desk,
 }
 
 impl Admin {
     pub(crate) fn new(producer: TransactionProducer) -> Self {
         let inner = &producer.inner;
-        let desk = Desk {
+        let views = Desk {
             config: Arc::new(inner.config.clone()),
             log: Arc::clone(&inner.log),
             bodies: Arc::clone(&inner.bodies),
             looks: Arc::clone(&inner.looks),
             limits: SnapshotLimits::default(),
             report: None,
-            replica: Some(producer),
+            replica: Some(producer.clone()),
         };
-        Self { desk }
+        let acts = Desk { looks: Arc::clone(&inner.acts), ..views.clone() };
+        Self { views, acts }
     }
 
-    /// Open and parked halves of the whole group, in the order of partition and offset.
+    /// Open and parked halves of the whole group, in the order of partition and offset. A partition
+    /// that nobody leads now, or that stands still, is named ([`Page::missing_partitions`]), and the
+    /// others are listed.
     ///
     /// # Errors
     /// [`AdminError::Invalid`] for a cursor that is none, [`AdminError::Unreachable`],
     /// [`AdminError::Incomplete`].
     pub async fn list(&self, filter: HalfFilter) -> Result<Page<HalfView>, AdminError> {
-        let Listed { page, stopped } = self.desk.list(filter).await?;
-        for why in stopped {
-            tracing::warn!(why, "what lies behind in this partition is not shown");
-        }
-        Ok(page)
+        self.views.list(filter).await
     }
 
     /// One half with what is known of its life; recently closed ones too.
@@ -95,7 +98,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError::Unreachable`], [`AdminError::Incomplete`].
     pub async fn get(&self, id: TransactionId) -> Result<Option<HalfDetail>, AdminError> {
-        self.desk.get(id).await
+        self.views.get(id).await
     }
 
     /// Commits: the message is delivered.
@@ -107,7 +110,7 @@ impl Admin {
         id: TransactionId,
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
-        self.desk.decide(id, Verdict::Commit, request).await
+        self.acts.decide(id, Verdict::Commit, request).await
     }
 
     /// Rolls back: the message is dropped.
@@ -119,11 +122,11 @@ impl Admin {
         id: TransactionId,
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
-        self.desk.decide(id, Verdict::Rollback, request).await
+        self.acts.decide(id, Verdict::Rollback, request).await
     }
 
-    /// Asks the listener of an open half now, instead of when it is due. Where this replica owns
-    /// the half's partition, the answer comes later; else it is in the view that is returned.
+    /// Asks the listener of an open half now, instead of when it is due, whichever replica owns its
+    /// partition. The view that is returned has the answer.
     ///
     /// # Errors
     /// [`AdminError`]; see its variants.
@@ -132,7 +135,7 @@ impl Admin {
         id: TransactionId,
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
-        self.desk.check(id, request).await
+        self.acts.check(id, request).await
     }
 
     /// Opens a parked message again; it is checked at once.
@@ -144,7 +147,7 @@ impl Admin {
         id: TransactionId,
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
-        self.desk.resume(id, request).await
+        self.acts.resume(id, request).await
     }
 }
 

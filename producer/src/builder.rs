@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::desk::LOOKS_AT_ONCE;
+use crate::admin::desk::{ACTS_AT_ONCE, LOOKS_AT_ONCE};
 use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{ProducerConfig, validate_name};
@@ -24,6 +24,7 @@ use crate::producer::{Inner, TransactionProducer};
 use crate::resolver::{Parts, Resolver};
 use crate::shared::Shared;
 use crate::targets::Targets;
+use crate::used::UsedIds;
 use crate::{owner, topics};
 
 /// Between two looks at the broker for [`TransactionProducer::health`].
@@ -106,7 +107,9 @@ impl ProducerBuilder {
             bodies,
             places: Arc::new(Semaphore::new(config.max_transactions)),
             looks: Arc::new(Semaphore::new(LOOKS_AT_ONCE)),
+            acts: Arc::new(Semaphore::new(ACTS_AT_ONCE)),
             partitioner: Partitioner::new(),
+            used: UsedIds::default(),
             partitions,
             log,
             checker,
@@ -170,7 +173,10 @@ async fn probe(inner: Weak<Inner>) {
         drop(strong);
         let looked = tokio::task::spawn_blocking(move || log.look_after(PROBE_INTERVAL));
         let problem = match looked.await {
-            Ok(Ok(_)) => None,
+            Ok(Ok(partitions)) => {
+                shared.count(partitions);
+                None
+            }
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };

@@ -1,17 +1,35 @@
 //! Asks listeners what became of local transactions: in batches, within a deadline, and never
 //! twice at once about the same half in this process.
+//!
+//! # Layout
+//! - `asking`: one purpose's part of a question, in as many calls as it takes
+//! - `call`: one call of a listener; `calling`: its task, and its place among the calls at once
+//! - `claims`: which halves are being asked about
+//! - `pace`: how many halves a call asks about, and which are asked about last, and alone
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use halfmsg_protocol::{Answer, NotAsked, TransactionId};
-use halfmsg_traces::context::{carried, within};
+use halfmsg_protocol::{Answer, NotAsked};
 use tokio::sync::Semaphore;
 
-use crate::listener::{ErasedListener, ListenerResult, LocalTransactionState};
+use crate::listener::ErasedListener;
 use crate::message::HalfMessage;
-use crate::spans;
+
+mod asking;
+mod call;
+mod calling;
+mod claims;
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use asking::{Placed, Tell};
+pub(crate) use call::BLOCKS;
+pub use call::{NotReached, check_time_left};
+use claims::{Claims, Taken};
+use pace::{Kind, Pace};
 
 /// A half to ask about, and the application that it belongs to.
 pub(crate) struct Asked {
@@ -24,8 +42,17 @@ pub(crate) struct Checker {
     application: String,
     listeners: HashMap<String, Arc<dyn ErasedListener>>,
     deadline: Duration,
-    calls: Semaphore,
-    busy: Mutex<HashSet<TransactionId>>,
+    calls: Arc<Semaphore>,
+    /// Those that may be in vain, which take all places but one (of one, that); of them, half for the
+    /// suspects, at least one.
+    calls_in_vain: Arc<Semaphore>,
+    calls_of_suspects: Arc<Semaphore>,
+    claims: Arc<Claims>,
+    /// By purpose.
+    paces: Mutex<HashMap<String, Pace>>,
+    /// Whoever asks panics, outside of any listener.
+    #[cfg(test)]
+    pub(crate) panics: std::sync::atomic::AtomicBool,
 }
 
 impl Checker {
@@ -35,8 +62,19 @@ impl Checker {
         deadline: Duration,
         concurrency: usize,
     ) -> Self {
-        let calls = Semaphore::new(concurrency);
-        Self { application, listeners, deadline, calls, busy: Mutex::default() }
+        let in_vain = concurrency.saturating_sub(1).max(1);
+        Self {
+            application,
+            listeners,
+            deadline,
+            calls: Arc::new(Semaphore::new(concurrency)),
+            calls_in_vain: Arc::new(Semaphore::new(in_vain)),
+            calls_of_suspects: Arc::new(Semaphore::new((in_vain / 2).max(1))),
+            claims: Arc::default(),
+            paces: Mutex::default(),
+            #[cfg(test)]
+            panics: Default::default(),
+        }
     }
 
     pub(crate) fn listener(&self, purpose: &str) -> Option<&Arc<dyn ErasedListener>> {
@@ -49,117 +87,57 @@ impl Checker {
         answers.into_iter().next().unwrap_or(Answer::NotAsked(NotAsked::Busy))
     }
 
-    /// Asks about these; the answers are in their order. Each purpose's listener gets its part in
-    /// one call.
+    /// Asks about these; the answers are in their order.
     pub(crate) async fn ask(&self, asked: Vec<Asked>) -> Vec<Answer> {
-        let mut answers = vec![Answer::NotAsked(NotAsked::Busy); asked.len()];
-        let mut by_purpose: HashMap<String, Vec<(usize, HalfMessage)>> = HashMap::new();
-        let claims = Claims::new(self);
-        for (index, Asked { application, half }) in asked.into_iter().enumerate() {
+        let answers = Mutex::new(vec![Answer::NotAsked(NotAsked::Busy); asked.len()]);
+        let note = |index: usize, answer: Answer| {
+            answers.lock().unwrap_or_else(PoisonError::into_inner)[index] = answer;
+        };
+        self.ask_each(asked, &note).await;
+        answers.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks about these, and tells the answer of each, by its place, as soon as it is known: one whose
+    /// check hangs holds up no other's answer. Each is told exactly once, unless this is cancelled.
+    pub(crate) async fn ask_each(&self, asked: Vec<Asked>, tell: Tell<'_>) {
+        #[cfg(test)]
+        assert!(!self.panics.load(std::sync::atomic::Ordering::Relaxed), "expected");
+        let mut by_purpose: HashMap<String, Vec<Placed>> = HashMap::new();
+        let mut blocked = Vec::new();
+        for (at, Asked { application, half }) in asked.into_iter().enumerate() {
             if application != self.application || !self.listeners.contains_key(&half.purpose) {
-                answers[index] = Answer::NotAsked(NotAsked::NoListener);
-            } else if claims.claim(half.transaction_id) {
-                by_purpose.entry(half.purpose.clone()).or_default().push((index, half));
+                tell(at, Answer::NotAsked(NotAsked::NoListener));
+                continue;
+            }
+            match self.claims.claim(half.transaction_id) {
+                Ok(claim) => {
+                    let part = by_purpose.entry(half.purpose.clone()).or_default();
+                    part.push(Placed { at, half, claim });
+                }
+                Err(Taken::Asked) => tell(at, Answer::NotAsked(NotAsked::Busy)),
+                Err(Taken::Blocked) => {
+                    blocked.push(half.transaction_id);
+                    tell(at, Answer::NotAsked(NotAsked::Blocked));
+                }
             }
         }
-        let calls = by_purpose.into_iter().map(|(purpose, part)| async move {
-            let (indices, halves): (Vec<usize>, Vec<HalfMessage>) = part.into_iter().unzip();
-            (indices, self.call(&purpose, halves).await)
+        if let Some(transaction_id) = blocked.first() {
+            // The log may know nothing of it: the question of that call may have been cancelled.
+            let halves = blocked.len();
+            tracing::warn!(%transaction_id, halves, "not asked about: an earlier call about it {BLOCKS}");
+        }
+        let parts = by_purpose.into_iter().map(|(purpose, part)| async move {
+            self.ask_purpose(&purpose, part, tell).await;
         });
-        for (indices, given) in futures::future::join_all(calls).await {
-            for (index, answer) in indices.into_iter().zip(given) {
-                answers[index] = answer;
-            }
-        }
-        answers
+        futures::future::join_all(parts).await;
     }
 
-    async fn call(&self, purpose: &str, halves: Vec<HalfMessage>) -> Vec<Answer> {
-        let Some(check) = spans::Check::begin(purpose, &halves) else {
-            return self.call_listener(purpose, halves).await;
-        };
-        let answers = within(&check.context(), self.call_listener(purpose, halves)).await;
-        check.answered(&answers);
-        answers
-    }
-
-    async fn call_listener(&self, purpose: &str, halves: Vec<HalfMessage>) -> Vec<Answer> {
-        let count = halves.len();
-        let Some(listener) = self.listeners.get(purpose).cloned() else {
-            return vec![Answer::NotAsked(NotAsked::NoListener); count];
-        };
-        let Ok(_place) = self.calls.acquire().await else {
-            return vec![Answer::NotAsked(NotAsked::Busy); count];
-        };
-        // A task of its own, so that a panic is the listener's and not ours.
-        let mut call = tokio::spawn(carried(async move { listener.check(&halves).await }));
-        let failure = match tokio::time::timeout(self.deadline, &mut call).await {
-            Ok(Ok(given)) if given.len() == count => return answers(purpose, given),
-            Ok(Ok(given)) => {
-                format!("the listener gave {} answers for {count} halves", given.len())
-            }
-            Ok(Err(error)) if error.is_panic() => "the listener panicked".to_owned(),
-            Ok(Err(_)) => return vec![Answer::NotAsked(NotAsked::Busy); count],
-            Err(_) => {
-                call.abort();
-                format!("the listener took longer than {:?}", self.deadline)
-            }
-        };
-        tracing::warn!(purpose, halves = count, failure, "a check failed");
-        vec![Answer::Failed(failure); count]
-    }
-}
-
-/// One line for a batch, with the first reason: a database that is away fails all of it alike.
-fn answers(purpose: &str, given: Vec<ListenerResult<LocalTransactionState>>) -> Vec<Answer> {
-    let answers: Vec<Answer> = given.into_iter().map(answer).collect();
-    let failures = answers.iter().filter_map(|answer| match answer {
-        Answer::Failed(failure) => Some(failure),
-        _ => None,
-    });
-    if let Some(failure) = failures.clone().next() {
-        tracing::warn!(purpose, halves = failures.count(), failure, "a check failed");
-    }
-    answers
-}
-
-fn answer(given: ListenerResult<LocalTransactionState>) -> Answer {
-    match given {
-        Ok(LocalTransactionState::Commit) => Answer::Commit,
-        Ok(LocalTransactionState::Rollback) => Answer::Rollback,
-        Ok(LocalTransactionState::Unknown) => {
-            Answer::Unknown("the listener does not know yet".to_owned())
-        }
-        Err(error) => Answer::Failed(error.to_string()),
-    }
-}
-
-/// The halves that one call asks about; given back when it ends, also by cancellation.
-struct Claims<'a> {
-    checker: &'a Checker,
-    claimed: Mutex<Vec<TransactionId>>,
-}
-
-impl<'a> Claims<'a> {
-    fn new(checker: &'a Checker) -> Self {
-        Self { checker, claimed: Mutex::default() }
-    }
-
-    fn claim(&self, id: TransactionId) -> bool {
-        let mut busy = self.checker.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = busy.insert(id);
-        if free {
-            self.claimed.lock().unwrap_or_else(PoisonError::into_inner).push(id);
-        }
-        free
-    }
-}
-
-impl Drop for Claims<'_> {
-    fn drop(&mut self) {
-        let mut busy = self.checker.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in self.claimed.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            busy.remove(&id);
+    fn paced<T>(&self, purpose: &str, act: impl FnOnce(&mut Pace) -> T) -> T {
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        match paces.get_mut(purpose) {
+            Some(pace) => act(pace),
+            // At most one for each listener.
+            None => act(paces.entry(purpose.to_owned()).or_default()),
         }
     }
 }

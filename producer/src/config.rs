@@ -82,7 +82,8 @@ pub struct ProducerConfig {
     pub decision_deadline: Duration,
     /// How long the client goes on sending a record that the store does not acknowledge, also one
     /// that nobody waits for any more. Each time that it gives one up it may write others twice
-    /// (see [`halfmsg_protocol::Ignored::Copy`]), so it is longer than the deadlines.
+    /// (see [`halfmsg_protocol::Ignored::Copy`]), so it is longer than the deadlines. The same in all
+    /// replicas of a group: whoever owns a partition expects copies of the others' halves for as long.
     pub store_timeout: Duration,
     /// From storing a half to its first check; more than prepare and local deadline together.
     pub check_after: Duration,
@@ -94,7 +95,8 @@ pub struct ProducerConfig {
     /// Age at which a half is parked after at least one attempt; while its checks fail, only once
     /// they have failed for as long.
     pub max_age: Duration,
-    /// Wait for a listener before halves that have none are parked.
+    /// How long one owner of its partition has a half before it parks it because nobody listens; 5
+    /// minutes for one that is older than `max_age` and this together.
     pub no_listener_grace: Duration,
     /// One call of a listener's check.
     pub check_deadline: Duration,
@@ -157,6 +159,11 @@ impl Emission {
 }
 
 impl ProducerConfig {
+    /// The most that a message may ask for as its own.
+    pub(crate) fn longest_check_after(&self) -> Duration {
+        self.max_age.max(self.check_after)
+    }
+
     /// The defaults, for this cluster, application and group.
     pub fn new(
         kafka: KafkaConfig,

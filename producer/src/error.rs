@@ -31,6 +31,19 @@ pub enum Invalid {
         /// What it must exceed.
         least: Duration,
     },
+    /// A check that would leave what nobody decides open for longer than the group allows.
+    #[error(
+        "check_after is {after:?}: it must be at most {most:?}, the more of max_age and the group's check_after"
+    )]
+    CheckTooLate {
+        /// What was asked for.
+        after: Duration,
+        /// The most.
+        most: Duration,
+    },
+    /// No point in time that a record can have.
+    #[error("timestamp_ms is {0}: it must be between 0 and the end of the year 9999")]
+    Timestamp(i64),
     /// Key, headers and payload together are over the limit.
     #[error("{bytes} bytes of key, headers and payload: the limit is {max_bytes}")]
     TooLarge {
@@ -39,6 +52,12 @@ pub enum Invalid {
         /// The limit.
         max_bytes: usize,
     },
+    /// An identity that this process has given to another message.
+    #[error(
+        "the id {0} was given to a message before, which may have been stored: a message needs a \
+         fresh one, also where storing it has failed"
+    )]
+    IdUsed(TransactionId),
     /// A transaction of no message, or of too many.
     #[error("{count} messages in one transaction: 1 to {most} are allowed")]
     MessageCount {
@@ -46,6 +65,17 @@ pub enum Invalid {
         count: usize,
         /// The limit.
         most: usize,
+    },
+    /// Only some messages of one transaction have an id of the caller's.
+    #[error(
+        "{given} of {count} messages in one transaction have an id: give each one, or none; their local \
+         transaction is known by all of them"
+    )]
+    SomeIds {
+        /// So many have one.
+        given: usize,
+        /// So many messages.
+        count: usize,
     },
     /// The argument is not what the purpose's listener takes.
     #[error("the listener of purpose '{purpose}' takes a {expected} as its argument")]
@@ -72,8 +102,8 @@ pub enum PrepareError {
     /// Too much is under way already; nothing was stored. Try again later.
     #[error("too much is under way: {0}; try again later")]
     Backpressure(String),
-    /// Kafka did not acknowledge in time. Try again; if the half was stored after all, its check
-    /// finds no local transaction and settles it.
+    /// Kafka did not acknowledge in time. Try again, under another id if it was given one; if the
+    /// half was stored after all, its check finds no local transaction and settles it.
     #[error("Kafka did not store the half message within {deadline:?}: {reason}")]
     Unavailable {
         /// The prepare deadline.
@@ -89,6 +119,22 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
+    /// Every [`PrepareError::reason`].
+    pub(crate) const REASONS: [&str; 6] =
+        ["invalid", "unknown_topic", "no_listener", "backpressure", "unavailable", "shutting_down"];
+
+    /// Its kind, as it is counted: whose mistake it is shows in it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid",
+            Self::UnknownTopic(_) => "unknown_topic",
+            Self::NoListener(_) => "no_listener",
+            Self::Backpressure(_) => "backpressure",
+            Self::Unavailable { .. } => "unavailable",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Backpressure(_) | Self::Unavailable { .. } | Self::ShuttingDown)

@@ -84,9 +84,13 @@ pub enum FenceError {
     /// message is dropped.
     #[error("{0} is fenced: a check-back has answered for it already; roll back")]
     Fenced(TransactionId),
-    /// This local transaction has committed before. Roll this repetition back; its message is
-    /// delivered.
-    #[error("{0} has committed before: roll this repetition back")]
+    /// This local transaction has committed before. Roll the database's transaction back, and leave
+    /// the message to its check, which commits it: to roll the message back would drop the first one,
+    /// of which it is a copy.
+    #[error(
+        "{0} has committed before: roll the database's transaction back, and leave the message to its \
+         check"
+    )]
     AlreadyEntered(TransactionId),
     /// What happened before to a transaction as old as this one has been cleaned away. Roll back.
     #[error("{0} is older than what the fence remembers: roll back")]

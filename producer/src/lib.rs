@@ -14,7 +14,7 @@
 //! - [`observe`]: hears each step in the life of a half message
 //! - [`transaction`]: from a stored half message to its recorded decision
 //! - `fence` (feature `fence`): a table that keeps a check-back and its local transaction apart
-//! - `prepare`: stores a half message, or says why not
+//! - `prepare`: stores a half message, or says why not; `used`: ids that callers have given lately
 //! - [`admin`]: what is open or parked, and settling it by hand
 //! - [`operator`]: the same from outside, without an application: for a service that is down
 //! - [`snapshot`]: the state of partitions that this replica does not own, read from the brokers;
@@ -59,11 +59,14 @@ mod targets;
 pub mod testkit;
 mod topics;
 pub mod transaction;
+mod used;
 
 pub use admin::{
-    Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, Listed, OperatorRequest, Page,
+    Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, MissingPartition,
+    OperatorRequest, Page,
 };
 pub use builder::ProducerBuilder;
+pub use checker::{NotReached, check_time_left};
 pub use config::{Assignment, ConfigError, CrashPoint, Emission, ProducerConfig};
 pub use error::{DecisionError, Invalid, PrepareError, StartError};
 pub use halfmsg_protocol::{Backoff, Origin, TransactionId, Verdict};

@@ -19,6 +19,14 @@ pub(crate) fn text(key: Option<&[u8]>) -> Option<DisplayValue<&str>> {
     std::str::from_utf8(key?).ok().map(display)
 }
 
+/// A record of the store, and since when it stands there.
+#[derive(Debug)]
+pub(crate) struct Read<R> {
+    /// Milliseconds since the epoch.
+    pub(crate) at_ms: i64,
+    pub(crate) record: R,
+}
+
 /// Tells the steps. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Life {
@@ -35,16 +43,30 @@ impl Life {
         self.observer.is_some()
     }
 
+    /// It happens now.
     fn observe(&self, transaction_id: TransactionId, key: Option<&[u8]>, step: LifeStep<'_>) {
-        let Some(observer) = &self.observer else { return };
-        let event = LifeEvent { transaction_id, key, at_ms: clock::wall_ms(), step };
-        // Whatever is wrong with it, messages go on being delivered.
-        if catch_unwind(AssertUnwindSafe(|| observer.observe(&event))).is_err() {
-            tracing::error!(%transaction_id, "the observer of half messages panicked");
+        if self.is_observed() {
+            self.observe_at(Some(clock::wall_ms()), transaction_id, key, step);
         }
     }
 
-    pub(crate) fn stored(&self, half: &HalfMessage) {
+    fn observe_at(
+        &self,
+        at_ms: Option<i64>,
+        transaction_id: TransactionId,
+        key: Option<&[u8]>,
+        step: LifeStep<'_>,
+    ) {
+        let Some(observer) = &self.observer else { return };
+        let event = LifeEvent { transaction_id, key, at_ms, step };
+        // Whatever is wrong with it, messages go on being delivered.
+        if catch_unwind(AssertUnwindSafe(|| observer.observe(&event))).is_err() {
+            tracing::error!(%transaction_id, key = text(key), "the observer of half messages panicked");
+        }
+    }
+
+    /// `at_ms`: of the record.
+    pub(crate) fn stored(&self, half: &HalfMessage, at_ms: i64) {
         tracing::info!(
             target: TARGET,
             transaction_id = %half.transaction_id, key = text(half.key.as_deref()),
@@ -54,7 +76,7 @@ impl Life {
         let &HalfMessage { partition, offset, .. } = half;
         let step =
             LifeStep::Stored { purpose: &half.purpose, topic: &half.topic, partition, offset };
-        self.observe(half.transaction_id, half.key.as_deref(), step);
+        self.observe_at(Some(at_ms), half.transaction_id, half.key.as_deref(), step);
     }
 
     pub(crate) fn local_transaction(&self, half: &HalfMessage, outcome: &LocalOutcome) {
@@ -89,8 +111,8 @@ impl Life {
         );
     }
 
-    /// `decision`: the record that was read, if it was kept for an observer.
-    pub(crate) fn delivering(&self, half: &Half, decision: Option<&Decision>) {
+    /// `decision`: the record that was read, and its time, if it was kept for an observer.
+    pub(crate) fn delivering(&self, half: &Half, decision: Option<&Read<Decision>>) {
         tracing::info!(
             target: TARGET,
             transaction_id = %half.meta.id, key = text(half.body.key.as_deref()),
@@ -99,9 +121,10 @@ impl Life {
         self.decision_read(half, decision);
     }
 
-    pub(crate) fn delivered(&self, half: &Half) {
+    /// `at_ms`: none if it may have been delivered before.
+    pub(crate) fn delivered(&self, half: &Half, at_ms: Option<i64>) {
         let step = LifeStep::Delivered { topic: &half.meta.topic };
-        self.observe(half.meta.id, half.body.key.as_deref(), step);
+        self.observe_at(at_ms, half.meta.id, half.body.key.as_deref(), step);
     }
 
     pub(crate) fn dropped(
@@ -109,7 +132,7 @@ impl Life {
         half: &Half,
         by: &'static str,
         reason: &str,
-        decision: Option<&Decision>,
+        decision: Option<&Read<Decision>>,
     ) {
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         tracing::info!(
@@ -118,7 +141,10 @@ impl Life {
             "rolled back by {by}: dropped{why}"
         );
         self.decision_read(half, decision);
-        self.observe(half.meta.id, half.body.key.as_deref(), LifeStep::Dropped);
+        if let Some(Read { at_ms, .. }) = decision {
+            let key = half.body.key.as_deref();
+            self.observe_at(Some(*at_ms), half.meta.id, key, LifeStep::Dropped);
+        }
     }
 
     pub(crate) fn parked(&self, parked: &ParkedHalf) {
@@ -129,27 +155,26 @@ impl Life {
             "parked ({cause}): {reason}; an operator decides"
         );
         let key = parked.half.body.key.as_deref();
-        self.observe(parked.half.meta.id, key, LifeStep::Parked { cause, reason });
+        let (at_ms, step) = (Some(parked.parked_ms), LifeStep::Parked { cause, reason });
+        self.observe_at(at_ms, parked.half.meta.id, key, step);
     }
 
-    pub(crate) fn reopened(&self, half: &Half, reopen: &Reopen) {
-        let Reopen { operator, reason, .. } = reopen;
-        self.observe(
-            half.meta.id,
-            half.body.key.as_deref(),
-            LifeStep::Reopened { operator, reason },
-        );
+    pub(crate) fn reopened(&self, half: &Half, reopen: &Read<Reopen>) {
+        let Read { at_ms, record: Reopen { operator, reason, .. } } = reopen;
+        let step = LifeStep::Reopened { operator, reason };
+        self.observe_at(Some(*at_ms), half.meta.id, half.body.key.as_deref(), step);
     }
 
-    fn decision_read(&self, half: &Half, decision: Option<&Decision>) {
-        let Some(Decision { verdict, origin, operator, reason, .. }) = decision else { return };
+    fn decision_read(&self, half: &Half, decision: Option<&Read<Decision>>) {
+        let Some(Read { at_ms, record }) = decision else { return };
+        let Decision { verdict, origin, operator, reason, .. } = record;
         let step = LifeStep::Decided {
             verdict: *verdict,
             by: *origin,
             operator: operator.as_deref(),
             reason,
         };
-        self.observe(half.meta.id, half.body.key.as_deref(), step);
+        self.observe_at(Some(*at_ms), half.meta.id, half.body.key.as_deref(), step);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::checker::{NotReached, check_time_left};
 use crate::message::HalfMessage;
 
 /// What a listener may fail with. It is logged; what a local transaction failed with leads to its
@@ -64,16 +65,42 @@ pub trait TransactionListener: Send + Sync + 'static {
     ) -> ListenerResult<LocalTransactionState>;
 
     /// Says what became of these, one answer per half in their order, each as
-    /// [`TransactionListener::check_local_transaction`] would. May be cancelled at the check deadline,
-    /// when all of them failed. By default asks for one after the other.
+    /// [`TransactionListener::check_local_transaction`] would. May be cancelled at the check deadline, or
+    /// when another replica takes the half's partition over. It must not block its thread: a call that
+    /// cannot be cancelled keeps its place among `check_concurrency` until it ends (for a minute at
+    /// most), and its halves, which fail meanwhile, are not asked about again before; but if it was about
+    /// several, each is asked about alone after that minute.
+    ///
+    /// A call that is cancelled, panics or gives another number of answers says nothing of any single
+    /// half: its halves are asked about again by halves, until the one to blame is alone. Only that
+    /// one has failed then, and it is asked about alone from then on, until it is answered. One that
+    /// runs out of time ([`check_time_left`]) may give the answers it has, and [`NotReached`] as the
+    /// error of the others: they are asked about at once, in another call.
+    ///
+    /// By default asks for one after the other, as long as there is time.
     async fn check_local_transactions(
         &self,
         halves: &[HalfMessage],
     ) -> Vec<ListenerResult<LocalTransactionState>> {
-        let mut answers = Vec::with_capacity(halves.len());
+        let mut answers: Vec<ListenerResult<LocalTransactionState>> =
+            Vec::with_capacity(halves.len());
         for half in halves {
-            answers.push(self.check_local_transaction(half).await);
+            let check = self.check_local_transaction(half);
+            let answer = match check_time_left() {
+                None => Ok(check.await),
+                Some(left) if left.is_zero() && !answers.is_empty() => break,
+                Some(left) => tokio::time::timeout(left, check).await,
+            };
+            match answer {
+                Ok(answer) => answers.push(answer),
+                // The first one had the whole time.
+                Err(_) if answers.is_empty() => {
+                    answers.push(Err("it took longer than it may".into()))
+                }
+                Err(_) => break,
+            }
         }
+        answers.resize_with(halves.len(), || Err(NotReached.into()));
         answers
     }
 }

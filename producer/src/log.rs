@@ -17,13 +17,14 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 
+use crate::clock;
 use crate::config::RETRY_DELAY;
 use crate::scan::is_denied;
 
 mod waiter;
 
 use waiter::Acked;
-pub(crate) use waiter::Waiter;
+pub(crate) use waiter::{Waiter, Written};
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ mod tests;
 pub(crate) struct LogContext {
     /// Cleared by the first acknowledgement: the client works.
     unproven: Arc<AtomicBool>,
+    /// The in-process broker acknowledges with a time that is none.
+    is_embedded: bool,
 }
 
 impl ClientContext for LogContext {}
@@ -44,7 +47,9 @@ impl ProducerContext for LogContext {
                 if self.unproven.load(Ordering::Relaxed) {
                     self.unproven.store(false, Ordering::Relaxed);
                 }
-                Ok(message.offset())
+                let told = message.timestamp().to_millis().filter(|_| !self.is_embedded);
+                let appended_ms = told.unwrap_or_else(clock::wall_ms);
+                Ok(Written { offset: message.offset(), appended_ms })
             }
             Err((error, _)) => Err(error.clone()),
         });
@@ -77,6 +82,7 @@ struct Current {
 /// The store's producer. Shared by transactions, check-back and operators.
 pub(crate) struct StoreLog {
     config: ClientConfig,
+    is_embedded: bool,
     message_timeout: Duration,
     topic: String,
     current: RwLock<Current>,
@@ -99,13 +105,11 @@ impl StoreLog {
         config
             .set("message.timeout.ms", message_timeout.as_millis().to_string())
             .set("queue.buffering.max.messages", Self::QUEUE)
+            .set("queue.buffering.max.kbytes", Self::QUEUE_KIB)
             .set("message.max.bytes", max_record_bytes.to_string());
-        // Unless it was set by hand.
-        if !kafka.properties.contains_key("queue.buffering.max.kbytes") {
-            config.set("queue.buffering.max.kbytes", Self::QUEUE_KIB);
-        }
-        let current = RwLock::new(Current::make(&config, false)?);
-        Ok(Self { config, message_timeout, topic, current, renewed: Mutex::default() })
+        let is_embedded = kafka.embedded;
+        let current = RwLock::new(Current::make(&config, is_embedded, false)?);
+        Ok(Self { config, is_embedded, message_timeout, topic, current, renewed: Mutex::default() })
     }
 
     /// The number of partitions of any topic of the cluster. Blocks up to the deadline.
@@ -123,7 +127,7 @@ impl StoreLog {
         self.send(partition, &codec::encode(record), body.into(), &Arc::new(waiter));
     }
 
-    /// Appends and waits for the acknowledgement. Dropping it does not take the record back.
+    /// Appends and waits for the acknowledgement; the offset. Dropping it does not take the record back.
     pub(crate) async fn append_within(
         &self,
         partition: i32,
@@ -132,21 +136,23 @@ impl StoreLog {
         deadline: Duration,
     ) -> Result<i64, AppendError> {
         let packed = codec::encode(record);
-        self.append_by(partition, &packed, body.into(), Instant::now() + deadline).await
+        let until = Instant::now() + deadline;
+        let written = self.append_by(partition, &packed, body.into(), until).await?;
+        Ok(written.offset)
     }
 
-    /// The same for a record that is encoded already, until a point in time.
+    /// The same for a record that is encoded already, until a point in time; also when it was written.
     pub(crate) async fn append_by(
         &self,
         partition: i32,
         packed: &[u8],
         part: Part<'_>,
         until: Instant,
-    ) -> Result<i64, AppendError> {
+    ) -> Result<Written, AppendError> {
         let waiter = Arc::new(Waiter::caller());
         self.send(partition, packed, part, &waiter);
         match tokio::time::timeout_at(until.into(), Acked(&waiter)).await {
-            Ok(Ok(offset)) => Ok(offset),
+            Ok(Ok(written)) => Ok(written),
             Ok(Err(error)) if is_queue_full(&error) => Err(AppendError::QueueFull),
             Ok(Err(error)) if is_denied(&error) => Err(AppendError::Failed(
                 TopicError::Forbidden { topic: self.topic.clone(), right: "Write" }.to_string(),
@@ -230,7 +236,7 @@ impl StoreLog {
         }
         *renewed = Some(Instant::now());
         tracing::error!(topic = self.topic, %code, text, "the store's client is made anew");
-        match Current::make(&self.config, true) {
+        match Current::make(&self.config, self.is_embedded, true) {
             Ok(made) => {
                 let old = self.replace(made);
                 retire(old.client, self.message_timeout);
@@ -262,9 +268,9 @@ impl StoreLog {
 }
 
 impl Current {
-    fn make(config: &ClientConfig, unproven: bool) -> Result<Self, KafkaError> {
+    fn make(config: &ClientConfig, is_embedded: bool, unproven: bool) -> Result<Self, KafkaError> {
         let unproven = Arc::new(AtomicBool::new(unproven));
-        let context = LogContext { unproven: Arc::clone(&unproven) };
+        let context = LogContext { unproven: Arc::clone(&unproven), is_embedded };
         Ok(Self { client: Arc::new(config.create_with_context(context)?), unproven })
     }
 }

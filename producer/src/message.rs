@@ -12,6 +12,8 @@ use crate::log::Part;
 
 /// The longest name of a topic that Kafka accepts, in bytes.
 const MAX_TOPIC_BYTES: usize = 249;
+/// The last millisecond of the year 9999.
+const MAX_TIMESTAMP_MS: i64 = 253_402_300_799_999;
 /// Headers of one message.
 pub const MAX_HEADERS: usize = 1_000;
 
@@ -26,12 +28,23 @@ pub struct Message {
     pub headers: Vec<(String, Option<Bytes>)>,
     /// The payload; none is Kafka's null value.
     pub payload: Option<Bytes>,
-    /// Time to the first check, if not the group's; at least prepare and local deadline.
+    /// The timestamp of the delivered record, in milliseconds since the epoch, from 0 to the end of the year
+    /// 9999; the time of the prepare, if none is given. The target's retention by time counts from it. A topic may refuse what is far from now
+    /// (`message.timestamp.after.max.ms`): such a message is parked as undeliverable.
+    pub timestamp_ms: Option<i64>,
+    /// Time to the first check, if not the group's; more than prepare and local deadline, and at most the
+    /// group's `max_age` (or its `check_after`, if that is more), so that what nobody decides has a bound.
     pub check_after: Option<Duration>,
     /// Its identity, if it must be known before it is stored, as for a header that names it: a fresh
     /// one of [`new_transaction_id`](crate::TransactionProducer::new_transaction_id), used once, also
-    /// where storing it has failed: a second message of the same identity is taken for a copy of the
-    /// first, shares its decision and is lost, and an inbox takes it for a repetition.
+    /// where storing it has failed. A process refuses those that it used lately
+    /// ([`Invalid::IdUsed`]). Where another one has used it, the store takes the same message for a
+    /// copy of the first, which shares its decision; another message is lost, as an error in the log
+    /// and the metric `reused` say. That holds within one partition of the store, which follows from the
+    /// ordering key, and as long as its owner knows the first: while it is open or parked, and as far back
+    /// as the store is replayed. Behind that the same message may be
+    /// delivered once more, under the same id, even exactly once. An inbox takes either for a repetition. Of several messages of one
+    /// transaction, all have one or none does.
     pub id: Option<TransactionId>,
 }
 
@@ -62,6 +75,13 @@ impl Message {
         self
     }
 
+    /// With this timestamp; see [`Message::timestamp_ms`].
+    #[must_use]
+    pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Self {
+        self.timestamp_ms = Some(timestamp_ms);
+        self
+    }
+
     /// With a first check after this long.
     #[must_use]
     pub fn check_after(mut self, after: Duration) -> Self {
@@ -73,6 +93,7 @@ impl Message {
         &self,
         max_bytes: usize,
         least_check_after: Duration,
+        most_check_after: Duration,
     ) -> Result<(), Invalid> {
         let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let topic = &self.topic;
@@ -95,6 +116,12 @@ impl Message {
         if let Some(after) = self.check_after.filter(|after| *after <= least_check_after) {
             return Err(Invalid::CheckAfter { after, least: least_check_after });
         }
+        if let Some(after) = self.check_after.filter(|after| *after > most_check_after) {
+            return Err(Invalid::CheckTooLate { after, most: most_check_after });
+        }
+        if let Some(wrong) = self.timestamp_ms.filter(|ms| !(0..=MAX_TIMESTAMP_MS).contains(ms)) {
+            return Err(Invalid::Timestamp(wrong));
+        }
         let bytes = self.bytes();
         if bytes > max_bytes {
             return Err(Invalid::TooLarge { bytes, max_bytes });
@@ -108,6 +135,13 @@ impl Message {
         let headers: usize =
             self.headers.iter().map(|(name, value)| name.len() + bytes(value)).sum();
         bytes(&self.key) + headers + bytes(&self.payload)
+    }
+
+    /// What its store partition follows from: its ordering key, else the id that it was given. Only
+    /// who owns both copies of a message can tell that they are.
+    pub(crate) fn stays_with(&self) -> Option<&[u8]> {
+        let id = self.id.as_ref().map(|id| id.as_bytes().as_slice());
+        self.key.as_deref().or(id)
     }
 
     /// What goes into the store's record besides ours.
@@ -167,14 +201,15 @@ mod tests {
     use super::*;
 
     const LEAST: Duration = Duration::from_secs(5);
+    const MOST: Duration = Duration::from_secs(500);
 
     #[test]
     fn a_payload_at_the_limit_passes_and_one_byte_more_does_not() {
         let at = Message::new("t", vec![0; 90]).key(vec![0; 10]);
-        assert_eq!(at.validate(100, LEAST), Ok(()));
+        assert_eq!(at.validate(100, LEAST, MOST), Ok(()));
         let over = Message::new("t", vec![0; 91]).key(vec![0; 10]);
         assert_eq!(
-            over.validate(100, LEAST),
+            over.validate(100, LEAST, MOST),
             Err(Invalid::TooLarge { bytes: 101, max_bytes: 100 })
         );
     }
@@ -182,12 +217,27 @@ mod tests {
     #[test]
     fn refuses_what_would_be_lost_or_confused() {
         let reserved = Message::new("t", "x").header("halfmsg", "y");
-        assert!(matches!(reserved.validate(100, LEAST), Err(Invalid::ReservedHeader(_))));
-        assert!(matches!(Message::new("", "x").validate(9, LEAST), Err(Invalid::Topic(_))));
-        assert!(matches!(Message::new("a b", "x").validate(9, LEAST), Err(Invalid::Topic(_))));
+        assert!(matches!(reserved.validate(100, LEAST, MOST), Err(Invalid::ReservedHeader(_))));
+        assert!(matches!(Message::new("", "x").validate(9, LEAST, MOST), Err(Invalid::Topic(_))));
+        assert!(matches!(
+            Message::new("a b", "x").validate(9, LEAST, MOST),
+            Err(Invalid::Topic(_))
+        ));
         let early = Message::new("t", "x").check_after(LEAST);
-        assert!(matches!(early.validate(9, LEAST), Err(Invalid::CheckAfter { .. })));
+        assert!(matches!(early.validate(9, LEAST, MOST), Err(Invalid::CheckAfter { .. })));
+        let last = Message::new("t", "x").check_after(MOST);
+        assert_eq!(last.validate(9, LEAST, MOST), Ok(()));
+        for late in [MOST + Duration::from_millis(1), Duration::MAX] {
+            let late = Message::new("t", "x").check_after(late);
+            assert!(matches!(late.validate(9, LEAST, MOST), Err(Invalid::CheckTooLate { .. })));
+        }
+        for (timestamp_ms, is_one) in
+            [(0, true), (MAX_TIMESTAMP_MS, true), (-1, false), (i64::MAX, false)]
+        {
+            let dated = Message::new("t", "x").timestamp_ms(timestamp_ms).validate(9, LEAST, MOST);
+            assert_eq!(dated.is_ok(), is_one, "{timestamp_ms}: {dated:?}");
+        }
         let nul = Message::new("t", "x").header("a\0b", "y");
-        assert!(matches!(nul.validate(100, LEAST), Err(Invalid::HeaderName(_))));
+        assert!(matches!(nul.validate(100, LEAST, MOST), Err(Invalid::HeaderName(_))));
     }
 }

@@ -10,6 +10,8 @@ use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use crate::error::PrepareError;
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct DecisionLabels {
     origin: &'static str,
@@ -31,10 +33,19 @@ struct PartitionLabel {
     partition: i32,
 }
 
-const CHECK_OUTCOMES: [&str; 6] =
-    ["commit", "rollback", "unknown", "failed", "no_listener", "busy"];
-const IGNORED_REASONS: [&str; 6] =
-    ["duplicate", "conflict", "late_unknown", "mismatch", "stale", "copy"];
+const CHECK_OUTCOMES: [&str; 9] = [
+    "commit",
+    "rollback",
+    "unknown",
+    "failed",
+    "no_listener",
+    "busy",
+    "no_place",
+    "blocked",
+    "unread",
+];
+const IGNORED_REASONS: [&str; 7] =
+    ["duplicate", "conflict", "late_unknown", "mismatch", "stale", "copy", "reused"];
 const DONE: &str = "done";
 const ABORTED: &str = "aborted";
 
@@ -55,7 +66,7 @@ fn delivery_buckets() -> Histogram {
 #[derive(Clone)]
 pub(crate) struct Metrics {
     prepared: Counter,
-    prepare_failures: Counter,
+    prepare_failures: Family<ReasonLabel, Counter>,
     prepare_seconds: Histogram,
     commit_to_delivered: Histogram,
     lag: Family<PartitionLabel, Gauge>,
@@ -68,10 +79,16 @@ pub(crate) struct Metrics {
     foreign: Counter,
     open: Family<PartitionLabel, Gauge>,
     failing: Family<PartitionLabel, Gauge>,
+    parked_now: Family<PartitionLabel, Gauge>,
     oldest_open: Family<PartitionLabel, Seconds>,
     oldest_outcome: Seconds,
     batches: Family<OutcomeLabel, Counter>,
     lost_lanes: Counter,
+    trim_failures: Counter,
+    cut_logs: Counter,
+    unknown_progress: Counter,
+    stopped: Gauge,
+    untaken: Gauge,
     replay_left: Gauge,
 }
 
@@ -81,7 +98,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
             prepared: Counter::default(),
-            prepare_failures: Counter::default(),
+            prepare_failures: Family::default(),
             prepare_seconds: prepare_buckets(),
             commit_to_delivered: delivery_buckets(),
             lag: Family::default(),
@@ -94,10 +111,16 @@ impl Default for Metrics {
             foreign: Counter::default(),
             open: Family::default(),
             failing: Family::default(),
+            parked_now: Family::default(),
             oldest_open: Family::default(),
             oldest_outcome: Seconds::default(),
             batches: Family::default(),
             lost_lanes: Counter::default(),
+            trim_failures: Counter::default(),
+            cut_logs: Counter::default(),
+            unknown_progress: Counter::default(),
+            stopped: Gauge::default(),
+            untaken: Gauge::default(),
             replay_left: Gauge::default(),
         };
         for origin in [Origin::Producer, Origin::CheckBack, Origin::Operator] {
@@ -107,6 +130,9 @@ impl Default for Metrics {
         }
         for outcome in CHECK_OUTCOMES {
             metrics.checks.get_or_create(&OutcomeLabel { outcome }).inc_by(0);
+        }
+        for reason in PrepareError::REASONS {
+            metrics.prepare_failures.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
         for reason in IGNORED_REASONS {
             metrics.ignored.get_or_create(&ReasonLabel { reason }).inc_by(0);
@@ -150,7 +176,7 @@ impl Metrics {
         );
         registry.register(
             "resolver_lag_records",
-            "Records of the store that this replica has not read yet, by its partitions, every 5 s",
+            "Records of the store that this replica has not read yet, by its partitions, every 5 s and at the end of the log",
             self.lag.clone(),
         );
         registry.register(
@@ -187,8 +213,13 @@ impl Metrics {
             self.failing.clone(),
         );
         registry.register(
+            "parked_halves",
+            "Half messages that are parked and wait for a person, likewise",
+            self.parked_now.clone(),
+        );
+        registry.register(
             "oldest_open_half_seconds",
-            "Since the oldest open half message was prepared, likewise; 0 if none is open",
+            "Since the oldest open half message was prepared first, likewise; 0 if none is open",
             self.oldest_open.clone(),
         );
         registry.register(
@@ -207,6 +238,31 @@ impl Metrics {
             self.lost_lanes.clone(),
         );
         registry.register(
+            "trim_failures",
+            "Times that the store could not be trimmed, or not all of it",
+            self.trim_failures.clone(),
+        );
+        registry.register(
+            "cut_logs",
+            "Times that a partition was taken over of whose log records were missing that were needed",
+            self.cut_logs.clone(),
+        );
+        registry.register(
+            "unknown_progress",
+            "Times that a partition was taken over whose log holds records and for which no progress was stored",
+            self.unknown_progress.clone(),
+        );
+        registry.register(
+            "stopped_partitions",
+            "Partitions of this replica that are not read on until a person has looked at them",
+            self.stopped.clone(),
+        );
+        registry.register(
+            "untaken_partitions",
+            "Partitions that are this replica's to take, and are not taken over yet",
+            self.untaken.clone(),
+        );
+        registry.register(
             "replay_left_records",
             "Records of the store that are still to be replayed after a takeover",
             self.replay_left.clone(),
@@ -219,8 +275,9 @@ impl Metrics {
         self.prepare_seconds.observe(after.as_secs_f64());
     }
 
-    pub(crate) fn prepare_failed(&self) {
-        self.prepare_failures.inc();
+    pub(crate) fn prepare_failed(&self, error: &PrepareError) {
+        let reason = error.reason();
+        self.prepare_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(crate) fn decided(&self, origin: Origin, verdict: Verdict) {
@@ -235,6 +292,9 @@ impl Metrics {
             Answer::Failed(_) => "failed",
             Answer::NotAsked(NotAsked::NoListener) => "no_listener",
             Answer::NotAsked(NotAsked::Busy) => "busy",
+            Answer::NotAsked(NotAsked::NoPlace) => "no_place",
+            Answer::NotAsked(NotAsked::Blocked) => "blocked",
+            Answer::NotAsked(NotAsked::Unread) => "unread",
         };
         self.checks.get_or_create(&OutcomeLabel { outcome }).inc();
     }
@@ -247,6 +307,7 @@ impl Metrics {
             Ignored::Mismatch => "mismatch",
             Ignored::Stale => "stale",
             Ignored::Copy => "copy",
+            Ignored::Reused { .. } => "reused",
         };
         self.ignored.get_or_create(&ReasonLabel { reason }).inc();
     }
@@ -277,6 +338,11 @@ impl Metrics {
         }
     }
 
+    /// Nothing is known of what is behind.
+    pub(crate) fn lag_unknown(&self) {
+        self.lag.clear();
+    }
+
     pub(crate) fn dropped(&self) {
         self.dropped.inc();
     }
@@ -294,16 +360,46 @@ impl Metrics {
         self.lost_lanes.inc();
     }
 
+    pub(crate) fn trim_failed(&self) {
+        self.trim_failures.inc();
+    }
+
+    /// A partition is taken over of whose log something is missing that was needed.
+    pub(crate) fn log_cut(&self) {
+        self.cut_logs.inc();
+    }
+
+    /// A partition is taken over whose log holds records, and nobody has stored how far they are carried
+    /// out.
+    pub(crate) fn progress_unknown(&self) {
+        self.unknown_progress.inc();
+    }
+
+    /// Partitions that are ours and stand still: those that are stopped, and those not taken over.
+    pub(crate) fn standing_still(&self, stopped: usize, untaken: usize) {
+        self.stopped.set(number(stopped));
+        self.untaken.set(number(untaken));
+    }
+
     pub(crate) fn replay_left(&self, records: i64) {
         self.replay_left.set(records);
     }
 
-    /// Open halves of a partition, those whose checks fail, and the age of the oldest.
-    pub(crate) fn open(&self, partition: i32, count: usize, failing: usize, oldest_ms: i64) {
+    /// Halves of a partition that are parked now.
+    pub(crate) fn parked_now(&self, partition: i32, count: usize) {
+        self.parked_now.get_or_create(&PartitionLabel { partition }).set(number(count));
+    }
+
+    /// Open halves of a partition, and those whose checks fail.
+    pub(crate) fn open(&self, partition: i32, count: usize, failing: usize) {
         let label = PartitionLabel { partition };
-        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.open.get_or_create(&label).set(number(count));
         self.failing.get_or_create(&label).set(number(failing));
+    }
+
+    /// The age of the oldest open half of a partition.
+    pub(crate) fn oldest_open(&self, partition: i32, oldest_ms: i64) {
+        let label = PartitionLabel { partition };
         let age = Duration::from_millis(u64::try_from(oldest_ms).unwrap_or(0));
         self.oldest_open.get_or_create(&label).set(age.as_secs_f64());
     }
@@ -313,6 +409,7 @@ impl Metrics {
         let label = PartitionLabel { partition };
         self.open.remove(&label);
         self.failing.remove(&label);
+        self.parked_now.remove(&label);
         self.oldest_open.remove(&label);
         self.lag.remove(&label);
     }
@@ -321,8 +418,66 @@ impl Metrics {
         self.oldest_outcome.set(age.as_secs_f64());
     }
 
+    /// The lag of each partition that has one.
+    #[cfg(test)]
+    pub(crate) fn lags(&self) -> std::collections::BTreeMap<i32, i64> {
+        let known =
+            |partition| Some((partition, self.lag.get(&PartitionLabel { partition })?.get()));
+        (0..100).filter_map(known).collect()
+    }
+
     /// Decisions that contradicted an earlier one.
     pub(crate) fn conflicts(&self) -> u64 {
         self.ignored.get_or_create(&ReasonLabel { reason: "conflict" }).get()
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::error::Invalid;
+
+    fn text(metrics: &Metrics) -> String {
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("text");
+        text
+    }
+
+    /// A caller's mistake and a broker that is away are two things; each begins at 0.
+    #[test]
+    fn what_is_not_stored_is_counted_by_its_reason() {
+        let unavailable = PrepareError::Unavailable {
+            deadline: Duration::from_secs(2),
+            reason: "no broker".into(),
+            transaction_id: None,
+        };
+        let errors = [
+            PrepareError::Invalid(Invalid::Topic("a b".into())),
+            PrepareError::UnknownTopic("t".into()),
+            PrepareError::NoListener("p".into()),
+            PrepareError::Backpressure("full".into()),
+            unavailable,
+            PrepareError::ShuttingDown,
+        ];
+        let metrics = Metrics::default();
+        for (at, error) in errors.iter().enumerate() {
+            let line = |count| {
+                let reason = error.reason();
+                format!("halfmsg_prepare_failures_total{{reason=\"{reason}\"}} {count}\n")
+            };
+            assert!(text(&metrics).contains(&line(0)), "{error}: {}", text(&metrics));
+            metrics.prepare_failed(error);
+            assert!(text(&metrics).contains(&line(1)), "{error}: {}", text(&metrics));
+            assert_eq!(error.reason(), PrepareError::REASONS[at]);
+        }
+        assert_eq!(errors.len(), PrepareError::REASONS.len());
     }
 }

@@ -46,8 +46,13 @@ pub struct LifeEvent<'a> {
     pub transaction_id: TransactionId,
     /// Its ordering key; of a message that memory has no room for, only a short one.
     pub key: Option<&'a [u8]>,
-    /// The wall clock of this process, milliseconds since the epoch.
-    pub at_ms: i64,
+    /// When it happened, in milliseconds since the epoch. [`LifeStep::Stored`], [`LifeStep::Decided`],
+    /// [`LifeStep::Dropped`], [`LifeStep::Reopened`] and, unless its target refused it, [`LifeStep::Parked`]
+    /// have the time of their record in the store, told again or not: the broker's clock, if the store has
+    /// `message.timestamp.type=LogAppendTime`. The others have this process's.
+    ///
+    /// None where nobody knows: of a delivery that an earlier owner of the partition may have made already.
+    pub at_ms: Option<i64>,
     /// What happened.
     pub step: LifeStep<'a>,
 }
@@ -72,8 +77,8 @@ pub enum LifeStep<'a> {
         /// How.
         outcome: &'a LocalOutcome,
     },
-    /// The listener was asked. `commit` and `rollback` become a decision; `unknown` and `failed` count
-    /// as an attempt. An answer to a message that was decided meanwhile is not told.
+    /// The listener was asked. `commit` and `rollback` become a decision, `unknown` counts as an attempt,
+    /// `failed` is asked again. An answer to a message that was decided meanwhile is not told.
     Checked {
         /// `commit`, `rollback`, `unknown` or `failed`.
         answer: &'static str,
@@ -91,7 +96,7 @@ pub enum LifeStep<'a> {
         /// Why; may be empty.
         reason: &'a str,
     },
-    /// Its topic has it.
+    /// Its topic has it, since this moment or, if somebody was quicker to read it, a little before.
     Delivered {
         /// The topic.
         topic: &'a str,

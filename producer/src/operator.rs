@@ -32,7 +32,7 @@ pub use skip::Skipped;
 
 use crate::TransactionId;
 use crate::admin::desk::Desk;
-use crate::admin::{AdminError, HalfDetail, HalfFilter, HalfView, Listed, OperatorRequest};
+use crate::admin::{AdminError, HalfDetail, HalfFilter, HalfView, OperatorRequest, Page};
 use crate::bodies::Bodies;
 use crate::config::ProducerConfig;
 use crate::error::StartError;
@@ -53,7 +53,7 @@ const NAME: &str = "halfmsg-operator";
 /// use halfmsg_producer::{HalfFilter, OperatorClient};
 ///
 /// let client = OperatorClient::new(KafkaConfig::new("localhost:9092"), "halfmsg", "order-svc")?;
-/// for half in client.list(HalfFilter { limit: 100, ..HalfFilter::default() }).await?.page.items {
+/// for half in client.list(HalfFilter { limit: 100, ..HalfFilter::default() }).await?.items {
 ///     println!("{} {} {}", half.transaction_id, half.state, half.age_seconds);
 /// }
 /// # Ok(())
@@ -120,12 +120,21 @@ impl OperatorClient {
         self
     }
 
-    /// Open and parked halves, in the order of partition and offset.
+    /// Open and parked halves, in the order of partition and offset. A partition that nobody leads now
+    /// or that stands still, is named ([`Page::missing_partitions`]), and the others are listed.
     ///
     /// # Errors
     /// [`AdminError`]; see its variants.
-    pub async fn list(&self, filter: HalfFilter) -> Result<Listed, AdminError> {
+    pub async fn list(&self, filter: HalfFilter) -> Result<Page<HalfView>, AdminError> {
         self.desk.list(filter).await
+    }
+
+    /// All open and parked halves, of one look at the store, whose limits bound them.
+    ///
+    /// # Errors
+    /// [`AdminError`]; see its variants.
+    pub async fn everything(&self) -> Result<Page<HalfView>, AdminError> {
+        self.desk.everything().await
     }
 
     /// One half with payload and history. What is closed is found as long as the log holds it.

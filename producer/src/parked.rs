@@ -185,8 +185,13 @@ fn offset(headers: &[(String, Option<Bytes>)], name: &str) -> Option<i64> {
 /// then it counts as one without headers.
 pub(crate) fn packed<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
     let read = || {
-        let ours = message.headers()?.iter().filter(|header| header.key == HEADER).last()?;
-        ours.value
+        let headers = message.headers()?;
+        // As good as always: each look at a header costs a record of a long log its part.
+        let ours = match headers.count() {
+            1 => headers.try_get(0).filter(|header| header.key == HEADER),
+            _ => headers.iter().filter(|header| header.key == HEADER).last(),
+        };
+        ours?.value
     };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).ok().flatten()
 }
@@ -204,6 +209,9 @@ pub(crate) fn users_body(message: &BorrowedMessage<'_>) -> Body {
 fn body(message: &BorrowedMessage<'_>, without_ours: bool) -> Body {
     let read = || {
         let headers = message.headers()?;
+        if without_ours && headers.count() == 1 && headers.get(0).key == HEADER {
+            return None;
+        }
         let ours = headers.iter().enumerate().filter(|(_, header)| header.key == HEADER);
         let ours = ours.map(|(at, _)| at).last().filter(|_| without_ours);
         let users = headers.iter().enumerate().filter(|(at, _)| Some(*at) != ours);

@@ -6,8 +6,8 @@ use std::time::Instant;
 use halfmsg_protocol::{HalfMeta, codec};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::error::PrepareError;
-use crate::log::AppendError;
+use crate::error::{Invalid, PrepareError};
+use crate::log::{AppendError, Written};
 use crate::message::{HalfMessage, Message};
 use crate::producer::TransactionProducer;
 use crate::{TransactionId, clock, spans};
@@ -25,11 +25,8 @@ impl TransactionProducer {
         let began = Instant::now();
         let prepared = self.try_prepare(purpose, message).await;
         match &prepared {
-            Ok((half, _)) => {
-                self.inner.metrics.prepared(began.elapsed());
-                self.inner.life.stored(half);
-            }
-            Err(_) => self.inner.metrics.prepare_failed(),
+            Ok(_) => self.inner.metrics.prepared(began.elapsed()),
+            Err(error) => self.inner.metrics.prepare_failed(error),
         }
         prepared
     }
@@ -54,12 +51,12 @@ impl TransactionProducer {
         }
         let local = config.prepare_deadline + config.local_deadline;
         for message in messages {
-            message.validate(config.max_message_bytes, local)?;
+            message.validate(config.max_message_bytes, local, config.longest_check_after())?;
         }
         Ok(Instant::now() + config.prepare_deadline)
     }
 
-    /// Stores one half message. With `local`, it is one of several of that local transaction.
+    /// Stores one half message, and tells of it. With `local`, it is one of several of that local transaction.
     pub(crate) async fn store(
         &self,
         purpose: &str,
@@ -70,11 +67,14 @@ impl TransactionProducer {
         let inner = &self.inner;
         let config = &inner.config;
         self.find_target(&message.topic, until).await?;
-        let partition = inner.partitioner.choose(message.key.as_deref(), inner.partitions);
+        let partition = inner.partitioner.choose(message.stays_with(), inner.partitions);
         self.check_budget(partition)?;
         if let Some(reason) = inner.shared.stuck(partition) {
             let deadline = config.prepare_deadline;
             return Err(PrepareError::Unavailable { deadline, reason, transaction_id: None });
+        }
+        if let Some(id) = message.id.filter(|id| !inner.used.take(*id)) {
+            return Err(Invalid::IdUsed(id).into());
         }
         let id = message.id.unwrap_or_else(|| self.new_transaction_id());
         let mut message = message;
@@ -84,14 +84,14 @@ impl TransactionProducer {
             application: config.application.clone(),
             purpose: purpose.to_owned(),
             topic: std::mem::take(&mut message.topic),
-            timestamp_ms: clock::wall_ms(),
+            timestamp_ms: message.timestamp_ms.unwrap_or_else(clock::wall_ms),
             check_after: message.check_after,
             local_transaction: local,
         };
         let packed = codec::encode_half(&meta);
         let appended = inner.log.append_by(partition, &packed, message.part(), until).await;
-        let offset = match appended {
-            Ok(offset) => offset,
+        let Written { offset, appended_ms } = match appended {
+            Ok(written) => written,
             Err(error) => {
                 let error = self.not_stored(id, error);
                 spans::created(span, partition, Err(&error.to_string()));
@@ -99,7 +99,7 @@ impl TransactionProducer {
             }
         };
         spans::created(span, partition, Ok(offset));
-        Ok(HalfMessage {
+        let half = HalfMessage {
             transaction_id: id,
             local_transaction_id: local.unwrap_or(id),
             purpose: meta.purpose,
@@ -111,12 +111,18 @@ impl TransactionProducer {
             offset,
             epoch: 0,
             attempts: 0,
-        })
+        };
+        inner.life.stored(&half, appended_ms);
+        Ok(half)
     }
 
     fn not_stored(&self, id: TransactionId, error: AppendError) -> PrepareError {
         match error {
-            AppendError::QueueFull => PrepareError::Backpressure(error.to_string()),
+            AppendError::QueueFull => {
+                // It was never sent.
+                self.inner.used.give_back(id);
+                PrepareError::Backpressure(error.to_string())
+            }
             AppendError::Failed(reason) => PrepareError::Unavailable {
                 deadline: self.inner.config.prepare_deadline,
                 reason,

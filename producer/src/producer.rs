@@ -29,6 +29,7 @@ use crate::shared::Shared;
 use crate::spans;
 use crate::targets::Targets;
 use crate::transaction::{LocalOutcome, SendResult, Transaction};
+use crate::used::UsedIds;
 
 /// What the resolver may take beyond draining: flushing and leaving the group.
 const FINISH_MARGIN: Duration = Duration::from_secs(5);
@@ -46,10 +47,13 @@ pub(crate) struct Inner {
     pub(crate) targets: Arc<Targets>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) partitioner: Partitioner,
+    pub(crate) used: UsedIds,
     pub(crate) partitions: i32,
     pub(crate) places: Arc<Semaphore>,
     /// Looks at the brokers for the views.
     pub(crate) looks: Arc<Semaphore>,
+    /// The same for what operators do.
+    pub(crate) acts: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
     pub(crate) thread: Mutex<Option<JoinHandle<()>>>,

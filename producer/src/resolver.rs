@@ -10,8 +10,8 @@
 //! - `ownership`: taking over, giving up, losing, stopping; `wanted`: which partitions, and when
 //! - `takeover`: fences the former owner, finds where a partition is taken up; `claim`: whether it
 //!   still counts
-//! - `reading`: polls the store
-//! - `carry`: feeds the cores and carries out what they command
+//! - `reading`: polls the store; `replaying`: a long log, on two threads
+//! - `carry`: feeds the cores and carries out what they command; `asking`: their questions
 //! - `lane`: a partition's outcomes on their way, in batches
 //! - `emitter`, `worker`: the thread that carries batches out; `delivery`: its client
 //! - `progress`: storing (L, P) in at-least-once mode
@@ -26,18 +26,20 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{Answer, Body, Command, Decision, Event, HalfRef, Ledger, Progress};
+use halfmsg_traces::opentelemetry::trace::SpanContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
 use crate::bodies::Bodies;
 use crate::checker::Checker;
 use crate::config::{Assignment, Emission, ProducerConfig};
-use crate::life::Life;
+use crate::life::{Life, Read};
 use crate::log::StoreLog;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::targets::Targets;
 
+mod asking;
 pub(crate) mod assignment;
 mod carry;
 mod claim;
@@ -49,6 +51,7 @@ mod ownership;
 pub(crate) mod progress;
 pub(crate) mod query;
 mod reading;
+mod replaying;
 mod skip;
 mod spans;
 pub(crate) mod takeover;
@@ -64,7 +67,8 @@ use lane::Limits;
 pub(crate) use owned::Owned;
 use progress::ProgressWriter;
 use query::Query;
-use takeover::TakeoverEnd;
+use takeover::{Taken, TakeoverEnd};
+use trim::{Cut, Trimming};
 use wanted::Wanted;
 use watch::Renewal;
 
@@ -84,17 +88,29 @@ pub(crate) enum Input {
         items: Vec<Item>,
         progress: Option<Progress>,
         end: JobEnd,
+        /// The wall clock then, in milliseconds since the epoch.
+        ended_ms: i64,
     },
     /// What operators have skipped by now in a partition that is stopped.
     Skipped { partition: i32, generation: u64, skipped: BTreeSet<i64> },
-    /// Partitions are taken over, or not yet.
+    /// Partitions that the takeover under way has made ours.
+    Taken { generation: u64, taken: Vec<Taken> },
+    /// It has ended.
     TakenOver(TakeoverEnd),
-    /// The answer about one half.
-    Answered { partition: i32, generation: u64, of: HalfRef, answer: Answer },
+    /// The answer about one half, and the context that the message carries, if anybody takes spans.
+    Answered {
+        partition: i32,
+        generation: u64,
+        of: HalfRef,
+        answer: Answer,
+        context: Option<SpanContext>,
+    },
     /// A question is over.
     BatchOver { partition: i32, generation: u64 },
     /// A record was not stored, as far as is known.
     AppendFailed { partition: i32, generation: u64, of: HalfRef },
+    /// A request to trim is over: these are done; `is_left`: not all.
+    Trimmed { done: Vec<Cut>, is_left: bool },
     /// Somebody wants to know, or wants a check now.
     Query(Query),
     /// Stop: finish what is under way, store progress, end.
@@ -136,13 +152,15 @@ pub(crate) struct Resolver {
     /// In at-least-once mode; else the lanes store progress.
     progress: Option<ProgressWriter>,
     owned: BTreeMap<i32, Owned>,
+    /// How far this process has read each partition, also of those that it owns no more.
+    seen: BTreeMap<i32, i64>,
     wanted: Wanted,
     generation: u64,
     /// The origin of the cores' monotonic clock, and the time on it at this turn.
     started: Instant,
     now: Duration,
     last_tick: Instant,
-    trimmed_at: Instant,
+    trimming: Trimming,
     skips_looked_at: Instant,
     /// Held by a look at what operators have skipped, while it is under way.
     skip_look: Arc<()>,
@@ -158,19 +176,23 @@ pub(crate) struct Resolver {
     /// The foreign record in hand.
     foreign: Body,
     /// The decision in hand, if somebody observes.
-    decision: Option<Decision>,
+    decision: Option<Read<Decision>>,
+    /// The context of the message whose answer is in hand, if anybody takes spans.
+    asked_in: Option<SpanContext>,
     /// When the record in hand was appended, on the broker's clock.
     appended_ms: i64,
     commands: Vec<Command>,
     /// Partitions that the metrics show.
     shown: BTreeSet<i32>,
+    /// When the parked messages were counted last.
+    counted: Option<Instant>,
 }
 
 impl Resolver {
     pub(crate) fn new(parts: Parts) -> Result<Self, KafkaError> {
         let config = Arc::new(parts.config);
         let store = config.store_topic();
-        let consumer = assignment::consumer(&config, parts.metrics.clone())?;
+        let consumer = assignment::consumer(&config, parts.partitions, parts.metrics.clone())?;
         let mut wanted = Wanted::default();
         let now = Instant::now();
         match config.assignment {
@@ -196,12 +218,13 @@ impl Resolver {
             consumer,
             progress,
             owned: BTreeMap::new(),
+            seen: BTreeMap::new(),
             wanted,
             generation: 0,
             started: now,
             now: Duration::ZERO,
             last_tick: now,
-            trimmed_at: now,
+            trimming: Trimming::new(now),
             skips_looked_at: now,
             skip_look: Arc::new(()),
             stop_asked: false,
@@ -212,9 +235,11 @@ impl Resolver {
             renewals: 0,
             foreign: Body::default(),
             decision: None,
+            asked_in: None,
             appended_ms: 0,
             commands: Vec::new(),
             shown: BTreeSet::new(),
+            counted: None,
         })
     }
 
@@ -250,17 +275,20 @@ impl Resolver {
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Emitted { partition, generation, items, progress, end } => {
-                self.emitted((partition, generation), items, progress, end);
+            Input::Emitted { partition, generation, items, progress, end, ended_ms } => {
+                self.emitted((partition, generation), items, progress, (end, ended_ms));
             }
+            Input::Taken { generation, taken } => self.taken(generation, taken),
             Input::TakenOver(end) => self.taken_over(end),
             Input::Skipped { partition, generation, skipped } => {
                 self.skipped(partition, generation, skipped);
             }
-            Input::Answered { partition, generation, of, answer } => {
+            Input::Answered { partition, generation, of, answer, context } => {
                 self.metrics.checked(&answer);
                 self.tell_checked(partition, of, &answer);
+                self.asked_in = context;
                 self.step(partition, Some(generation), Event::Answered { of, answer });
+                self.asked_in = None;
             }
             Input::BatchOver { partition, generation } => {
                 self.step(partition, Some(generation), Event::BatchOver);
@@ -268,6 +296,7 @@ impl Resolver {
             Input::AppendFailed { partition, generation, of } => {
                 self.step(partition, Some(generation), Event::AppendFailed { of });
             }
+            Input::Trimmed { done, is_left } => self.trimmed(&done, is_left),
             Input::Query(query) => self.query(query),
             Input::Stop => self.stop_asked = true,
         }
@@ -278,6 +307,7 @@ impl Resolver {
             return;
         }
         self.last_tick = Instant::now();
+        self.look_for_fatal();
         let now = self.now;
         let due: Vec<i32> = self
             .owned
@@ -289,6 +319,7 @@ impl Resolver {
             let generation = self.owned.get(&partition).map(|owned| owned.generation);
             self.step(partition, generation, Event::Tick);
         }
+        self.note_seen();
         self.report_replay();
         self.trim();
         self.look_for_skips();
@@ -310,7 +341,9 @@ impl Resolver {
         let left: i64 = self.owned.values().map(Owned::left_to_replay).sum();
         let behind = self.owned.values().any(Owned::is_behind);
         self.metrics.replay_left(if behind { left } else { 0 });
-        let Some((since, reported)) = self.replay else { return };
+        let Some((since, reported)) = self.replay else {
+            return;
+        };
         if !self.wanted.is_empty() || (behind && reported.elapsed() < REPLAY_REPORT_INTERVAL) {
             return;
         }
@@ -358,7 +391,9 @@ impl Resolver {
     }
 
     fn store_progress(&mut self) {
-        let Some(progress) = &mut self.progress else { return };
+        let Some(progress) = &mut self.progress else {
+            return;
+        };
         for (partition, progress) in progress.turn(&self.owned) {
             self.progress_stored(partition, progress);
         }

@@ -1,7 +1,7 @@
 //! What the resolver's thread tells everybody else without being asked.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::resolver::Owned;
@@ -10,6 +10,8 @@ use crate::resolver::Owned;
 pub(crate) struct Shared {
     /// Per store partition, bytes of the log that replay needs.
     retained: Vec<AtomicU64>,
+    /// The store's partitions when they were last counted.
+    counted: AtomicI32,
     resolver_runs: AtomicBool,
     /// Whether any partition is stopped: what every prepare asks, without the lock.
     any_stopped: AtomicBool,
@@ -27,6 +29,8 @@ pub(crate) struct Standing {
     pub(crate) overdue: Option<String>,
     /// Which halves cannot be asked about, and why.
     pub(crate) failing: Option<String>,
+    /// Of whose logs something was missing when they were taken over, and what.
+    pub(crate) cut: Vec<String>,
 }
 
 #[derive(Default)]
@@ -42,11 +46,25 @@ struct State {
     takeover: Option<String>,
 }
 
+impl State {
+    /// Takes in which partitions are stopped, and why; false if that was known.
+    fn stops(&mut self, stopped: &BTreeMap<i32, &str>) -> bool {
+        let is_known =
+            |(of, why): (&i32, &&str)| self.stopped.get(of).is_some_and(|was| was == why);
+        if self.stopped.len() == stopped.len() && stopped.iter().all(is_known) {
+            return false;
+        }
+        self.stopped = stopped.iter().map(|(of, why)| (*of, (*why).to_owned())).collect();
+        true
+    }
+}
+
 impl Shared {
     pub(crate) fn new(partitions: i32) -> Self {
         let count = usize::try_from(partitions).unwrap_or(0);
         Self {
             retained: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            counted: AtomicI32::new(partitions),
             resolver_runs: AtomicBool::new(true),
             any_stopped: AtomicBool::new(false),
             state: Mutex::default(),
@@ -66,11 +84,8 @@ impl Shared {
         state.joined |= standing.taking_over || !owned.is_empty();
         standing.taking_over |= owned.values().any(Owned::is_behind);
         state.standing = standing;
-        let stopped = |(partition, owned): (&i32, &Owned)| {
-            owned.stopped.as_ref().map(|reason| (*partition, reason.clone()))
-        };
-        if state.stopped.len() != owned.values().filter(|owned| owned.stopped.is_some()).count() {
-            state.stopped = owned.iter().filter_map(stopped).collect();
+        let stopped = owned.iter().filter_map(|(of, owned)| Some((*of, owned.stopped.as_deref()?)));
+        if state.stops(&stopped.collect()) {
             self.any_stopped.store(!state.stopped.is_empty(), Ordering::Relaxed);
         }
     }
@@ -88,6 +103,17 @@ impl Shared {
     /// What the last look at the broker gave.
     pub(crate) fn broker(&self, problem: Option<String>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).broker = problem;
+    }
+
+    /// The store has so many partitions now.
+    pub(crate) fn count(&self, partitions: i32) {
+        self.counted.store(partitions, Ordering::Relaxed);
+    }
+
+    /// The number of the store's partitions when they were last counted: some may have been added
+    /// since the start, and given to another replica.
+    pub(crate) fn counted(&self) -> i32 {
+        self.counted.load(Ordering::Relaxed)
     }
 
     /// The number of the store's partitions, as it was at the start.
@@ -126,7 +152,7 @@ impl Shared {
     /// What is wrong although the producer is ready.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.standing.failing.iter().cloned().collect()
+        state.standing.failing.iter().chain(&state.standing.cut).cloned().collect()
     }
 
     /// Why the producer is not ready, if it is not.
@@ -144,7 +170,7 @@ impl Shared {
         if let Some(reason) = state.stopped.values().next() {
             return Err(format!("a partition is stopped: {reason}"));
         }
-        let Standing { taking_over, renewing, overdue, failing: _ } = &state.standing;
+        let Standing { taking_over, renewing, overdue, failing: _, cut: _ } = &state.standing;
         if let Some(why) = renewing.as_ref() {
             return Err(why.clone());
         }
@@ -188,6 +214,33 @@ mod tests {
         let overdue = Standing { overdue: Some("for 31 s".into()), ..Standing::default() };
         shared.publish(&BTreeMap::new(), overdue);
         assert_eq!(shared.health(), Err("for 31 s".into()));
+    }
+
+    /// Between two looks the stop of one partition may end and that of another begin.
+    #[test]
+    fn as_many_other_stops_take_the_place_of_those_before() {
+        let mut state = State::default();
+        let mut stops = |stopped: &[(i32, &'static str)]| {
+            let is_new = state.stops(&stopped.iter().copied().collect());
+            let shown = state.stopped.iter().map(|(of, why)| (*of, why.clone()));
+            assert!(shown.eq(stopped.iter().map(|(of, why)| (*of, (*why).to_owned()))));
+            is_new
+        };
+        assert!(stops(&[(1, "a newer record")]));
+        assert!(!stops(&[(1, "a newer record")]), "nothing new");
+        assert!(stops(&[(2, "a newer record")]));
+        assert!(stops(&[(2, "another log")]), "for another reason");
+        assert!(stops(&[]));
+    }
+
+    /// What is lost must not take a replica out of service that goes on with the rest.
+    #[test]
+    fn a_log_that_was_cut_is_a_warning() {
+        let shared = Shared::new(1);
+        shared.joined();
+        let cut = Standing { cut: vec!["s[0]: cut".into()], ..Standing::default() };
+        shared.publish(&BTreeMap::new(), cut);
+        assert_eq!((shared.health(), shared.warnings()), (Ok(()), vec!["s[0]: cut".to_owned()]));
     }
 
     /// One message that cannot be asked about must not take a replica out of service.

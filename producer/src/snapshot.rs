@@ -9,33 +9,34 @@
 //! knows how to take; nothing that is open or parked can be missed.
 //!
 //! # Layout
+//! - `part`: one partition as it was found, and what is made of its records
 //! - `walk`: reads ranges of the store, within bounds
 //! - `trace`: the whole life of one message
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use halfmsg_kafka::{TopicError, partition_count};
-use halfmsg_protocol::{
-    Body, HalfOffset, Ledger, Open, Outcome, ParkedHalf, ParkedState, Progress, TransactionId,
-};
-
+use halfmsg_protocol::TransactionId;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 
+mod part;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod walk;
 
-pub(crate) use trace::{Step, Traced, Where, trace};
+pub(crate) use part::Part;
+pub(crate) use trace::{LATELY, Step, Traced, Where, trace};
 pub(crate) use walk::{Found, Look, Walk, read, walk};
 
 use crate::config::ProducerConfig;
-use crate::parked::{self, ParkedPartition};
-use crate::resolver::query::{Seen, What};
-use crate::scan::Patience;
+use crate::parked;
+use crate::scan::{self, Patience};
 use crate::stored::{self, Place};
 
 /// How long one look may take and how much it may read.
@@ -87,25 +88,6 @@ pub(crate) enum SnapshotError {
     GivenUp(&'static str),
 }
 
-/// A partition as it was found.
-pub(crate) struct Part {
-    pub(crate) partition: i32,
-    pub(crate) ledger: Ledger,
-    pub(crate) place: Place,
-    /// Records below are carried out.
-    pub(crate) position: i64,
-    /// Where and why nothing behind is read, by this look and by any owner.
-    pub(crate) stopped: Option<String>,
-    /// Committed, and its delivery is not stored as progress: by the offset of the decision.
-    pub(crate) undelivered: BTreeMap<i64, HalfOffset>,
-    /// Decisions that deliver and are carried out, from [`Wanted::from`] on.
-    pub(crate) delivered: u64,
-    /// What the parked topic holds: half and offset of the PARK.
-    parked: HashSet<(HalfOffset, i64)>,
-    /// Records of a newer format that are passed.
-    skipped: BTreeSet<i64>,
-}
-
 /// Which partitions, and of which message key, headers and payload are kept.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
@@ -117,20 +99,30 @@ pub(crate) struct Wanted {
     pub(crate) only: Option<i32>,
     /// The message whose body is wanted; of all others only the key is kept.
     pub(crate) body_of: Option<TransactionId>,
-    /// Read from here, if that is below the low-water mark, and whatever log progress was stored
-    /// for.
+    /// What was delivered from here on counts, and is read if it lies below the low-water mark;
+    /// whatever log progress was stored for.
     pub(crate) from: Option<i64>,
 }
 
-/// Looks. Blocks, within the look's bounds.
+/// What a look found.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) parts: Vec<Part>,
+    /// Partitions that could not be looked at, and why: nobody leads them, or their part of the parked
+    /// topic.
+    pub(crate) missing: BTreeMap<i32, String>,
+}
+
+/// Looks. Blocks, within the look's bounds. A partition that nobody leads is missing, and keeps no
+/// other from being looked at.
 ///
 /// # Errors
-/// [`SnapshotError`]; there is no half a picture.
+/// [`SnapshotError`]; of a partition there is no half a picture.
 pub(crate) fn take(
     config: &ProducerConfig,
     wanted: &Wanted,
     look: &Look,
-) -> Result<Vec<Part>, SnapshotError> {
+) -> Result<Taken, SnapshotError> {
     let store = config.store_topic();
     let client = stored::client(&config.kafka, &store).map_err(|error| unreachable(&error))?;
     let partitions: Vec<i32> = match wanted.only {
@@ -142,24 +134,59 @@ pub(crate) fn take(
             .filter(|partition| !wanted.except.contains(partition))
             .collect(),
     };
-    let before = stored::places(&client, &store, &partitions, look.step());
-    let before = before.map_err(|error| unreachable(&error))?;
+    let mut missing = Missing { of: BTreeMap::new() };
+    // Before anybody waits for an answer that nobody gives.
+    let leaderless = scan::without_leader(&client, &store, &partitions, look.step());
+    missing.add(&store, leaderless.map_err(|error| unreachable(&error))?);
+    let led = missing.others(&partitions);
+    let places = stored::places_but(&client, &store, &led, look.step());
+    let (before, unseen) = places.map_err(|error| unreachable(&error))?;
+    missing.add(&store, unseen);
     let topic = config.parked_topic();
+    let seen = missing.others(&led);
     let patience = Patience::Whole(look.left());
-    let (mut parked, unread) = parked::read(&config.kafka, &topic, &partitions, patience)
+    let (mut parked, unread) = parked::read(&config.kafka, &topic, &seen, patience)
         .map_err(|error| unreachable(&error))?;
-    if let Some(error) = unread.values().next() {
-        return Err(unreachable(error));
+    // All of it: the topic itself is missing.
+    if let Some(error @ SnapshotError::NoTopic(_)) = unread.values().next().map(unreachable)
+        && unread.len() == seen.len()
+    {
+        return Err(error);
     }
+    missing.add(&topic, unread);
     let mut parts = BTreeMap::new();
     for (partition, mut place) in before {
-        let bounds = client.fetch_watermarks(&store, partition, look.step());
-        (place.start, place.end) = bounds.map_err(|error| unreachable(&error))?;
+        if missing.of.contains_key(&partition) {
+            continue;
+        }
+        match client.fetch_watermarks(&store, partition, look.step()) {
+            Ok(bounds) => (place.start, place.end) = bounds,
+            Err(error) => {
+                missing.add(&store, [(partition, error)]);
+                continue;
+            }
+        }
         let parked = parked.remove(&partition).unwrap_or_default();
         parts.insert(partition, Part::new(partition, place, parked, wanted));
     }
     read_on(config, &mut parts, wanted, look)?;
-    Ok(parts.into_values().collect())
+    Ok(Taken { parts: parts.into_values().collect(), missing: missing.of })
+}
+
+struct Missing {
+    of: BTreeMap<i32, String>,
+}
+
+impl Missing {
+    fn add(&mut self, topic: &str, unread: impl IntoIterator<Item = (i32, KafkaError)>) {
+        for (partition, error) in unread {
+            self.of.insert(partition, format!("{topic}[{partition}] cannot be read: {error}"));
+        }
+    }
+
+    fn others(&self, of: &[i32]) -> Vec<i32> {
+        of.iter().filter(|partition| !self.of.contains_key(partition)).copied().collect()
+    }
 }
 
 /// Reads a partition on to its present end. Unlike a new look it still knows what was open, parked
@@ -262,105 +289,5 @@ fn unreachable(error: &KafkaError) -> SnapshotError {
             SnapshotError::NoTopic(format!("the group's topics are not all there: {error}"))
         }
         _ => SnapshotError::Unreachable(error.to_string()),
-    }
-}
-
-impl Part {
-    fn new(partition: i32, place: Place, found: ParkedPartition, wanted: &Wanted) -> Self {
-        let at = |offset| Progress { low_water: offset, position: offset };
-        let (begin, stopped) = match (place.begin(), wanted.from) {
-            (Ok(begin), _) => (begin, None),
-            (Err(_), Some(_)) => (at(place.start), None),
-            (Err(why), None) => (at(place.end), Some(format!("partition {partition}: {why}"))),
-        };
-        let from =
-            wanted.from.map_or(begin.low_water, |from| from.clamp(place.start, begin.low_water));
-        let ParkedPartition { states, skipped } = found;
-        let entries = states.iter().filter_map(|state| match state {
-            ParkedState::Parked(parked) => Some((parked.half.offset, parked.parked_at)),
-            ParkedState::Settled { .. } => None,
-        });
-        Self {
-            partition,
-            place,
-            position: begin.position,
-            stopped,
-            undelivered: BTreeMap::new(),
-            delivered: 0,
-            parked: entries.collect(),
-            skipped,
-            ledger: Ledger::new(from, states),
-        }
-    }
-
-    fn take_in(&mut self, message: &BorrowedMessage<'_>, store: &str, wanted: &Wanted) -> Walk {
-        let offset = message.offset();
-        match read(message) {
-            Found::Record { record, appended_ms } => {
-                let id = record.id();
-                let body = match wanted.body_of {
-                    Some(wanted) if wanted == id => parked::users_body(message),
-                    _ => Body { key: walk::key(message), ..Body::default() },
-                };
-                let outcome = self.ledger.apply(record, body, offset, appended_ms);
-                match (&outcome, offset < self.position) {
-                    (Outcome::Deliver { .. }, true) => {
-                        self.delivered += u64::from(wanted.from.is_some_and(|from| offset >= from));
-                    }
-                    (Outcome::Deliver { half, .. }, false) => {
-                        self.undelivered.insert(offset, half.offset);
-                    }
-                    _ => {}
-                }
-                if offset < self.position {
-                    self.ledger.replayed(offset);
-                }
-            }
-            Found::Foreign => self.ledger.pass(offset + 1),
-            Found::Newer(_) if self.skipped.contains(&offset) => self.ledger.pass(offset + 1),
-            Found::Newer(error) => {
-                self.stopped = Some(format!("{store}[{}]@{offset}: {error}", self.partition));
-                return Walk::Leave;
-            }
-        }
-        Walk::On
-    }
-
-    /// Parked ones that a next owner could not know from the parked topic.
-    pub(crate) fn unwritten(&self) -> impl Iterator<Item = &ParkedHalf> {
-        let is_written = |parked: &ParkedHalf| {
-            self.is_durable(parked) || self.parked.contains(&(parked.half.offset, parked.parked_at))
-        };
-        self.ledger.parked_from(HalfOffset(0)).filter(move |parked| !is_written(parked))
-    }
-
-    /// Whether every owner to come knows that it is parked, as the resolver's core has it.
-    fn is_durable(&self, parked: &ParkedHalf) -> bool {
-        parked.parked_at < self.position
-    }
-
-    fn seen(&self, what: What) -> Seen {
-        Seen { partition: self.partition, owned: false, stopped: self.stopped.clone(), what }
-    }
-
-    pub(crate) fn open(&self, open: &Open) -> Seen {
-        self.seen(What::Open(open.clone(), None))
-    }
-
-    pub(crate) fn parked(&self, parked: &ParkedHalf) -> Seen {
-        self.seen(What::Parked(parked.clone(), self.is_durable(parked)))
-    }
-
-    /// The message of this identity, if this partition has it.
-    pub(crate) fn find(&self, id: TransactionId) -> Option<Seen> {
-        if let Some(open) = self.ledger.find_open(id) {
-            return Some(self.open(open));
-        }
-        match self.ledger.find_parked(id) {
-            Some(parked) => Some(self.parked(parked)),
-            None => {
-                self.ledger.find_closed(id).map(|closed| self.seen(What::Closed(closed.clone())))
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use halfmsg_protocol::{Answer, Origin, TransactionId, Verdict};
 use halfmsg_traces::messaging::{self, Operation};
 use halfmsg_traces::opentelemetry::KeyValue;
@@ -67,30 +68,33 @@ pub(crate) async fn local(
     outcome
 }
 
-/// The span of a decision that is about to be stored; none for a message that carries no context.
-pub(crate) fn decision(half: &HalfMessage, verdict: Verdict, origin: Origin) -> Option<Span> {
-    if !is_on() {
-        return None;
-    }
-    let parent = context::of_headers(&half.headers)?;
+/// The context that a message carries, if anybody takes spans.
+pub(crate) fn carried_by(headers: &[(String, Option<Bytes>)]) -> Option<SpanContext> {
+    if is_on() { context::of_headers(headers) } else { None }
+}
+
+/// The span of a decision that is about to be stored, below the context that the message carries.
+pub(crate) fn decision(
+    half: &HalfMessage,
+    parent: &SpanContext,
+    verdict: Verdict,
+    origin: Origin,
+) -> Span {
     let operation = match verdict {
         Verdict::Commit => Operation::Commit,
         Verdict::Rollback => Operation::Rollback,
     };
-    let mut span = begin(messaging::span(operation, &half.topic), Some(&parent));
+    let mut span = begin(messaging::span(operation, &half.topic), Some(parent));
     span.set_attribute(messaging::message_id(half.transaction_id));
     span.set_attribute(KeyValue::new("halfmsg.decision.origin", origin.as_str()));
     span.set_attributes(messaging::store_place(half.partition, half.offset));
-    Some(span)
+    span
 }
 
 /// What an operator does about a half message, below the message's creation as the decisions of
 /// others are; it links to the operator's own request. None for a message that carries no context.
 pub(crate) fn by_operator(half: &HalfMessage, operation: Operation, name: &str) -> Option<Span> {
-    if !is_on() {
-        return None;
-    }
-    let parent = context::of_headers(&half.headers)?;
+    let parent = carried_by(&half.headers)?;
     let request = messaging::links(context::current());
     let mut span =
         begin(messaging::span(operation, &half.topic).with_links(request), Some(&parent));

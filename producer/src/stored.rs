@@ -39,6 +39,30 @@ impl Place {
             }
         }
     }
+
+    /// What is missing of the log although a replay needs it. Only for who knows that no owner stores
+    /// progress meanwhile: one that does may also have trimmed between the two look-ups.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        let Progress { low_water, position } =
+            self.stored.filter(|at| at.low_water < self.start)?;
+        let missing = format!(
+            "progress is stored at L={low_water} and P={position}, but the log begins at {}: somebody \
+             has deleted records that were needed (kafka-delete-records.sh, or a retention that was \
+             changed?)",
+            self.start
+        );
+        Some(if position < self.start { Cut::Outcomes(missing) } else { Cut::Open(missing) })
+    }
+}
+
+/// Records are gone that a replay needs, and what is missing, in words. Trimming never does that: it
+/// deletes below a stored L only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// All that is gone was carried out, but it held a half message that was open.
+    Open(String),
+    /// What is gone may hold outcomes that are not carried out.
+    Outcomes(String),
 }
 
 /// A client that looks offsets of the group up. It never joins, so it disturbs nobody; and it does
@@ -161,6 +185,26 @@ mod tests {
         assert_eq!(begin(Some(at(9, 9))), Ok(at(9, 9)));
         for other in [at(10, 10), at(6, 10)] {
             assert!(begin(Some(other)).is_err_and(|why| why.contains("another log")));
+        }
+    }
+
+    #[test]
+    fn a_log_that_lacks_what_a_replay_needs_is_cut() {
+        let cut = |stored| Place { start: 5, end: 9, stored }.cut();
+        for whole in [None, Some(at(5, 5)), Some(at(5, 8)), Some(at(9, 9))] {
+            assert_eq!(cut(whole), None);
+        }
+        for done in [at(4, 5), at(0, 9)] {
+            let found = cut(Some(done));
+            assert!(matches!(&found, Some(Cut::Open(_))), "{done:?}: {found:?}");
+        }
+        for undone in [at(4, 4), at(2, 4)] {
+            let found = cut(Some(undone));
+            assert!(matches!(&found, Some(Cut::Outcomes(_))), "{undone:?}: {found:?}");
+        }
+        let Some(Cut::Outcomes(why)) = cut(Some(at(2, 4))) else { panic!("it is cut") };
+        for figure in ["L=2", "P=4", "begins at 5"] {
+            assert!(why.contains(figure), "{why}");
         }
     }
 }

@@ -19,7 +19,7 @@ const MISSING_REMEMBERED: Duration = Duration::from_secs(60);
 /// that lags behind the others knows neither a topic nor a right that is new.
 pub(crate) const MISSING_FOR: Duration = Duration::from_secs(10);
 
-/// Topics that are missing, and since when.
+/// Topics that are missing, or denied, and since when.
 #[derive(Default)]
 struct Missing(HashMap<String, (Instant, Instant)>);
 
@@ -43,6 +43,8 @@ pub(crate) struct Targets {
     log: Arc<StoreLog>,
     seen: RwLock<HashMap<String, Instant>>,
     missing: Mutex<Missing>,
+    /// Those that deliveries may not write to.
+    denied: Mutex<Missing>,
     /// One look-up at a time: hundreds of callers that miss the same topic at once would each ask,
     /// on the connection that their messages wait behind.
     looking: tokio::sync::Mutex<()>,
@@ -51,7 +53,8 @@ pub(crate) struct Targets {
 impl Targets {
     pub(crate) fn new(log: Arc<StoreLog>) -> Self {
         let looking = tokio::sync::Mutex::default();
-        Self { log, seen: RwLock::default(), missing: Mutex::default(), looking }
+        let (missing, denied) = (Mutex::default(), Mutex::default());
+        Self { log, seen: RwLock::default(), missing, denied, looking }
     }
 
     /// Looks the topic up, unless it was seen lately.
@@ -93,6 +96,18 @@ impl Targets {
     /// A delivery found it missing: for how long it has been, in all partitions' looks.
     pub(crate) fn missing_for(&self, topic: &str) -> Duration {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).note(topic, Instant::now())
+    }
+
+    /// A delivery was not allowed to write to it: for how long none has been. It may be readable all the same.
+    pub(crate) fn denied_for(&self, topic: &str) -> Duration {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).note(topic, Instant::now())
+    }
+
+    /// The same as if none had been for so long.
+    #[cfg(test)]
+    pub(crate) fn denied_since(&self, topic: &str, since: Instant) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.0.insert(topic.to_owned(), (since, Instant::now()));
     }
 
     /// It is to be looked up again: a delivery to it has failed.

@@ -90,6 +90,7 @@ use crate::checker::Checker;
 use crate::config::{ProducerConfig, validate_name};
 use crate::error::{PrepareError, StartError};
 use crate::partition::Partitioner;
+use crate::used::UsedIds;
 
 pub use fault::Fault;
 pub use sending::TestTransaction;
@@ -143,6 +144,7 @@ struct Inner {
     config: ProducerConfig,
     checker: Checker,
     partitioner: Partitioner,
+    used: UsedIds,
     world: Mutex<World>,
 }
 
@@ -174,7 +176,8 @@ impl ProducerBuilder {
             config.check_concurrency,
         );
         let world = Mutex::new(World::new(store, &config.core()));
-        let inner = Inner { config, checker, partitioner: Partitioner::new(), world };
+        let (partitioner, used) = (Partitioner::new(), UsedIds::default());
+        let inner = Inner { config, checker, partitioner, used, world };
         Ok(TestKit { inner: Arc::new(inner) })
     }
 }

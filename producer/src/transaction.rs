@@ -146,13 +146,16 @@ impl TransactionProducer {
         let decision = Record::Decision(Decision { of, verdict, origin, operator: None, reason });
         let until = Instant::now() + inner.config.decision_deadline;
         let packed = codec::encode(&decision);
-        let mut span = spans::decision(half, verdict, origin);
+        let parent = spans::carried_by(&half.headers);
+        let mut span = parent.map(|parent| spans::decision(half, &parent, verdict, origin));
         match inner.log.append_by(half.partition, &packed, Part::default(), until).await {
             Ok(_) => {
                 inner.metrics.decided(origin, verdict);
                 inner.life.decided(half, verdict.as_str(), origin.as_str());
                 if inner.config.crash_at == Some(CrashPoint::AfterDecision) {
-                    tracing::error!("aborting after a decision, as configured");
+                    let key = life::text(half.key.as_deref());
+                    let transaction_id = half.transaction_id;
+                    tracing::error!(%transaction_id, key, "aborting after a decision, as configured");
                     std::process::abort();
                 }
                 Ok(())
@@ -211,6 +214,10 @@ impl Transaction {
     }
 
     /// The local transaction is not committed and never will be: drop the message.
+    ///
+    /// Not after `FenceError::AlreadyEntered`: a message that was prepared again under an id of the
+    /// caller's shares the decision of the first, whose local transaction has committed. Roll the
+    /// database's transaction back and call [`Transaction::check`] or [`Transaction::leave_open`].
     ///
     /// # Errors
     /// [`DecisionError`]: the check-back decides, or the call is repeated.

@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use halfmsg_kafka::EmbeddedBroker;
 use halfmsg_producer::{
     HalfFilter, HalfMessage, LifeEvent, LifeObserver, LifeStep, ListenerResult, LocalOutcome,
-    LocalTransactionState, Message, OperatorRequest, Origin, ProducerConfig, TransactionId,
-    TransactionListener, TransactionProducer, Verdict,
+    LocalTransactionState, Message, OperatorClient, OperatorRequest, Origin, ProducerConfig,
+    ResetTo, TransactionId, TransactionListener, TransactionProducer, Verdict,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Long enough for a busy machine; only a failing test waits as long.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Answers as it is told to, by payload.
 #[derive(Clone, Default)]
@@ -45,10 +46,13 @@ impl TransactionListener for Told {
     }
 }
 
-/// Writes down what it hears, in short.
+/// A step of a message, in short, and when it was.
+type Step = (TransactionId, String, Option<i64>);
+
+/// Writes down what it hears.
 #[derive(Clone, Default)]
 struct Heard {
-    steps: Arc<Mutex<Vec<(TransactionId, String)>>>,
+    steps: Arc<Mutex<Vec<Step>>>,
 }
 
 impl LifeObserver for Heard {
@@ -70,19 +74,26 @@ impl LifeObserver for Heard {
             LifeStep::Reopened { operator, .. } => format!("reopened by {operator}"),
             other => format!("{other:?}"),
         };
-        self.steps.lock().expect("unpoisoned").push((event.transaction_id, said));
+        self.steps.lock().expect("unpoisoned").push((event.transaction_id, said, event.at_ms));
     }
 }
 
 impl Heard {
     /// Waits for the last step of a message, and gives all of them.
     async fn until(&self, id: TransactionId, last: &str) -> Vec<String> {
+        let of = self.times(id, last).await;
+        of.into_iter().map(|(step, _)| step).collect()
+    }
+
+    /// The same, with their times.
+    async fn times(&self, id: TransactionId, last: &str) -> Vec<(String, Option<i64>)> {
         let until = Instant::now() + DEADLINE;
         loop {
             let steps = self.steps.lock().expect("unpoisoned").clone();
-            let of: Vec<_> = steps.into_iter().filter(|(of, _)| *of == id).collect();
-            if of.iter().any(|(_, step)| step == last) {
-                return of.into_iter().map(|(_, step)| step).collect();
+            let of = steps.into_iter().filter(|(of, ..)| *of == id);
+            let of: Vec<_> = of.map(|(_, step, at_ms)| (step, at_ms)).collect();
+            if of.iter().any(|(step, _)| step == last) {
+                return of;
             }
             assert!(Instant::now() < until, "no {last}: {of:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -98,9 +109,12 @@ fn broker(config: &ProducerConfig, broker: &EmbeddedBroker) {
 
 fn config(broker: &EmbeddedBroker) -> ProducerConfig {
     let mut config = ProducerConfig::new(broker.config(), "app", "group");
-    config.prepare_deadline = Duration::from_secs(3);
-    config.local_deadline = Duration::from_millis(200);
-    config.check_after = Duration::from_millis(3_300);
+    // As short as they may be on a machine that stands still for some seconds anywhere.
+    config.prepare_deadline = Duration::from_secs(7);
+    config.decision_deadline = DEADLINE / 2;
+    config.local_deadline = Duration::from_secs(3);
+    config.check_after = Duration::from_millis(10_100);
+    config.check_deadline = Duration::from_secs(7);
     config.check_backoff.initial = Duration::from_millis(50);
     config.check_backoff.max = Duration::from_millis(100);
     config
@@ -278,6 +292,77 @@ async fn an_observer_hears_each_step_once_and_in_its_order() {
     producer.shutdown().await;
 }
 
+/// The next owner reads what progress does not cover, and tells it again: records keep their time, and that of
+/// a delivery is not known. Between the two it was some other time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_again_has_the_time_of_its_record() {
+    use LocalTransactionState::{Commit, Rollback};
+    let embedded = EmbeddedBroker::start().expect("a loopback port");
+    let config = config(&embedded);
+    broker(&config, &embedded);
+    let (heard, again) = (Heard::default(), Heard::default());
+    let start = async |observer: &Heard| {
+        let builder =
+            TransactionProducer::builder(config.clone()).listener("order", Told::default());
+        let started = builder.observer(observer.clone()).start().await;
+        let producer = started.expect("starts on the embedded broker");
+        // What is decided before a partition is taken over, somebody else may have delivered.
+        eventually("every partition to be taken over", async || producer.health()).await;
+        producer
+    };
+    let producer = start(&heard).await;
+    let message = || Message::new("target", "x").key("k");
+    let told = |state| Ok::<_, String>(state);
+    // As long as it is open, nothing behind it is trimmed.
+    producer.begin("order", message()).await.expect("stored").leave_open();
+    let began = wall_ms();
+    let sent = producer.send_in_transaction("order", message(), told(Commit)).await;
+    let committed = sent.expect("stored").transaction_id;
+    let first = heard.times(committed, "delivered target").await;
+    let sent = producer.send_in_transaction("order", message(), told(Rollback)).await;
+    let rolled_back = sent.expect("stored").transaction_id;
+    let dropped = heard.times(rolled_back, "dropped").await;
+    let times: Vec<_> = first.iter().chain(&dropped).map(|(_, at)| at.expect("known")).collect();
+    assert!(times.is_sorted() && times[0] >= began, "{first:?}, {dropped:?}");
+    assert_eq!(dropped[2].1, dropped[3].1, "it is dropped by its decision: {dropped:?}");
+    let told_by = wall_ms();
+    producer.shutdown().await;
+
+    let client = OperatorClient::new(embedded.config(), &config.topic_prefix, &config.group);
+    let client = client.expect("valid settings");
+    for partition in 0..4 {
+        let plan = client.plan_reset(partition, ResetTo::Start).await.expect("the broker answers");
+        let request =
+            OperatorRequest { operator: "ann".into(), reason: "a test".into(), force: true };
+        client.reset_progress(&plan, request).await.expect("nobody runs");
+    }
+    while wall_ms() <= told_by {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let producer = start(&again).await;
+    let of = |steps: &[(String, Option<i64>)], name: &str| {
+        steps.iter().find(|(step, _)| step == name).map(|(_, at)| *at).expect("it was told")
+    };
+    let second = again.times(committed, "delivered target").await;
+    let decided = "commit by producer";
+    assert_eq!(of(&second, decided), of(&first, decided), "{second:?}, {first:?}");
+    assert_eq!(of(&second, "delivered target"), None, "who knows: {second:?}");
+    let second = again.times(rolled_back, "dropped").await;
+    for step in ["rollback by producer", "dropped"] {
+        assert_eq!(of(&second, step), of(&dropped, step), "{second:?}, {dropped:?}");
+    }
+    // What it delivers itself for the first time, it knows.
+    let sent = producer.send_in_transaction("order", message(), told(Commit)).await;
+    let news = again.times(sent.expect("stored").transaction_id, "delivered target").await;
+    assert!(of(&news, "delivered target") > Some(told_by), "{news:?}");
+    producer.shutdown().await;
+}
+
+fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("before the year 292 million")
+}
+
 /// One partition of the store has lost its leader when a replica starts: the others are taken over and
 /// serve, health names it and what to do, and it is taken over when it has a leader again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -323,6 +408,60 @@ async fn a_store_partition_without_a_leader_holds_up_no_other() {
     let found = delivered(&embedded, before + 1);
     assert!(found.iter().any(|(_, payload)| payload == b"at last"), "{found:?}");
     producer.shutdown().await;
+}
+
+/// A target that takes nothing: its partition is not read on beyond what may wait, however much is
+/// committed; and all is delivered once it takes again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_takes_nothing_bounds_what_is_read() {
+    const COMMITTED: usize = 300;
+    /// What may wait, twice: a HALF and its COMMIT; and what was read before the lane was found full.
+    const READ: usize = 2 * (8 + 4) + 100;
+    let embedded = EmbeddedBroker::start().expect("a loopback port");
+    let mut config = config(&embedded);
+    (config.max_queued_messages, config.batch_messages) = (8, 4);
+    broker(&config, &embedded);
+    for partition in 0..4 {
+        embedded.without_leader("target", partition).expect("it runs");
+    }
+    let builder = TransactionProducer::builder(config).listener("test", Told::default());
+    let producer = builder.start().await.expect("it starts");
+    for number in 0..COMMITTED {
+        let message = Message::new("target", number.to_string()).key("k");
+        let begun = producer.begin("test", message).await.expect("the store takes it");
+        begun.commit().await.expect("likewise");
+    }
+    let behind = |lag: usize| if lag >= 2 * COMMITTED - READ { Ok(lag) } else { Err(lag) };
+    let left = eventually("reading to stop", async || {
+        behind(lag(&producer)).map_err(|lag| format!("{lag} records are left"))
+    })
+    .await;
+    // The figure is made anew every five seconds: it stays.
+    let until = Instant::now() + Duration::from_secs(11);
+    while Instant::now() < until {
+        behind(lag(&producer)).unwrap_or_else(|lag| panic!("it read on: {lag} are left of {left}"));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for partition in 0..4 {
+        embedded.with_leader("target", partition).expect("it runs");
+    }
+    let found = tokio::task::spawn_blocking(move || (delivered(&embedded, COMMITTED), embedded));
+    let (found, embedded) = found.await.expect("the reader ends");
+    let numbers: std::collections::BTreeSet<Vec<u8>> =
+        found.into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(numbers.len(), COMMITTED);
+    producer.shutdown().await;
+    drop(embedded);
+}
+
+/// Records of the store that are not read yet.
+fn lag(producer: &TransactionProducer) -> usize {
+    let mut registry = prometheus_client::registry::Registry::default();
+    producer.register_metrics(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("text can be written");
+    let samples = text.lines().filter(|line| line.starts_with("halfmsg_resolver_lag_records{"));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum()
 }
 
 async fn eventually<T>(what: &str, look: impl AsyncFn() -> Result<T, String>) -> T {

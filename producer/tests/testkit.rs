@@ -10,8 +10,8 @@ use halfmsg_migrations::{FenceMigrator, migrate};
 use halfmsg_producer::fence::{self, FenceOptions};
 use halfmsg_producer::testkit::{self, Fault, KitError, TestKit, TestStore};
 use halfmsg_producer::{
-    HalfMessage, ListenerResult, LocalTransactionState, Message, TransactionListener,
-    TransactionProducer,
+    HalfMessage, ListenerResult, LocalTransactionState, Message, TransactionId,
+    TransactionListener, TransactionProducer,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
@@ -223,6 +223,61 @@ async fn several_share_a_decision_that_comes_in_time_or_from_the_check() {
     assert_eq!(kit.open().len(), 2);
     assert_eq!(kit.advance(Duration::from_secs(1)).await.expect("lives"), 2);
     assert_eq!((kit.delivered().len(), kit.dropped().len()), (2, 2));
+}
+
+#[tokio::test]
+async fn several_that_are_prepared_again_after_a_restart_are_the_same_messages() {
+    let bookings = Bookings::new(true).await;
+    let kit = bookings.kit(None);
+    let ids: Vec<TransactionId> = (0..8).map(|_| kit.new_transaction_id()).collect();
+    // With a key and without; in whatever order.
+    let message = |at: usize| {
+        let message = Message::new("booked", at.to_string()).id(ids[at]);
+        if at.is_multiple_of(2) { message.key(at.to_string()) } else { message }
+    };
+    let first = kit.begin_several("book", (0..8).map(message).collect()).await.expect("stored");
+    let local = first.id();
+    drop(first);
+    // Another message is none of them, whatever its id.
+    let kit = bookings.kit(Some(kit.into_store()));
+    let other = Message::new("booked", "another").key("0").id(ids[0]);
+    let other = kit.begin("book", other).await.expect("stored");
+    assert!(other.commit().await.expect("lives"));
+    assert_eq!((kit.delivered().len(), kit.open().len()), (0, ids.len()));
+    let kit = bookings.kit(Some(kit.into_store()));
+    let again = kit.begin_several("book", (0..8).rev().map(message).collect()).await;
+    let again = again.expect("stored");
+    assert_eq!(again.id(), local, "one local transaction, one fence");
+    assert!(again.commit().await.expect("lives"));
+    kit.settle_all().await.expect("settles");
+    let mut delivered: Vec<TransactionId> =
+        kit.delivered().iter().map(|message| message.transaction_id).collect();
+    delivered.sort_unstable();
+    assert_eq!(delivered, ids, "each once");
+    assert!(kit.open().is_empty() && kit.dropped().is_empty());
+}
+
+/// What is prepared again may have run: that it is stored in part says nothing of the first.
+#[tokio::test]
+async fn several_that_are_prepared_again_in_part_leave_the_first_to_their_check() {
+    let bookings = Bookings::new(true).await;
+    let kit = bookings.kit(None);
+    let ids = [kit.new_transaction_id(), kit.new_transaction_id()];
+    let messages = || ids.map(|id| Message::new("booked", "x").id(id)).to_vec();
+    let first = kit.begin_several("book", messages()).await.expect("stored");
+    let local = bookings.execute_local_transaction(&first.halves()[0], ()).await;
+    assert_eq!(local.expect("books"), Commit);
+    // It dies before the decision. The second message cannot be stored after the restart.
+    drop(first);
+    let kit = bookings.kit(Some(kit.into_store()));
+    let other = kit.begin("book", Message::new("booked", "another").id(ids[1])).await;
+    drop(other.expect("stored"));
+    assert!(kit.begin_several("book", messages()).await.is_err());
+    kit.settle_all().await.expect("settles");
+    let mut delivered: Vec<TransactionId> =
+        kit.delivered().iter().map(|message| message.transaction_id).collect();
+    delivered.sort_unstable();
+    assert_eq!((delivered, kit.dropped()), (ids.to_vec(), Vec::new()));
 }
 
 #[tokio::test]

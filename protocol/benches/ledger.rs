@@ -2,6 +2,7 @@
 //! record format. What a broker costs comes on top and is far more.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,7 +36,7 @@ fn core() -> ResolverCore {
 }
 
 fn half(n: i64) -> Record {
-    Record::Half(HalfMeta {
+    Record::Half(Arc::new(HalfMeta {
         id: id(n),
         application: "order-svc".into(),
         purpose: "order.rollback".into(),
@@ -43,7 +44,7 @@ fn half(n: i64) -> Record {
         timestamp_ms: 1_753_000_000_123,
         check_after: None,
         local_transaction: None,
-    })
+    }))
 }
 
 fn commit(n: i64, offset: i64) -> Record {

@@ -12,12 +12,13 @@
 //! other unknown tag or kind means that the record is of a newer version. One packed header and
 //! not five, because five cost two thirds of a producer's rate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{
-    CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record, Reopen,
-    Verdict,
+    AskedBy, CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record,
+    Reopen, Verdict,
 };
 
 /// The name of the header that carries a store record.
@@ -65,6 +66,8 @@ mod tag {
     pub(super) const LOCAL_TRANSACTION: u8 = 13;
     pub(super) const OPERATOR: u8 = 0x81;
     pub(super) const REASON: u8 = 0x82;
+    /// Why an operator had the listener asked; who did is the operator.
+    pub(super) const ASKED_BECAUSE: u8 = 0x83;
 }
 
 /// Why bytes are not a record of ours.
@@ -99,6 +102,10 @@ pub fn encode(record: &Record) -> Vec<u8> {
             writer.field(tag::ATTEMPT, &checked.attempt.to_le_bytes());
             writer.field(tag::OUTCOME, &[outcome_code(checked.outcome)]);
             writer.optional_text(tag::REASON, &checked.reason);
+            if let Some(asked) = &checked.asked_by {
+                writer.text(tag::OPERATOR, &asked.operator);
+                writer.optional_text(tag::ASKED_BECAUSE, &asked.reason);
+            }
         }
         Record::Park(park) => {
             writer.half_ref(&park.of);
@@ -145,7 +152,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let id = TransactionId::from_bytes(array(&bytes[ID_AT..FIELDS_AT])?);
     let fields = Fields::read(&bytes[FIELDS_AT..])?;
     match bytes[5] {
-        kind::HALF => Ok(Record::Half(fields.meta(id)?)),
+        kind::HALF => Ok(Record::Half(Arc::new(fields.meta(id)?))),
         kind::COMMIT => fields.decision(id, Verdict::Commit),
         kind::ROLLBACK => fields.decision(id, Verdict::Rollback),
         kind::CHECKED => fields.checked(id),
@@ -240,6 +247,7 @@ struct Fields<'a> {
     known: [Option<&'a [u8]>; 14],
     operator: Option<&'a [u8]>,
     reason: Option<&'a [u8]>,
+    asked_because: Option<&'a [u8]>,
 }
 
 impl<'a> Fields<'a> {
@@ -261,6 +269,7 @@ impl<'a> Fields<'a> {
         let slot = match tag {
             tag::OPERATOR => &mut self.operator,
             tag::REASON => &mut self.reason,
+            tag::ASKED_BECAUSE => &mut self.asked_because,
             1..=11 | tag::LOCAL_TRANSACTION => &mut self.known[usize::from(tag)],
             tag if tag & SKIPPABLE != 0 => return Ok(()),
             tag => return Err(DecodeError::Newer(format!("field {tag}"))),
@@ -340,7 +349,13 @@ impl<'a> Fields<'a> {
             attempt: self.u32(tag::ATTEMPT)?,
             outcome: outcome_of(self.code(tag::OUTCOME)?)?,
             reason: self.reason()?,
+            asked_by: self.operator.map(|operator| self.asked_by(operator)).transpose()?,
         }))
+    }
+
+    fn asked_by(&self, operator: &[u8]) -> Result<Box<AskedBy>, DecodeError> {
+        let reason = self.asked_because.map_or(Ok(String::new()), utf8)?;
+        Ok(Box::new(AskedBy { operator: utf8(operator)?, reason }))
     }
 
     fn park(&self, id: TransactionId) -> Result<Record, DecodeError> {
@@ -353,12 +368,12 @@ impl<'a> Fields<'a> {
     }
 
     fn reopen(&self, id: TransactionId) -> Result<Record, DecodeError> {
-        Ok(Record::Reopen(Reopen {
+        Ok(Record::Reopen(Box::new(Reopen {
             of: self.half_ref(id)?,
-            meta: self.meta(id)?,
+            meta: Arc::new(self.meta(id)?),
             operator: self.operator.map_or(Ok(String::new()), utf8)?,
             reason: self.reason()?,
-        }))
+        })))
     }
 }
 

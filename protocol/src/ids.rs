@@ -27,6 +27,13 @@ impl TransactionId {
         self.0.as_bytes()
     }
 
+    /// When it was made, in milliseconds since the epoch and by the clock of who made it, as a UUID of
+    /// version 7 tells; nothing if the user gave one of another version.
+    pub fn made_ms(&self) -> Option<i64> {
+        let is_timed = self.0.get_version_num() == 7;
+        is_timed.then(|| i64::try_from(self.0.as_u128() >> 80).ok()).flatten()
+    }
+
     /// From the 16 bytes of a record.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
@@ -85,5 +92,18 @@ impl Epoch {
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_version_7_tells_when_it_was_made() {
+        let made = |text: &str| text.parse::<TransactionId>().expect("a UUID").made_ms();
+        assert_eq!(made("01985f2e-7c1a-7f00-8000-000000000000"), Some(0x0198_5f2e_7c1a));
+        assert_eq!(made("01985f2e-7c1a-4f00-8000-000000000000"), None);
+        assert_eq!(made("00000000-0000-0000-0000-000000000000"), None);
     }
 }

@@ -9,18 +9,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
-use crate::record::{
-    Body, CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record,
-    Reopen, Verdict,
-};
+use crate::record::{Body, HalfRef, Record, Verdict};
 
+mod applying;
 mod carried;
 mod closed;
 mod copies;
 mod fingerprint;
 mod model;
+mod print;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -29,6 +31,7 @@ use closed::ClosedRing;
 pub use closed::{CLOSED_KEPT, CLOSED_SHOWN, Closed};
 use copies::Copies;
 pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress, STUB_KEY_BYTES};
+pub use print::Print;
 
 /// A decided message whose outcome is not carried out yet.
 #[derive(Debug, Clone, Hash)]
@@ -68,9 +71,12 @@ pub struct Ledger {
     /// The same of halves that somebody else than their application closed, which a copy may still
     /// follow, until [`Ledger::let_go`]; and the one that was added last, until it is taken.
     lingering: BTreeMap<i64, u64>,
+    /// Closed halves that are forgotten otherwise: which copies they have is known until the log has
+    /// reached this time, in milliseconds since the epoch.
+    forgotten: BTreeMap<(i64, HalfOffset), TransactionId>,
     began_to_linger: Option<HalfOffset>,
     /// Whether there are any.
-    lets_linger: bool,
+    copy_window_ms: Option<i64>,
     copies: Copies,
     /// Outcomes not carried out yet, by the offset of the record that led to them.
     pending: BTreeMap<i64, Pending>,
@@ -98,8 +104,9 @@ impl Ledger {
             settled: BTreeMap::new(),
             held: BTreeMap::new(),
             lingering: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             began_to_linger: None,
-            lets_linger: false,
+            copy_window_ms: None,
             copies: Copies::default(),
             pending: BTreeMap::new(),
             closed: ClosedRing::default(),
@@ -112,11 +119,12 @@ impl Ledger {
         for state in parked {
             match state {
                 ParkedState::Parked(half) => {
-                    ledger.copies.know(half.half.meta.id, half.half.offset);
+                    let Half { meta, offset, print, .. } = &*half.half;
+                    ledger.copies.know(meta.id, *offset, Some(*print));
                     ledger.parked.insert(half.half.offset, half);
                 }
                 ParkedState::Settled { of, at } => {
-                    ledger.copies.know(of.id, of.half);
+                    ledger.copies.know(of.id, of.half, None);
                     ledger.settled.insert(of.half, (of, at));
                 }
             }
@@ -124,10 +132,12 @@ impl Ledger {
         ledger
     }
 
-    /// Holds the log for halves that somebody else than their application closed, each until
-    /// [`Ledger::let_go`].
-    pub(crate) fn lets_linger(mut self) -> Self {
-        self.lets_linger = true;
+    /// Holds the log for halves that somebody else than their application closed, each until an owner
+    /// lets it go, and knows their copies, however many are closed behind them, as long as the window
+    /// lasts: by the append times of the log, so that every owner makes the same of it.
+    #[must_use]
+    pub fn lets_linger(mut self, copy_window: Duration) -> Self {
+        self.copy_window_ms = Some(i64::try_from(copy_window.as_millis()).unwrap_or(i64::MAX));
         self
     }
 
@@ -139,16 +149,69 @@ impl Ledger {
     /// # Panics
     /// On no record, whatever it says. Debug builds assert that offsets increase.
     pub fn apply(&mut self, record: Record, body: Body, offset: i64, appended_ms: i64) -> Outcome {
+        self.apply_as(record, body, None, (offset, appended_ms), false)
+    }
+
+    /// As [`Ledger::apply`] and then [`Ledger::replayed`]: what the record leads to was carried out
+    /// before progress was stored.
+    pub fn apply_replayed(
+        &mut self,
+        record: Record,
+        body: Body,
+        offset: i64,
+        appended_ms: i64,
+    ) -> Outcome {
+        self.apply_as(record, body, None, (offset, appended_ms), true)
+    }
+
+    /// As [`Ledger::apply`], and nothing is kept of the message but its key: a view needs no more. The
+    /// payload only tells copies.
+    pub fn apply_keyed(
+        &mut self,
+        record: Record,
+        (key, payload): (Option<Bytes>, Option<&[u8]>),
+        offset: i64,
+        appended_ms: i64,
+    ) -> Outcome {
+        let print = match &record {
+            Record::Half(meta) => Some(Print::of(meta, key.as_ref(), payload)),
+            _ => None,
+        };
+        let body = Body { key, ..Body::default() };
+        self.apply_as(record, body, print, (offset, appended_ms), false)
+    }
+
+    fn apply_as(
+        &mut self,
+        record: Record,
+        body: Body,
+        print: Option<Print>,
+        (offset, appended_ms): (i64, i64),
+        is_carried_out: bool,
+    ) -> Outcome {
         debug_assert!(offset >= self.position, "records arrive in the order of their offsets");
         self.position = offset + 1;
         self.bytes_before = self.bytes;
         self.bytes += body.len() as u64 + RECORD_OVERHEAD_BYTES;
+        self.forget_until(appended_ms);
         match record {
-            Record::Half(meta) => self.half(meta, body, offset, appended_ms),
-            Record::Decision(decision) => self.decision(decision, offset, appended_ms),
+            Record::Half(meta) => {
+                let mut half = Half::new(meta, body, HalfOffset(offset), offset);
+                half.print = print.unwrap_or(half.print);
+                self.half(half, appended_ms)
+            }
+            Record::Decision(decision) => {
+                self.decision(decision, offset, appended_ms, is_carried_out)
+            }
             Record::Checked(checked) => self.checked(checked, appended_ms),
-            Record::Park(park) => self.park(park, offset, appended_ms),
-            Record::Reopen(reopen) => self.reopen(reopen, body, offset, appended_ms),
+            Record::Park(park) => {
+                let outcome = self.park(park, offset, appended_ms);
+                if is_carried_out {
+                    self.replayed(offset);
+                }
+                outcome
+            }
+            Record::Reopen(reopen) => self.reopen(*reopen, body, offset, appended_ms),
         }
     }
 
@@ -171,20 +234,28 @@ impl Ledger {
     }
 
     /// How far the partition would be carried out if the outcomes of the records at these offsets
-    /// were: what is stored together with them, in one transaction.
-    pub fn progress_after(&self, batch: &BTreeSet<i64>) -> Progress {
-        let released: BTreeSet<i64> = batch
-            .iter()
-            .filter_map(|at| match self.pending.get(at)? {
-                Pending::Decision { stored_at, .. } | Pending::Park { stored_at, .. } => {
-                    Some(*stored_at)
+    /// were: what is stored together with them, in one transaction. They are in ascending order.
+    pub fn progress_after(&self, batch: &[i64]) -> Progress {
+        debug_assert!(batch.is_sorted(), "in the order of their records");
+        let (mut position, mut released) = (None, Vec::with_capacity(batch.len()));
+        let mut left = batch.iter().peekable();
+        for (at, pending) in &self.pending {
+            while left.next_if(|of_batch| *of_batch < at).is_some() {}
+            if left.next_if_eq(&at).is_none() {
+                position = position.or(Some(*at));
+                if left.peek().is_none() {
+                    break;
                 }
-                Pending::Foreign => None,
-            })
-            .collect();
-        let left = |at: &&i64| !batch.contains(at);
-        let position = self.pending.keys().find(left).copied().unwrap_or(self.position);
-        let held = self.held.keys().find(|at| !released.contains(at)).copied();
+            } else if let Pending::Decision { stored_at, .. } | Pending::Park { stored_at, .. } =
+                pending
+            {
+                released.push(*stored_at);
+            }
+        }
+        let position = position.unwrap_or(self.position);
+        released.sort_unstable();
+        let is_held = |at: &&i64| released.binary_search(at).is_err();
+        let held = self.held.keys().find(is_held).copied();
         Progress { low_water: self.low_water(held, position), position }
     }
 
@@ -210,193 +281,21 @@ impl Ledger {
         self.lingering.remove(&half.0);
     }
 
-    fn half(&mut self, meta: HalfMeta, body: Body, offset: i64, appended_ms: i64) -> Outcome {
-        if self.copies.is_copy(meta.id, HalfOffset(offset)) {
-            return Outcome::Ignored(Ignored::Copy);
-        }
-        if self.is_first_life_over(meta.id, HalfOffset(offset)) {
-            self.linger(HalfOffset(offset), self.bytes_before);
-            return Outcome::Ignored(Ignored::Stale);
-        }
-        self.hold(offset);
-        let half = Half::new(meta, body, HalfOffset(offset), offset);
-        self.opened(half, appended_ms, Epoch::default());
-        Outcome::Opened
-    }
-
-    /// Whether the parked topic, which may be ahead of the log's replay, knows a later life. Then
-    /// the first one ended in a PARK: living it again would deliver what was decided otherwise
-    /// since, or overwrite the later entry.
-    fn is_first_life_over(&self, id: TransactionId, half: HalfOffset) -> bool {
-        let parked = self.parked.get(&half).map(|parked| (parked.half.meta.id, parked.epoch));
-        let settled = self.settled.get(&half).map(|(of, _)| (of.id, of.epoch));
-        let later = |life: (TransactionId, Epoch)| life.0 == id && life.1 > Epoch::default();
-        parked.is_some_and(later) || settled.is_some_and(later)
-    }
-
-    fn decision(&mut self, mut decision: Decision, offset: i64, appended_ms: i64) -> Outcome {
-        decision.of = self.copies.resolve(decision.of);
-        let of = decision.of;
-        match self.open.get(&of.half) {
-            None => return Outcome::Ignored(self.late(&decision)),
-            Some(open) if open.half.meta.id != of.id => {
-                return Outcome::Ignored(Ignored::Mismatch);
+    /// The log has reached this time: nobody sends a copy of what was closed so long ago.
+    fn forget_until(&mut self, appended_ms: i64) {
+        while let Some(first) = self.forgotten.first_entry() {
+            if first.key().0 > appended_ms {
+                return;
             }
-            // A decision of an older epoch is still the local transaction's outcome; one of an
-            // epoch that does not exist yet is not to be believed.
-            Some(open) if open.epoch < of.epoch => return Outcome::Ignored(Ignored::Stale),
-            Some(open) if self.is_settled_after(open.epoch, of, offset) => {
-                return Outcome::Ignored(Ignored::Conflict);
+            let ((_, half), id) = first.remove_entry();
+            if self.decided.contains_key(&half) {
+                // Its outcome is on its way: looked at again, else nobody would ever forget it.
+                let window = self.copy_window_ms.unwrap_or(0).max(1);
+                self.forgotten.insert((appended_ms.saturating_add(window), half), id);
+            } else if !self.parked.contains_key(&half) {
+                self.copies.forget(id, half);
             }
-            Some(_) => {}
         }
-        let open = self.close(of.half).expect("found above");
-        let verdict = decision.verdict;
-        // An application decides when its HALF is acknowledged: then all copies lie behind.
-        // Whoever else decides may be faster than a copy.
-        if decision.origin != Origin::Producer {
-            self.linger_if_held(of.half);
-        }
-        let forgotten = self.closed.push(Closed::new(&open, decision, offset, appended_ms));
-        if let Some((id, half)) = forgotten {
-            self.copies.forget(id, half);
-        }
-        // An entry of another message is one of another log: the topic was made anew.
-        let is_entry_ours =
-            self.parked.get(&of.half).is_some_and(|entry| entry.half.meta.id == of.id);
-        let settles = open.epoch > Epoch::default() || is_entry_ours;
-        if verdict == Verdict::Rollback && !settles {
-            self.held.remove(&open.half.stored_at);
-            return Outcome::Dropped { half: open.half, settles };
-        }
-        let Open { half, epoch, attempts, .. } = open;
-        let stored_at = half.stored_at;
-        self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
-        let message = Arc::clone(&half);
-        self.decided.insert(of.half, Decided { half, verdict, epoch, attempts });
-        match verdict {
-            Verdict::Commit => Outcome::Deliver { half: message, settles },
-            Verdict::Rollback => Outcome::Dropped { half: message, settles },
-        }
-    }
-
-    /// Of a later life, the first one began to linger when it ended.
-    fn linger_if_held(&mut self, half: HalfOffset) {
-        if let Some(before) = self.held.get(&half.0) {
-            self.linger(half, *before);
-        }
-    }
-
-    fn linger(&mut self, half: HalfOffset, bytes_before: u64) {
-        if self.lets_linger {
-            self.lingering.insert(half.0, bytes_before);
-            self.began_to_linger = Some(half);
-        }
-    }
-
-    /// Whether the parked topic, ahead of the replay, names a later record as the one that ended
-    /// this life: then none before it did.
-    fn is_settled_after(&self, epoch: Epoch, of: HalfRef, offset: i64) -> bool {
-        self.settled.get(&of.half).is_some_and(|(settled, at)| {
-            settled.id == of.id && settled.epoch == epoch && offset < *at
-        })
-    }
-
-    fn late(&self, decision: &Decision) -> Ignored {
-        let of = decision.of;
-        if let Some(closed) = self.closed.get(of.half) {
-            return match (closed.id == of.id, closed.verdict == decision.verdict) {
-                (false, _) => Ignored::Mismatch,
-                (true, true) => Ignored::Duplicate,
-                (true, false) => Ignored::Conflict,
-            };
-        }
-        match self.parked.get(&of.half) {
-            Some(parked) if parked.half.meta.id != of.id => Ignored::Mismatch,
-            Some(_) => Ignored::Conflict,
-            None => Ignored::LateUnknown,
-        }
-    }
-
-    fn checked(&mut self, checked: Checked, appended_ms: i64) -> Outcome {
-        let of = self.copies.resolve(checked.of);
-        let Some(open) = self.open.get_mut(&of.half) else {
-            return Outcome::Ignored(Ignored::Stale);
-        };
-        if open.half.meta.id != of.id {
-            return Outcome::Ignored(Ignored::Mismatch);
-        }
-        let is_next = open.attempts.saturating_add(1) == checked.attempt;
-        let is_failure =
-            open.attempts == checked.attempt && checked.outcome == CheckOutcome::Failed;
-        if open.epoch != of.epoch || !(is_next || is_failure) {
-            return Outcome::Ignored(Ignored::Stale);
-        }
-        open.last_outcome = Some((checked.outcome, checked.reason));
-        if is_failure {
-            open.failing_since_ms.get_or_insert(appended_ms);
-            self.failing.insert(of.half);
-            return Outcome::CheckFailed { half: of.half };
-        }
-        open.attempts = checked.attempt;
-        open.failing_since_ms = None;
-        self.failing.remove(&of.half);
-        Outcome::Attempted { half: of.half, attempts: checked.attempt }
-    }
-
-    fn park(&mut self, park: Park, offset: i64, appended_ms: i64) -> Outcome {
-        let of = self.copies.resolve(park.of);
-        let Some(open) = self.open.get(&of.half) else { return Outcome::Ignored(Ignored::Stale) };
-        if open.half.meta.id != of.id {
-            return Outcome::Ignored(Ignored::Mismatch);
-        }
-        let matches = open.epoch == of.epoch && open.attempts == park.attempts;
-        // Only a committed message is undeliverable, and that is no record of the store.
-        let undeliverable = park.cause == ParkCause::Undeliverable;
-        if !matches || undeliverable || self.is_settled_after(open.epoch, of, offset) {
-            return Outcome::Ignored(Ignored::Stale);
-        }
-        let parked = ParkedHalf {
-            half: Arc::clone(&open.half),
-            epoch: open.epoch,
-            attempts: open.attempts,
-            cause: park.cause,
-            reason: park.reason,
-            parked_at: offset,
-            parked_ms: appended_ms,
-        };
-        self.pending
-            .insert(offset, Pending::Park { half: of.half, stored_at: open.half.stored_at });
-        self.close(of.half);
-        self.linger_if_held(of.half);
-        self.parked.insert(of.half, parked.clone());
-        Outcome::Parked(parked)
-    }
-
-    fn reopen(&mut self, reopen: Reopen, body: Body, offset: i64, appended_ms: i64) -> Outcome {
-        let of = self.copies.resolve(reopen.of);
-        let busy = self.open.contains_key(&of.half) || self.decided.contains_key(&of.half);
-        if busy || !self.may_reopen(&of, offset) {
-            return Outcome::Ignored(Ignored::Stale);
-        }
-        self.closed.forget(of.half);
-        self.hold(offset);
-        let half = Half::new(reopen.meta, body, of.half, offset);
-        self.stubs_below = self.stubs_below.min(of.half);
-        self.opened(half, appended_ms, of.epoch.next());
-        Outcome::Reopened { half: of.half }
-    }
-
-    /// Only a message that was parked before, in the epoch that the record names, or one that was
-    /// settled later in the log (then this is the replay of the REOPEN that led there).
-    fn may_reopen(&self, of: &HalfRef, offset: i64) -> bool {
-        let parked = self.parked.get(&of.half).is_some_and(|parked| {
-            parked.half.meta.id == of.id && parked.epoch == of.epoch && parked.parked_at < offset
-        });
-        let replayed = self.settled.get(&of.half).is_some_and(|(settled, at)| {
-            settled.id == of.id && settled.epoch == of.epoch.next() && offset < *at
-        });
-        parked || replayed
     }
 
     fn opened(&mut self, half: Half, appended_ms: i64, epoch: Epoch) {

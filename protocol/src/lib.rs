@@ -13,6 +13,7 @@
 
 pub mod codec;
 pub mod core;
+mod hash;
 pub mod ids;
 pub mod ledger;
 pub mod record;
@@ -24,8 +25,10 @@ pub use crate::core::{
 pub use crate::schedule::Backoff;
 pub use codec::{DecodeError, HEADER, LOCAL_TRANSACTION_ID_HEADER, TRANSACTION_ID_HEADER};
 pub use ids::{Epoch, HalfOffset, TransactionId};
-pub use ledger::{Closed, Half, Ignored, Ledger, Open, Outcome, ParkedHalf, ParkedState, Progress};
+pub use ledger::{
+    Closed, Half, Ignored, Ledger, Open, Outcome, ParkedHalf, ParkedState, Print, Progress,
+};
 pub use record::{
-    Body, CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Record,
-    Reopen, Verdict,
+    AskedBy, Body, CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause,
+    Record, Reopen, Verdict,
 };

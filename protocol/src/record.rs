@@ -1,5 +1,6 @@
 //! The records of the half-message store, as values. Their bytes are [`crate::codec`]'s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,8 @@ pub struct HalfMeta {
     pub purpose: String,
     /// The topic that it is delivered to once committed.
     pub topic: String,
-    /// The user's timestamp, in milliseconds since the epoch; carried to the target.
+    /// The message's timestamp, in milliseconds since the epoch, the user's or the time of the prepare; carried
+    /// to the target.
     pub timestamp_ms: i64,
     /// When it is checked first, if not after the group's default.
     pub check_after: Option<Duration>,
@@ -120,18 +122,35 @@ pub struct Checked {
     pub outcome: CheckOutcome,
     /// What the listener said.
     pub reason: String,
+    /// The operator who had it asked; none if it was due.
+    pub asked_by: Option<Box<AskedBy>>,
+}
+
+/// A person who had the listener asked now.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AskedBy {
+    /// Who.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Checked {
+    /// The same, asked for by an operator.
+    #[must_use]
+    pub fn asked_by(self, operator: String, reason: String) -> Self {
+        Self { asked_by: Some(Box::new(AskedBy { operator, reason })), ..self }
+    }
+
     /// The listener looked and cannot tell yet: one attempt more than so many.
     pub fn unknown(of: HalfRef, attempts: u32, reason: String) -> Self {
         let attempt = attempts.saturating_add(1);
-        Self { of, attempt, outcome: CheckOutcome::Unknown, reason }
+        Self { of, attempt, outcome: CheckOutcome::Unknown, reason, asked_by: None }
     }
 
     /// The listener could not look: after so many attempts, and none more.
     pub fn failed(of: HalfRef, attempts: u32, reason: String) -> Self {
-        Self { of, attempt: attempts, outcome: CheckOutcome::Failed, reason }
+        Self { of, attempt: attempts, outcome: CheckOutcome::Failed, reason, asked_by: None }
     }
 }
 
@@ -167,7 +186,7 @@ pub struct Reopen {
     /// The parked half; its epoch is the one that was parked, the new one is the next.
     pub of: HalfRef,
     /// The half, as first prepared.
-    pub meta: HalfMeta,
+    pub meta: Arc<HalfMeta>,
     /// Who reopened it.
     pub operator: String,
     /// Why.
@@ -178,7 +197,7 @@ pub struct Reopen {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Record {
     /// A prepared message.
-    Half(HalfMeta),
+    Half(Arc<HalfMeta>),
     /// COMMIT or ROLLBACK.
     Decision(Decision),
     /// An attempt that did not decide.
@@ -186,7 +205,7 @@ pub enum Record {
     /// Given up.
     Park(Park),
     /// Open again.
-    Reopen(Reopen),
+    Reopen(Box<Reopen>),
 }
 
 impl Record {

@@ -1,11 +1,12 @@
 //! The codec over arbitrary records and arbitrary bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfmsg_protocol::codec::{DecodeError, MAX_TEXT_BYTES, decode, encode};
 use halfmsg_protocol::{
-    CheckOutcome, Checked, Decision, Epoch, HalfMeta, HalfOffset, HalfRef, Origin, Park, ParkCause,
-    Record, Reopen, TransactionId, Verdict,
+    AskedBy, CheckOutcome, Checked, Decision, Epoch, HalfMeta, HalfOffset, HalfRef, Origin, Park,
+    ParkCause, Record, Reopen, TransactionId, Verdict,
 };
 use proptest::prelude::*;
 
@@ -52,9 +53,14 @@ fn decision() -> impl Strategy<Value = Record> {
 
 fn checked() -> impl Strategy<Value = Record> {
     let outcome = prop::sample::select(vec![CheckOutcome::Unknown, CheckOutcome::Failed]);
-    (of(), any::<u32>(), outcome, text()).prop_map(|(of, attempt, outcome, reason)| {
-        Record::Checked(Checked { of, attempt, outcome, reason })
-    })
+    let asked_by = prop::option::of(
+        (text(), text()).prop_map(|(operator, reason)| Box::new(AskedBy { operator, reason })),
+    );
+    (of(), any::<u32>(), outcome, text(), asked_by).prop_map(
+        |(of, attempt, outcome, reason, asked_by)| {
+            Record::Checked(Checked { of, attempt, outcome, reason, asked_by })
+        },
+    )
 }
 
 fn park() -> impl Strategy<Value = Record> {
@@ -72,12 +78,19 @@ fn park() -> impl Strategy<Value = Record> {
 fn reopen() -> impl Strategy<Value = Record> {
     (of(), meta(), text(), text()).prop_map(|(of, meta, operator, reason)| {
         // A record has one identity: that of the half.
-        Record::Reopen(Reopen { of, meta: HalfMeta { id: of.id, ..meta }, operator, reason })
+        let meta = Arc::new(HalfMeta { id: of.id, ..meta });
+        Record::Reopen(Box::new(Reopen { of, meta, operator, reason }))
     })
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    prop_oneof![meta().prop_map(Record::Half), decision(), checked(), park(), reopen()]
+    prop_oneof![
+        meta().prop_map(|meta| Record::Half(Arc::new(meta))),
+        decision(),
+        checked(),
+        park(),
+        reopen()
+    ]
 }
 
 proptest! {
@@ -131,7 +144,8 @@ proptest! {
             epoch: Epoch(0),
         };
         let outcome = CheckOutcome::Failed;
-        let checked = Checked { of, attempt: 1, outcome, reason: reason.clone() };
+        let reason_cut = reason.clone();
+        let checked = Checked { of, attempt: 1, outcome, reason: reason_cut, asked_by: None };
         match decode(&encode(&Record::Checked(checked))) {
             Ok(Record::Checked(read)) => {
                 prop_assert!(reason.starts_with(&read.reason));

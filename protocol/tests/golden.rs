@@ -3,6 +3,7 @@
 //!
 //! The constants were computed outside this code, from the format's description in `codec`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfmsg_protocol::codec::{DecodeError, decode, encode};
@@ -28,6 +29,11 @@ const ROLLBACK: &str = "\
 const CHECKED: &str = "\
     686d73670104092af2b101985f2e7c1a7f0080000000000000010608000504030201000000070400\
     00000000090400030000000a01000282090074696d6564206f7574";
+/// The same, asked for by an operator; a reader that does not know it reads the one above.
+const CHECKED_BY_HAND: &str = "\
+    686d7367010470223ad401985f2e7c1a7f0080000000000000010608000504030201000000070400\
+    00000000090400030000000a01000282090074696d6564206f7574810300616461830a00746f2062\
+    652073757265";
 const PARK: &str = "\
     686d73670105a0370d8701985f2e7c1a7f0080000000000000010608000504030201000000070400\
     010000000904000f0000000b0100018209006e6f20616e73776572";
@@ -71,8 +77,8 @@ fn of(epoch: u32) -> HalfRef {
     HalfRef { id: id(), half: HalfOffset(0x01_0203_0405), epoch: Epoch(epoch) }
 }
 
-fn meta(check_after: Option<Duration>) -> HalfMeta {
-    HalfMeta {
+fn meta(check_after: Option<Duration>) -> Arc<HalfMeta> {
+    Arc::new(HalfMeta {
         id: id(),
         application: "order-svc".into(),
         purpose: "order.rollback".into(),
@@ -80,7 +86,7 @@ fn meta(check_after: Option<Duration>) -> HalfMeta {
         timestamp_ms: 1_753_000_000_123,
         check_after,
         local_transaction: None,
-    }
+    })
 }
 
 fn commit() -> Record {
@@ -91,6 +97,16 @@ fn commit() -> Record {
         operator: None,
         reason: String::new(),
     })
+}
+
+fn checked() -> Checked {
+    Checked {
+        of: of(0),
+        attempt: 3,
+        outcome: CheckOutcome::Failed,
+        reason: "timed out".into(),
+        asked_by: None,
+    }
 }
 
 fn golden() -> Vec<(&'static str, Record)> {
@@ -109,15 +125,8 @@ fn golden() -> Vec<(&'static str, Record)> {
                 reason: "kein Bestand übrig".into(),
             }),
         ),
-        (
-            CHECKED,
-            Record::Checked(Checked {
-                of: of(0),
-                attempt: 3,
-                outcome: CheckOutcome::Failed,
-                reason: "timed out".into(),
-            }),
-        ),
+        (CHECKED, Record::Checked(checked())),
+        (CHECKED_BY_HAND, Record::Checked(checked().asked_by("ada".into(), "to be sure".into()))),
         (
             PARK,
             Record::Park(Park {
@@ -129,12 +138,12 @@ fn golden() -> Vec<(&'static str, Record)> {
         ),
         (
             REOPEN,
-            Record::Reopen(Reopen {
+            Record::Reopen(Box::new(Reopen {
                 of: of(1),
                 meta: meta(after),
                 operator: "ada".into(),
                 reason: "target is back".into(),
-            }),
+            })),
         ),
     ]
 }

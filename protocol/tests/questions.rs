@@ -3,6 +3,7 @@
 //! forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfmsg_protocol::{
@@ -39,6 +40,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Answer::Failed("failed".into())),
         1 => Just(Answer::NotAsked(NotAsked::Busy)),
         1 => Just(Answer::NotAsked(NotAsked::NoListener)),
+        1 => Just(Answer::NotAsked(NotAsked::NoPlace)),
+        1 => Just(Answer::NotAsked(NotAsked::Blocked)),
     ];
     prop_oneof![
         2 => Just(Step::Half),
@@ -207,7 +210,12 @@ impl Rig {
                 let Some(parked) = self.core.ledger().find_parked(of.id) else { return };
                 let of = HalfRef { epoch: parked.epoch, ..of };
                 let (operator, reason) = (String::new(), String::new());
-                self.read(Record::Reopen(Reopen { of, meta: meta(of.id), operator, reason }));
+                self.read(Record::Reopen(Box::new(Reopen {
+                    of,
+                    meta: meta(of.id),
+                    operator,
+                    reason,
+                })));
             }
         }
         self.assert_nothing_is_forgotten();
@@ -245,8 +253,8 @@ impl Rig {
     }
 }
 
-fn meta(id: TransactionId) -> HalfMeta {
-    HalfMeta {
+fn meta(id: TransactionId) -> Arc<HalfMeta> {
+    Arc::new(HalfMeta {
         id,
         application: "app".into(),
         purpose: "purpose".into(),
@@ -254,7 +262,7 @@ fn meta(id: TransactionId) -> HalfMeta {
         timestamp_ms: 0,
         check_after: None,
         local_transaction: None,
-    }
+    })
 }
 
 proptest! {

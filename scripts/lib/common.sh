@@ -149,6 +149,23 @@ fetch_promtool() {
   rm -rf -- "$dir"
 }
 
+# need_compose: docker-compose.yml is read by a real Compose, which needs no engine for that; sets COMPOSE. The
+# plugin is taken where there is one; of distributions the newest that they have, which on Debian 12 is version 1.
+need_compose() {
+  COMPOSE=${HALFMSG_TEST_COMPOSE:-}
+  [ -z "$COMPOSE" ] || return 0
+  if docker compose version >/dev/null 2>&1; then COMPOSE='docker compose'; return; fi
+  COMPOSE=docker-compose
+  command -v docker-compose >/dev/null && return
+  can_apt || die "Docker Compose is missing. Install its plugin, or name it with HALFMSG_TEST_COMPOSE."
+  apt_prepare
+  apt_install "$(first_known docker-compose-v2 docker-compose || echo docker-compose)"
+  if docker compose version >/dev/null 2>&1; then COMPOSE='docker compose'; return; fi
+  # Ubuntu's package has the plugin alone, which is a program too.
+  command -v docker-compose >/dev/null || COMPOSE=/usr/libexec/docker/cli-plugins/docker-compose
+  command -v "$COMPOSE" >/dev/null || die "Docker Compose is still missing after installing it"
+}
+
 # --- ports -------------------------------------------------------------------------------------
 
 port_taken() {
@@ -158,10 +175,12 @@ port_taken() {
 }
 
 # free_port [NOT]: a port that nothing uses now, below the range that the kernel gives to outgoing
-# connections, so that it stays free while the server that owns it is down.
+# connections, and below those that the tests give to services (tests/suite/services/ports.rs), so that it
+# stays free while the server that owns it is down.
 free_port() {
-  local not=${1:-0} low=10000 high=32768 port try
-  read -r high _ </proc/sys/net/ipv4/ip_local_port_range || true
+  local not=${1:-0} low=10000 high=18000 below port try
+  read -r below _ </proc/sys/net/ipv4/ip_local_port_range || below=$high
+  [ "$below" -gt "$high" ] || high=$below
   [ "$high" -gt $((low + 1000)) ] || high=65000
   for try in {1..200}; do
     port=$((low + (RANDOM * 32768 + RANDOM) % (high - low)))

@@ -10,6 +10,7 @@ use halfmsg_consumer::{
     DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterState, ReplayError, Replayed,
 };
 use serde::{Deserialize, Serialize};
+use tracing::field::{DisplayValue, display};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -56,12 +57,14 @@ pub fn routes<S: Clone + Send + Sync + 'static>(
 
 const NOT_OPEN: &[ProblemType] =
     &[may(409, "not_open", "it is queued, replayed or discarded already")];
+const BEHIND: &[ProblemType] =
+    &[may(409, "behind", "an earlier message of its key waits for its retry: queue it instead")];
 const FAILED: &[ProblemType] =
     &[may(409, "replay_failed", "the message failed again; cause and attempts are noted")];
 
 crate::problems!(ListProblems: QUERY, TOKEN, DATABASE);
 crate::problems!(ShowProblems: PATH, TOKEN, DATABASE);
-crate::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, FAILED, DATABASE);
+crate::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, BEHIND, FAILED, DATABASE);
 crate::problems!(ReplayAllProblems: BODY, TOKEN, DATABASE);
 crate::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, DATABASE);
 
@@ -178,16 +181,36 @@ async fn replay(
     Path(id): Path<Uuid>,
 ) -> Result<Json<Replay>, ApiError> {
     api.token.require(&headers)?;
-    let replayed = task::run_to_end(async move { Ok(api.letters.replay(id).await) }).await?;
-    let outcome = replayed.as_ref().err().map_or_else(|| "done".into(), ToString::to_string);
-    if !matches!(replayed, Err(ReplayError::NotFound(_))) {
-        tracing::info!(target: AUDIT, %id, "an operator replayed a dead letter: {outcome}");
-    }
+    let replayed = task::run_to_end(async move {
+        let replayed = api.letters.replay(id).await;
+        // Whose it is, for the log; an error does not tell it.
+        let known = match &replayed {
+            Ok(Replayed::Done(letter) | Replayed::Before(letter)) => Some(letter.clone()),
+            Err(ReplayError::NotFound(_)) => None,
+            Err(_) => api.letters.find(id).await.ok().flatten(),
+        };
+        let outcome = replayed.as_ref().err().map_or_else(|| "done".into(), ToString::to_string);
+        if !matches!(replayed, Err(ReplayError::NotFound(_))) {
+            let (transaction_id, key) = named(known.as_ref());
+            tracing::info!(
+                target: AUDIT, %id, transaction_id, key,
+                "an operator replayed a dead letter: {outcome}"
+            );
+        }
+        Ok(replayed)
+    })
+    .await?;
     match replayed {
         Ok(Replayed::Done(letter)) => Ok(Json(Replay { before: false, letter })),
         Ok(Replayed::Before(letter)) => Ok(Json(Replay { before: true, letter })),
         Err(error) => Err(problem(error)),
     }
+}
+
+/// Whose message it is and its key, as fields of a line.
+fn named(letter: Option<&DeadLetter>) -> (Option<DisplayValue<Uuid>>, Option<&str>) {
+    let transaction_id = letter.and_then(|letter| letter.transaction_id);
+    (transaction_id.map(display), letter.and_then(|letter| letter.key.as_deref()))
 }
 
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -202,7 +225,8 @@ struct ReplayAll {
     cause: Option<String>,
     /// That failed last at this moment or later.
     since: Option<DateTime<Utc>>,
-    /// At most so many a second of each consumer; 10 if not given.
+    /// So many a second of each consumer become due; 10 if not given. What became due while no consumer ran
+    /// is tried as fast as it goes, and several calls add up.
     #[schema(minimum = 1, maximum = 10_000)]
     rate_per_second: Option<u32>,
 }
@@ -237,7 +261,7 @@ async fn replay_all(
         if queued > 0 {
             tracing::info!(
                 target: AUDIT,
-                "an operator queued {queued} dead letters, {rate} a second: {filter:?}"
+                "an operator queued {queued} dead letters, due at {rate} a second: {filter:?}"
             );
         }
         Ok(queued)
@@ -288,8 +312,12 @@ async fn discard(
     let who = operator.unwrap_or_else(|| UNNAMED.to_owned());
     let discarded = task::run_to_end(async move {
         let discarded = api.letters.discard(id, &kept).await;
-        if discarded.is_ok() {
-            tracing::info!(target: AUDIT, %id, "{who} discarded a dead letter: {reason}");
+        if let Ok(letter) = &discarded {
+            let (transaction_id, key) = named(Some(letter));
+            tracing::info!(
+                target: AUDIT, %id, transaction_id, key,
+                "{who} discarded a dead letter: {reason}"
+            );
         }
         Ok(discarded)
     });
@@ -307,6 +335,10 @@ fn problem(error: ReplayError) -> ApiError {
         ReplayError::NotOpen { .. } => {
             ApiError::new(StatusCode::CONFLICT, "not_open", "the dead letter is not open")
                 .detail(detail)
+        }
+        ReplayError::Behind(_) => {
+            let title = "an earlier message of its key waits: queue it";
+            ApiError::new(StatusCode::CONFLICT, "behind", title).detail(detail)
         }
         ReplayError::Failed(_) => {
             ApiError::new(StatusCode::CONFLICT, "replay_failed", "the message failed again")

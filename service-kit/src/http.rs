@@ -12,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use halfmsg_traces::Span;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -79,10 +80,14 @@ impl Frame {
             seconds: Family::new_with_constructor(request_buckets),
         };
         let mut registry = Registry::default();
-        registry.register("http_requests", "Answered requests", requests.count.clone());
+        registry.register(
+            "http_requests",
+            "Requests by the answer's status; 499 if the caller went away before it",
+            requests.count.clone(),
+        );
         registry.register(
             "http_request_duration_seconds",
-            "From the request's head to the answer's head",
+            "From the request's head to the answer's head, or to the caller's going away",
             requests.seconds.clone(),
         );
         let ready = || -> Ready { Box::pin(async { Ok(()) }) };
@@ -240,14 +245,39 @@ async fn count(State(metrics): State<HttpMetrics>, mut request: Request, next: N
     };
     let method = method.to_owned();
     let started = Instant::now();
-    let response = match server_span::begin(&mut request, &method, &route) {
+    let span = server_span::begin(&mut request, &method, &route);
+    let labels = Labels { route, method, status: CALLER_GONE };
+    let mut asked = Asked { metrics, labels, started, span };
+    let response = match &asked.span {
         None => next.run(request).await,
-        Some(mut span) => server_span::answer(&mut span, next.run(request)).await,
+        Some(span) => server_span::within(span, next.run(request)).await,
     };
-    let labels = Labels { route, method, status: response.status().as_u16() };
-    metrics.seconds.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
-    metrics.count.get_or_create(&labels).inc();
+    asked.labels.status = response.status().as_u16();
     response
+}
+
+/// What is counted for a request whose caller went away before it was answered: no answer has it.
+const CALLER_GONE: u16 = 499;
+
+/// A request until its answer, or until its caller goes away: the server drops what it waits for then, and
+/// the calls of those who lost patience are the ones that a percentile must not miss.
+struct Asked {
+    metrics: HttpMetrics,
+    labels: Labels,
+    started: Instant,
+    span: Option<Span>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let Self { metrics, labels, started, span } = self;
+        metrics.seconds.get_or_create(labels).observe(started.elapsed().as_secs_f64());
+        metrics.count.get_or_create(labels).inc();
+        if let Some(span) = span {
+            let status = Some(labels.status).filter(|status| *status != CALLER_GONE);
+            server_span::end(span, status);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +296,24 @@ mod tests {
         let panicking = async || -> Json<()> { panic!("secret") };
         let routes = Router::new().route("/echo", post(echo)).route("/panic", get(panicking));
         Frame::new().ready(async || Err("the database is away".to_owned())).wrap(routes.into())
+    }
+
+    /// The server drops the future when the caller hangs up.
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "routes of a test are in no document")]
+    async fn a_caller_who_goes_away_is_counted_and_timed() {
+        let stuck = async || std::future::pending::<Json<()>>().await;
+        let router = Frame::new().wrap(Router::new().route("/stuck", get(stuck)).into());
+        let mut call = Box::pin(router.clone().oneshot(request("GET", "/stuck", "")));
+        assert!(futures::poll!(&mut call).is_pending());
+        drop(call);
+        let answer = router.oneshot(request("GET", "/metrics", "")).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        let labels = r#"{route="/stuck",method="GET",status="499"}"#;
+        for series in ["http_requests_total", "http_request_duration_seconds_count"] {
+            assert!(body.contains(&format!("{series}{labels} 1\n")), "{body}");
+        }
     }
 
     async fn call(request: Request) -> (StatusCode, String, String) {

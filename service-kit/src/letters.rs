@@ -125,7 +125,8 @@ impl Letters {
         Err(DeadLetterError::NotFound(id))
     }
 
-    /// Queues all open ones of a filter, at most `rate` a second of each consumer.
+    /// Queues all open ones of a filter, due at `rate` a second of each consumer: as
+    /// [`DeadLetterStore::queue_all`](halfmsg_consumer::DeadLetterStore::queue_all).
     ///
     /// # Errors
     /// What the database says; those of the consumers before stay queued.

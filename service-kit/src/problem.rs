@@ -8,6 +8,7 @@ use halfmsg_db::DbFault;
 use sea_orm::DbErr;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tracing::field::display;
 use uuid::Uuid;
 
 use crate::openapi::Problem;
@@ -74,9 +75,36 @@ impl ApiError {
     pub fn internal(cause: impl Display) -> Self {
         let error_id = Uuid::now_v7();
         tracing::error!(%error_id, %cause, "internal error");
+        Self::hidden(error_id)
+    }
+
+    /// The same about one order: the line and the answer name it, and its local transaction if that
+    /// is known.
+    pub fn internal_of(
+        order_id: impl Display,
+        transaction_id: Option<impl Display>,
+        cause: impl Display,
+    ) -> Self {
+        let error_id = Uuid::now_v7();
+        let told = transaction_id.as_ref().map(display);
+        tracing::error!(%error_id, %order_id, transaction_id = told, %cause, "internal error");
+        let problem = Self::hidden(error_id).with("order_id", order_id.to_string());
+        match transaction_id {
+            Some(id) => problem.with("transaction_id", id.to_string()),
+            None => problem,
+        }
+    }
+
+    fn hidden(error_id: Uuid) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here")
             .detail("the log has the cause under this error_id")
             .with("error_id", error_id)
+    }
+
+    /// 503 `database_busy` with Retry-After.
+    pub fn database_busy() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_busy", "the database is busy")
+            .retry_after(RETRY_DATABASE_SECS)
     }
 
     /// 503 `database_unavailable` with Retry-After.
@@ -179,8 +207,7 @@ impl From<DbErr> for ApiError {
             }
             DbFault::Contended => {
                 tracing::warn!(%error, "the database is busy");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "database_busy", "the database is busy")
-                    .retry_after(RETRY_DATABASE_SECS)
+                Self::database_busy()
             }
             DbFault::UniqueViolation | DbFault::Other => Self::internal(error),
         }

@@ -274,6 +274,22 @@ pub fn parse_from<P: Parser>(
     P::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
+/// Reads flags alone, as if the environment were empty: for tests, and for what describes the settings.
+///
+/// # Errors
+/// clap's, for a wrong flag.
+pub fn parse_flags<P: Parser>(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+) -> Result<P, clap::Error> {
+    let mut matches = without_variables(P::command()).try_get_matches_from(arguments)?;
+    P::from_arg_matches_mut(&mut matches)
+}
+
+fn without_variables(command: Command) -> Command {
+    let command = command.mut_args(|argument| argument.env(None::<&'static str>));
+    command.mut_subcommands(without_variables)
+}
+
 fn without_empty_variables(command: Command) -> Command {
     let command = command.mut_args(|argument| {
         let empty = argument
@@ -298,7 +314,7 @@ mod tests {
 
     fn validate(arguments: &[&str]) -> (Option<Common>, Vec<String>) {
         let arguments = [&["x"], arguments].concat();
-        let cli: Cli = parse_from(arguments).unwrap();
+        let cli: Cli = parse_flags(arguments).unwrap();
         let mut mistakes = Mistakes::new();
         let common = cli.common.validate(&DEFAULTS, &mut mistakes);
         (common, mistakes.lines().to_vec())

@@ -120,7 +120,7 @@ mod tests {
         let mut wait = wait;
         wait.recv().await.unwrap();
         token.cancel();
-        tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), server).await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -129,6 +129,6 @@ mod tests {
         let token = CancellationToken::new();
         token.cancel();
         let served = serve(listener, Router::new(), token, Duration::from_secs(60));
-        tokio::time::timeout(Duration::from_secs(5), served).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), served).await.unwrap().unwrap();
     }
 }

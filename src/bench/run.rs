@@ -59,7 +59,7 @@ impl Subject {
 
 /// Runs one kind once; its topics are deleted after it, also if it fails.
 pub(crate) async fn one(args: &BenchArgs) -> anyhow::Result<Figures> {
-    let mut topics = Topics::new(&args.brokers).await?;
+    let mut topics = Topics::new(&args.brokers, &args.kafka_properties).await?;
     let figures = match args.mode {
         Mode::CheckBack => check_back::measure(args, &mut topics).await,
         Mode::Memory => large::memory(args, &mut topics).await,

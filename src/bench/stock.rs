@@ -1,5 +1,5 @@
 //! stock-svc's database work: deductions that share a transaction beside one transaction each, and
-//! restores in the consumer's batches beside one transaction each.
+//! restores in transactions of a consumer's batch beside one each, without the consumer itself.
 //!
 //! Both sides of a pair run one right after the other, in turns of who is first, on products of their
 //! own; the ratio is that of the same round. Every run ends with a look at what is left: a deduction
@@ -17,7 +17,6 @@ use serde::Serialize;
 use stock_svc::group_commit::{DEFAULT_ORDERS, GroupCommit};
 use stock_svc::metrics::StockMetrics;
 use stock_svc::model::{Item, Items};
-use stock_svc::service::MAX_BATCH;
 use stock_svc::store::StockStore;
 use stock_svc::store::barrier::{Deduct, DeductRequest, Restore, RestoreRequest};
 use tokio::task::JoinSet;
@@ -50,12 +49,12 @@ enum Case {
 const CASES: [Case; 4] = [Case::Hot, Case::Spread, Case::Single, Case::Restores];
 
 impl Case {
-    fn text(self) -> String {
+    fn text(self, messages: usize) -> String {
         match self {
             Self::Hot => format!("deductions, 1 sku, {CALLERS} callers"),
             Self::Spread => format!("deductions, {SKUS} skus, {CALLERS} callers"),
             Self::Single => "deductions, 1 sku, 1 caller".into(),
-            Self::Restores => format!("restores, {SKUS} skus, batches of {MAX_BATCH}"),
+            Self::Restores => format!("restores, {SKUS} skus, batches of {messages}"),
         }
     }
 }
@@ -74,6 +73,8 @@ struct Run {
 #[derive(Debug, Default, Serialize)]
 struct Runs {
     database: String,
+    /// Restores of a transaction.
+    messages: usize,
     runs: Vec<Run>,
 }
 
@@ -87,12 +88,16 @@ pub(super) async fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let database = connect(&url, &DbOptions::default()).await?;
     migrate::<StockMigrator>(&database).await.context("the schema")?;
     let store = StockStore::new(database);
-    let mut runs = Runs { database: format!("{:?}", store.backend()), runs: Vec::new() };
+    let mut runs = Runs {
+        database: format!("{:?}", store.backend()),
+        messages: args.messages.max(1),
+        runs: Vec::new(),
+    };
     for round in 1..=args.runs {
         for case in CASES {
             let first = round % 2 == 0;
             for together in [first, !first] {
-                let run = measure(&store, case, together, args.deductions)
+                let run = measure(&store, case, together, args)
                     .await
                     .with_context(|| format!("round {round}, {case:?}, together: {together}"))?;
                 eprintln!("round {round}: {case:?}, together {together}: {:.0}/s", run.per_second);
@@ -111,8 +116,9 @@ async fn measure(
     store: &StockStore,
     case: Case,
     together: bool,
-    deductions: u64,
+    args: &BenchArgs,
 ) -> anyhow::Result<Run> {
+    let deductions = args.deductions;
     let skus = if case == Case::Hot || case == Case::Single { 1 } else { SKUS };
     let count = if case == Case::Single { deductions.div_ceil(SLOW_PART) } else { deductions };
     let shop = Shop::open(store, skus, count).await?;
@@ -122,7 +128,7 @@ async fn measure(
             if !together {
                 orders.truncate(orders.len().div_ceil(SLOW_PART as usize));
             }
-            shop.restore(orders, if together { MAX_BATCH } else { 1 }).await?
+            shop.restore(orders, if together { args.messages.max(1) } else { 1 }).await?
         }
         case => {
             let callers = if case == Case::Single { 1 } else { CALLERS };
@@ -159,7 +165,9 @@ impl Shop {
             store.put_product(sku, "bench", 1).await?;
             let share = count / skus.len() as u64;
             let more = u64::from((number as u64) < count % skus.len() as u64);
-            store.receive(sku, "bench", i64::try_from(share + more)?).await?;
+            if share + more > 0 {
+                store.receive(sku, "bench", i64::try_from(share + more)?).await?;
+            }
         }
         Ok(Self { store: store.clone(), skus, count })
     }
@@ -251,7 +259,7 @@ impl fmt::Display for Runs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}; median (least..most) of the runs", self.database)?;
         for case in CASES {
-            writeln!(f, "\n{} ({} runs)", case.text(), self.of(case, true).count())?;
+            writeln!(f, "\n{} ({} runs)", case.text(self.messages), self.of(case, true).count())?;
             for (name, together) in [("one transaction each", false), ("together", true)] {
                 let rate = Spread::of(self.of(case, together).map(|run| run.per_second));
                 let p50 = Spread::of(self.of(case, together).map(|run| run.p50_ms));

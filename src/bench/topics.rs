@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use halfmsg_kafka::{EmbeddedBroker, KafkaConfig, TopicSpec, ensure_topic};
+use halfmsg_service_kit::{Mistakes, settings};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -28,13 +29,16 @@ pub(crate) struct Topics {
 
 impl Topics {
     /// Connects (or starts the in-process broker) and creates the target.
-    pub(crate) async fn new(brokers: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn new(brokers: &str, properties: &str) -> anyhow::Result<Self> {
         let embedded = match brokers {
             "" => Some(EmbeddedBroker::start().context("starting the in-process broker")?),
             _ => None,
         };
-        let kafka =
+        let mut kafka =
             embedded.as_ref().map_or_else(|| KafkaConfig::new(brokers), EmbeddedBroker::config);
+        let mut mistakes = Mistakes::new();
+        kafka.properties.extend(settings::kafka_properties(properties, &mut mistakes));
+        mistakes.finish()?;
         let group = format!("bench-{}", uuid::Uuid::new_v4().simple());
         let target = format!("{group}.target");
         let mut topics = Self { kafka, group, target: target.clone(), made: Vec::new(), embedded };

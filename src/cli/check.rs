@@ -61,7 +61,8 @@ impl CheckArgs {
         match status {
             200..300 if self.output == Output::Json => print_json(&body),
             200..300 => {
-                println!("{} is {}; it is being checked", self.id, printable(&text("state")));
+                let (state, last) = (text("state"), text("last_outcome"));
+                println!("{} is {} ({})", self.id, printable(&state), printable(&last));
                 Ok(())
             }
             _ => {
@@ -79,6 +80,8 @@ fn exit(status: u16, code: &str) -> Exit {
         (409, _) => Exit::Refused,
         (422, _) => Exit::Usage,
         (_, "kafka_unavailable") => Exit::KafkaAway,
+        (_, "incomplete") => Exit::Incomplete,
+        (_, "effect_unseen") => Exit::Unseen,
         _ => Exit::Failed,
     }
 }

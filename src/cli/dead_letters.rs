@@ -232,7 +232,7 @@ pub(crate) struct ReplayArgs {
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// At most so many a second
+    /// So many a second become due; what became due while no replica ran is tried at once
     #[arg(long, default_value_t = NonZeroU32::new(10).unwrap_or(NonZeroU32::MIN))]
     rate: NonZeroU32,
     #[command(flatten)]

@@ -17,9 +17,11 @@ pub(crate) enum Exit {
     NotFound = 3,
     Refused = 4,
     KafkaAway = 5,
+    Incomplete = 6,
+    Unseen = 7,
 }
 
-/// Why a command did not do what it was asked for.
+/// Why a command did not do what it was asked for, or is not known to have done it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
@@ -65,7 +67,9 @@ impl From<AdminError> for Failure {
             | AdminError::Refused(_) => Exit::Refused,
             AdminError::Invalid(_) => Exit::Usage,
             AdminError::Unreachable(_) => Exit::KafkaAway,
-            AdminError::Incomplete(_) | AdminError::Unavailable(_) => Exit::Failed,
+            AdminError::Incomplete(_) => Exit::Incomplete,
+            AdminError::Unavailable(_) => Exit::Failed,
+            AdminError::Unseen(_) => Exit::Unseen,
         };
         Self::new(exit, error.code(), error.to_string())
     }

@@ -1,9 +1,10 @@
 //! Seeing half messages, and settling them by hand.
 
-use halfmsg_producer::{HalfFilter, HalfState, Listed, OperatorRequest, TransactionId};
+use halfmsg_producer::{HalfFilter, HalfState, MissingPartition, OperatorRequest, TransactionId};
 
 use super::Done;
 use super::cluster::ClusterArgs;
+use super::failure::{Exit, Failure};
 use super::output::{self, Output};
 
 /// `halfmsg pending`, `halfmsg parked`.
@@ -24,17 +25,32 @@ impl ListArgs {
         let client = self.cluster.client()?;
         let filter =
             HalfFilter { state: Some(state), limit: self.limit.into(), cursor: self.cursor };
-        let Listed { page, stopped } = client.list(filter).await?;
+        let page = client.list(filter).await?;
         let what = match state {
             HalfState::Open => "open",
             HalfState::Parked => "parked",
         };
         output::page(self.cluster.output, &page, what)?;
-        for why in stopped {
-            eprintln!("halfmsg: a partition stands still, what lies behind is not shown: {why}");
-        }
-        Ok(())
+        all_shown(&page.missing_partitions)
     }
+}
+
+/// A failure, behind the list of what there is to show, if not all is.
+pub(super) fn all_shown(missing: &[MissingPartition]) -> Done {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let unseen = |of: &MissingPartition| match of.stopped {
+        true => format!(
+            "partition {} stands still, what lies behind is not shown: {}",
+            of.partition, of.reason
+        ),
+        false => {
+            format!("the half messages of partition {} are not shown: {}", of.partition, of.reason)
+        }
+    };
+    let detail: Vec<String> = missing.iter().map(unseen).collect();
+    Err(Failure::new(Exit::Incomplete, "incomplete", detail.join("; ")))
 }
 
 /// `halfmsg show`.

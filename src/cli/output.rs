@@ -34,7 +34,10 @@ pub(crate) fn page(output: Output, page: &Page<HalfView>, what: &str) -> Result<
         return json(page);
     }
     if page.items.is_empty() {
-        println!("no {what} half messages");
+        match &page.missing_partitions[..] {
+            [] => println!("no {what} half messages"),
+            _ => println!("no {what} half messages in what could be looked at"),
+        }
         return Ok(());
     }
     println!("{}", table(&page.items));

@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
-use halfmsg_producer::{HalfFilter, HalfView, OperatorClient};
+use halfmsg_producer::{HalfView, MissingPartition, OperatorClient, Page};
 use serde::Serialize;
 
 use super::Done;
 use super::cluster::ClusterArgs;
 use super::failure::Failure;
+use super::halves::all_shown;
 use super::output::{self, Output, cell, place, printable};
 
 /// From the end of one look to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Halves in one page of a look.
-const PAGE: usize = 1_000;
 /// Of so many that are gone at once it is looked up what became of them; of more it is not.
 const ENDS_LOOKED_UP: usize = 5;
 
@@ -27,6 +26,7 @@ pub(crate) struct WatchArgs {
 }
 
 type Seen = BTreeMap<String, HalfView>;
+type Missing = Vec<MissingPartition>;
 
 #[derive(Serialize)]
 struct Change<'a> {
@@ -42,15 +42,29 @@ impl WatchArgs {
         let client = self.cluster.quiet_client()?;
         let output = self.cluster.output;
         let follow = async {
-            let mut seen = Seen::new();
-            let first = everything(&client).await?;
-            report(output, &client, &mut seen, first).await?;
+            let (mut seen, mut missing) = (Seen::new(), Missing::new());
+            let mut first = true;
             loop {
-                tokio::time::sleep(INTERVAL).await;
-                match everything(&client).await {
-                    Ok(now) => report(output, &client, &mut seen, now).await?,
+                match client.everything().await.map_err(Failure::from) {
+                    Ok(Page { items, missing_partitions: unseen, .. }) => {
+                        let named = |half: HalfView| (half.transaction_id.clone(), half);
+                        let mut now: Seen = items.into_iter().map(named).collect();
+                        if unseen != missing
+                            && let Err(incomplete) = all_shown(&unseen)
+                        {
+                            let _ = incomplete.report(output);
+                        }
+                        missing = unseen;
+                        for (id, half) in not_looked_at(&seen, &missing) {
+                            now.entry(id).or_insert(half);
+                        }
+                        report(output, &client, &mut seen, now).await?;
+                    }
+                    Err(failure) if first => return Err(failure),
                     Err(failure) => drop(failure.report(output)),
                 }
+                first = false;
+                tokio::time::sleep(INTERVAL).await;
             }
         };
         tokio::select! {
@@ -60,17 +74,11 @@ impl WatchArgs {
     }
 }
 
-async fn everything(client: &OperatorClient) -> Result<Seen, Failure> {
-    let mut seen = Seen::new();
-    let mut cursor = None;
-    loop {
-        let page = client.list(HalfFilter { state: None, limit: PAGE, cursor }).await?.page;
-        seen.extend(page.items.into_iter().map(|half| (half.transaction_id.clone(), half)));
-        match page.next_cursor {
-            Some(next) => cursor = Some(next),
-            None => return Ok(seen),
-        }
-    }
+/// What was seen before in partitions of which not everything is shown now: it is not gone for that.
+fn not_looked_at(seen: &Seen, missing: &[MissingPartition]) -> Seen {
+    let is_missing = |half: &HalfView| missing.iter().any(|of| of.partition == half.partition);
+    let kept = seen.iter().filter(|(_, half)| is_missing(half));
+    kept.map(|(id, half)| (id.clone(), half.clone())).collect()
 }
 
 async fn report(

@@ -1,9 +1,8 @@
 //! What clap knows of flags and variables. A service's setting is proven to be read, and its bounds
 //! are learnt, by giving it a wrong value and hearing what the service says.
 
-use std::ffi::OsString;
-
 use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
+use halfmsg_service_kit::settings::parse_flags;
 use halfmsg_service_kit::telemetry::DEFAULT_FILTER;
 use halfmsg_service_kit::{DeliverySettings, Mistakes};
 
@@ -138,14 +137,14 @@ fn service_default(service: &str, argument: &Arg) -> String {
     let least = [service, "--kafka-brokers=k:1", "--database-url=sqlite://x"];
     let found = match (service, argument.get_env().and_then(|name| name.to_str())) {
         (_, Some("HALFMSG_RETRY_LEVELS_MS")) => {
-            let mut levels = Delivered::try_parse_from(["x"]).expect("nothing is needed").delivery;
+            let mut levels = parse_flags::<Delivered>(["x"]).expect("nothing is needed").delivery;
             levels.retry_levels_ms = None;
             let read = levels.read(&mut Mistakes::new()).expect("the defaults are right");
             let delays = read.retry.delays.iter().map(|delay| delay.as_millis().to_string());
             delays.collect::<Vec<_>>().join(",")
         }
         ("order-svc", Some(name)) => {
-            let settings: order_svc::Settings = parsed(least).expect("known flags");
+            let settings: order_svc::Settings = parse_flags(least).expect("known flags");
             let Ok(config) = settings.validate() else { panic!("the defaults are right") };
             match name {
                 "HALFMSG_LISTEN" => config.common.listen.to_string(),
@@ -155,7 +154,7 @@ fn service_default(service: &str, argument: &Arg) -> String {
             }
         }
         (_, Some(name)) => {
-            let settings: stock_svc::Settings = parsed(least).expect("known flags");
+            let settings: stock_svc::Settings = parse_flags(least).expect("known flags");
             let Ok(config) = settings.validate() else { panic!("the defaults are right") };
             match name {
                 "HALFMSG_LISTEN" => config.common.listen.to_string(),
@@ -166,14 +165,6 @@ fn service_default(service: &str, argument: &Arg) -> String {
         (_, None) => return default(argument),
     };
     format!("`{found}`")
-}
-
-/// Reads flags only: the environment of a test is not the one that the document is about.
-fn parsed<P: Parser>(
-    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-) -> Result<P, clap::Error> {
-    let command = P::command().mut_args(|argument| argument.env(None::<&'static str>));
-    P::from_arg_matches(&command.try_get_matches_from(arguments)?)
 }
 
 /// The consumers' settings alone.
@@ -196,9 +187,9 @@ fn told_by_service(service: &str, argument: &Arg) -> String {
     }
     let mistakes = match service {
         "order-svc" => {
-            parsed(arguments).map(|settings: order_svc::Settings| settings.validate().err())
+            parse_flags(arguments).map(|settings: order_svc::Settings| settings.validate().err())
         }
-        _ => parsed(arguments).map(|settings: stock_svc::Settings| settings.validate().err()),
+        _ => parse_flags(arguments).map(|settings: stock_svc::Settings| settings.validate().err()),
     };
     let mistakes = mistakes.expect("known flags").map_or_else(Vec::new, |all| all.lines().to_vec());
     let said = mistakes.iter().find(|line| line.starts_with(name));

@@ -5,11 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Set by a test for the process that it starts: no setting of a person's.
-pub(super) const INTERNAL: [&str; 4] = [
+pub(super) const INTERNAL: [&str; 8] = [
     "HALFMSG_TEST_CONSUMING_BROKERS",
     "HALFMSG_TEST_CONSUMING_DATABASE",
     "HALFMSG_TEST_CONSUMING_SUBSCRIBER",
     "HALFMSG_TEST_CONSUMING_TOPIC",
+    "HALFMSG_TEST_SOAK_BROKERS",
+    "HALFMSG_TEST_SOAK_GROUP",
+    "HALFMSG_TEST_SOAK_TARGET",
+    "HALFMSG_TEST_SUITE_THREADS",
 ];
 /// Ours, and those of others that we read.
 const OURS: [&str; 6] =

@@ -14,11 +14,11 @@ use halfmsg_service_kit::{Event, EventType};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::locked::blame;
 use crate::metrics::StockMetrics;
 use crate::model::{Item, Items, Refusal};
-use crate::restore::failed;
-use crate::store::LOCK_TIMEOUT;
 use crate::store::barrier::{Deduct, DeductRequest, deduct_all_in_tx};
+use crate::store::{SHARED_LOCK_WAIT, StockStore};
 
 /// An order waits for its stock.
 pub const CREATED: EventType = EventType { name: "halfmsg.order.created", major: 1 };
@@ -34,6 +34,8 @@ pub struct Deducter {
     pub outbound_topic: String,
     /// The name of its consumer: the identities of answers are made from it.
     pub subscriber: String,
+    /// What is deducted from.
+    pub store: StockStore,
     /// What is counted.
     pub metrics: StockMetrics,
 }
@@ -73,8 +75,15 @@ impl MessageHandler for Deducter {
     ) -> Result<(), HandlerError> {
         let requests: Vec<DeductRequest> = batch.iter().map(decode).collect::<Result<_, _>>()?;
         let transaction = context.transaction();
-        set_lock_timeout_in_tx(transaction, LOCK_TIMEOUT).await?;
-        let done = deduct_all_in_tx(transaction, &requests).await.map_err(failed)?;
+        // Whoever wants a product that it has locked already waits as well.
+        set_lock_timeout_in_tx(transaction, SHARED_LOCK_WAIT).await?;
+        let done = match deduct_all_in_tx(transaction, &requests).await {
+            Ok(done) => done,
+            Err(error) => {
+                let skus: Vec<_> = requests.iter().map(|request| request.items.skus()).collect();
+                return Err(blame(&self.store, error, batch, &skus).await);
+            }
+        };
         for ((message, request), done) in batch.iter().zip(requests).zip(done) {
             context.publish(message, self.answer(message, &request, &done)?)?;
             let metrics = self.metrics.clone();
@@ -230,6 +239,7 @@ mod tests {
         let deducter = Deducter {
             outbound_topic: "out".into(),
             subscriber: "s".into(),
+            store: StockStore::new(sea_orm::DatabaseConnection::default()),
             metrics: StockMetrics::default(),
         };
         let message = message(None, created(r#"[{"sku":"a","quantity":2}]"#));

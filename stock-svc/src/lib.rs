@@ -11,6 +11,7 @@
 //! - [`deduct`]: the handler of the topic by which orders ask for their stock, and its answers
 //! - [`group_commit`]: deductions over HTTP that wait at the same time share a transaction
 //! - [`restore`]: the handler of the topic that asks for restores
+//! - `locked`: which messages of a batch somebody else's lock is to blame for
 //! - [`store`]: everything that is said to the database
 //! - [`model`]: items, refusals, and what the database keeps of them
 //! - [`fault`]: induced failures
@@ -28,6 +29,8 @@ pub mod seed;
 pub mod service;
 pub mod settings;
 pub mod store;
+
+mod locked;
 
 #[cfg(any(test, feature = "scenarios"))]
 pub mod scenarios;

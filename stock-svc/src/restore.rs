@@ -13,10 +13,11 @@ use halfmsg_service_kit::{EventType, validate};
 use serde::Deserialize;
 use uuid::Uuid;
 
+use crate::locked::blame;
 use crate::metrics::StockMetrics;
 use crate::model::{DeductionState, in_words};
 use crate::store::barrier::{Restore, RestoreRequest, restore_in_tx};
-use crate::store::{LOCK_TIMEOUT, StoreError};
+use crate::store::{SHARED_LOCK_WAIT, StockStore};
 
 /// The stock of an order is to be given back.
 pub const ROLLBACK: EventType = EventType { name: "halfmsg.stock.rollback", major: 1 };
@@ -24,15 +25,16 @@ pub const ROLLBACK: EventType = EventType { name: "halfmsg.stock.rollback", majo
 const MAX_REASON: usize = 500;
 
 /// Restores what orders have taken.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Restorer {
+    store: StockStore,
     metrics: StockMetrics,
 }
 
 impl Restorer {
-    /// A handler that counts in `metrics`.
-    pub fn new(metrics: StockMetrics) -> Self {
-        Self { metrics }
+    /// A handler for this stock, which counts in `metrics`.
+    pub fn new(store: StockStore, metrics: StockMetrics) -> Self {
+        Self { store, metrics }
     }
 }
 
@@ -59,8 +61,15 @@ impl MessageHandler for Restorer {
     ) -> Result<(), HandlerError> {
         let requests: Vec<RestoreRequest> = batch.iter().map(decode).collect::<Result<_, _>>()?;
         let transaction = context.transaction();
-        set_lock_timeout_in_tx(transaction, LOCK_TIMEOUT).await?;
-        let answers = restore_in_tx(transaction, &requests).await.map_err(failed)?;
+        // Whoever wants a product that it has locked already waits as well.
+        set_lock_timeout_in_tx(transaction, SHARED_LOCK_WAIT).await?;
+        let answers = match restore_in_tx(transaction, &requests).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                let skus: Vec<_> = requests.iter().map(|request| request.skus.clone()).collect();
+                return Err(blame(&self.store, error, batch, &skus).await);
+            }
+        };
         for ((request, answer), message) in requests.into_iter().zip(answers).zip(batch) {
             let (metrics, transaction_id) = (self.metrics.clone(), message.transaction_id());
             context.after_commit(move || tell(&metrics, request.order_id, transaction_id, &answer));
@@ -89,13 +98,6 @@ fn decode(message: &ReceivedMessage) -> Result<RestoreRequest, HandlerError> {
         reason.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect::<String>()
     });
     Ok(RestoreRequest { order_id: rollback.order_id, skus: skus.into_iter().collect(), reason })
-}
-
-pub(crate) fn failed(error: StoreError) -> HandlerError {
-    match error {
-        StoreError::Database(error) => HandlerError::Database(error),
-        error => HandlerError::Failed(error.to_string()),
-    }
 }
 
 /// Counts a restore and says what became of it, after the commit.

@@ -8,15 +8,14 @@
 //! - [`order`](mod@order): one request after the other
 //! - [`race`]: requests that meet
 //! - [`group`]: deductions that share a transaction
+//! - [`held_up`]: and what others hold of their products
 #![allow(clippy::unwrap_used, reason = "only tests run it, and a scenario ends by panicking")]
 
 pub mod group;
+pub mod held_up;
 pub mod order;
 pub mod race;
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use halfmsg_migrations::{StockMigrator, migrate};
@@ -31,14 +30,14 @@ use crate::store::receipts::Received;
 use crate::store::{StockStore, StoreError};
 
 /// Within this a scenario must have gone on.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// All scenarios, on the database at `url`, which gets the schema if it has none.
 ///
 /// # Panics
 /// If one does not hold.
 pub async fn all(url: &str) {
-    let database = connect(url, &DbOptions::default()).await.unwrap();
+    let database = patient(url).await;
     migrate::<StockMigrator>(&database).await.unwrap();
     order::restore_before_deduct(&database).await;
     order::deduct_after_restore(&database).await;
@@ -60,9 +59,33 @@ pub async fn all(url: &str) {
     group::a_taken_barrier_holds_up_one(&database).await;
     group::an_unreadable_row_costs_no_other(&database).await;
     group::who_hangs_up_holds_up_nobody(&database).await;
+    group::a_locked_product_holds_up_its_own(&database).await;
     group::a_crowd_sells_what_there_is(&database).await;
     group::a_group_dies_whole(&database).await;
+    let others = patient(url).await;
+    held_up::who_wants_what_is_free_again_is_answered(&database, url).await;
+    held_up::waiting_never_uses_the_pool_up(&database, &others).await;
+    held_up::a_batch_leaves_out_what_is_held(&database, &others).await;
+    held_up::what_is_only_in_use_is_not_held(&database, &others).await;
+    held_up::dies_wherever_it_waits(url, &others).await;
+    others.close().await.unwrap();
     database.close().await.unwrap();
+}
+
+/// One whose operations may take as long as a busy machine needs: after an error of one that had its effect
+/// all the same, what comes next is another case.
+fn store_of(database: &DatabaseConnection) -> StockStore {
+    StockStore::new(database.clone()).with_deadline(DEADLINE)
+}
+
+/// A pool that waits as patiently.
+async fn patient(url: &str) -> DatabaseConnection {
+    let options = DbOptions {
+        acquire_timeout: DEADLINE,
+        sqlite_busy_timeout: DEADLINE,
+        ..DbOptions::default()
+    };
+    connect(url, &options).await.unwrap()
 }
 
 /// A sku that nobody else uses.
@@ -141,18 +164,4 @@ where
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-/// The future's output, or nothing if it waits for the so many-th time: there the process dies.
-async fn dies_at<T>(waits: u32, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let mut waited = 0;
-    poll_fn(|context| match work.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => {
-            waited += 1;
-            if waited >= waits { Poll::Ready(None) } else { Poll::Pending }
-        }
-    })
-    .await
 }

@@ -23,8 +23,10 @@ use crate::store::StockStore;
 
 /// Requests that run when the service stops, and after them the database's connections.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
-/// At most this many messages are restored, or deducted, in one transaction: each locks up to 100 products.
-pub const MAX_BATCH: usize = 100;
+/// Messages that are restored, or deducted, in one transaction, if nothing else is set.
+pub const DEFAULT_MESSAGES: usize = 500;
+/// The most messages of a transaction: each locks up to 100 products.
+pub const MAX_MESSAGES: usize = 5_000;
 
 /// The whole program: the log, the signals, and [`run`].
 ///
@@ -148,11 +150,13 @@ impl Consumers {
         database: &DatabaseConnection,
         metrics: &StockMetrics,
     ) -> Result<Self, ConsumerError> {
-        let restorer = Restorer::new(metrics.clone());
+        let store = StockStore::new(database.clone());
+        let restorer = Restorer::new(store.clone(), metrics.clone());
         let subscriber = format!("{}.deductions", config.group);
         let deducter = Deducter {
             outbound_topic: config.outbound_topic.clone(),
             subscriber: subscriber.clone(),
+            store,
             metrics: metrics.clone(),
         };
         let families = ConsumerFamilies::default();
@@ -189,9 +193,10 @@ fn consumer_config(
     let common = &config.common;
     config.delivery.of(ConsumerConfig {
         instance_id: common.instance_id.clone(),
-        max_batch: MAX_BATCH,
+        max_batch: config.messages_together,
         // Several transactions would wait for the same products.
         concurrency: 1,
+        retry_concurrency: 1,
         // Neither needs an order: the barrier decides.
         key_order: KeyOrder::GiveUp,
         ..ConsumerConfig::new(common.kafka.clone(), database.clone(), subscriber)

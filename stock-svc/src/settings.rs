@@ -5,8 +5,8 @@ use halfmsg_service_kit::{
     Common, CommonSettings, Delivery, DeliverySettings, Mistakes, ServiceDefaults,
 };
 
-use crate::group_commit;
 use crate::seed::{self, SeedProduct};
+use crate::{group_commit, service};
 
 /// The service's name.
 pub const NAME: &str = "stock-svc";
@@ -46,6 +46,11 @@ pub struct Settings {
     #[arg(long, env = "HALFMSG_DEDUCT_TOGETHER", default_value = "64")]
     pub deduct_together: String,
 
+    /// At most so many messages of a topic are restored, or deducted, in one transaction: 1 to 5000.
+    /// More are faster, and hold their products for longer
+    #[arg(long, env = "HALFMSG_MESSAGES_TOGETHER", default_value = "500")]
+    pub messages_together: String,
+
     /// Its consumers.
     #[command(flatten)]
     pub delivery: DeliverySettings,
@@ -68,6 +73,8 @@ pub struct Config {
     pub seed: Vec<SeedProduct>,
     /// At most so many deductions over HTTP share a transaction.
     pub deduct_together: usize,
+    /// At most so many messages are restored, or deducted, in one transaction.
+    pub messages_together: usize,
     /// Its consumers.
     pub delivery: Delivery,
 }
@@ -98,6 +105,11 @@ impl Settings {
             &self.deduct_together,
             1..=group_commit::MAX_ORDERS,
         );
+        let messages_together = mistakes.number(
+            "HALFMSG_MESSAGES_TOGETHER",
+            &self.messages_together,
+            1..=service::MAX_MESSAGES,
+        );
         let delivery = self.delivery.read(mistakes);
         Some(Config {
             common: common?,
@@ -107,6 +119,7 @@ impl Settings {
             group: self.group.clone(),
             seed,
             deduct_together: deduct_together?,
+            messages_together: messages_together?,
             delivery: delivery?,
         })
     }
@@ -125,7 +138,7 @@ mod tests {
     fn validate(more: &[&str]) -> Result<Config, Mistakes> {
         let arguments = LEAST.iter().chain(more).copied();
         let settings: Settings =
-            halfmsg_service_kit::settings::parse_from(arguments).expect("known flags");
+            halfmsg_service_kit::settings::parse_flags(arguments).expect("known flags");
         settings.validate()
     }
 
@@ -137,6 +150,7 @@ mod tests {
         assert_eq!(config.delivery.topic, TopicSettings::default());
         assert_eq!(config.seed, []);
         assert_eq!(config.deduct_together, group_commit::DEFAULT_ORDERS);
+        assert_eq!(config.messages_together, service::DEFAULT_MESSAGES);
     }
 
     #[test]
@@ -148,9 +162,10 @@ mod tests {
             "--topic-partitions=0",
             "--topic-retention-hours=x",
             "--deduct-together=0",
+            "--messages-together=5001",
             "--seed=apple",
         ]) else {
-            panic!("seven mistakes")
+            panic!("eight mistakes")
         };
         for name in [
             "HALFMSG_ROLLBACK_TOPIC is",
@@ -159,6 +174,7 @@ mod tests {
             "HALFMSG_TOPIC_PARTITIONS is",
             "HALFMSG_TOPIC_RETENTION_HOURS is",
             "HALFMSG_DEDUCT_TOGETHER is",
+            "HALFMSG_MESSAGES_TOGETHER is",
             "HALFMSG_SEED has",
         ] {
             let lines = mistakes.lines();

@@ -6,5 +6,6 @@
 mod barrier;
 mod dying;
 mod http;
+mod logging;
 mod service;
 mod support;

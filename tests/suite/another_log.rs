@@ -1,16 +1,17 @@
 //! Row 26, on real Kafka: progress and log that do not belong together: progress expired, progress of
-//! another log, a store that was made anew, partitions added.
+//! another log, records that somebody else deleted, a store that was made anew, partitions added.
 
 use futures::future::join_all;
-use halfmsg_producer::{Message, PrepareError};
+use halfmsg_producer::{Message, PrepareError, ResetTo};
 use halfmsg_protocol::Record;
 
-use super::env::PARTITIONS;
+use super::env::{PARTITIONS, asked_soon};
 use super::garbage::{BEFORE, number_in, partitions_of_keys};
+use super::operating::client;
 use super::progress::{carried_out, store_by_hand, stored};
 use super::reader::{counts, once_each};
 use super::rebalance::members;
-use super::setup::{Setup, text};
+use super::setup::{Setup, operator, text};
 use super::store::read_store;
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
@@ -42,6 +43,7 @@ pub(crate) async fn c26_expired_progress(env: Env) {
     });
     let held: Vec<_> = halves.collect();
 
+    setup.config = asked_soon(setup.config);
     setup.start_again().await;
     setup.none_open().await;
     let mut expected = once_each(open.step_by(2).map(text));
@@ -98,32 +100,120 @@ pub(crate) async fn c26_progress_of_another_log_stops_its_partition(env: Env) {
         assert_eq!(stored(&setup.config, partition).await.0, 10_000, "it stays as it was");
     }
     store_by_hand(&setup.config, partition, right).await;
+    setup.config = asked_soon(setup.config);
     setup.start_again().await;
     expected.push(left);
     setup.ends_with(expected.into_iter()).await;
 }
 
-/// The store is deleted and made anew under a running replica: nothing of the old log comes again,
-/// and it goes on with the new one, of which the broker has no progress.
+/// Somebody deletes an open half message: its partition goes on, and says so. Once more, with outcomes
+/// that are not carried out: then it stands still, and tells the way out, until a person has gone it.
+pub(crate) async fn c26_records_deleted_that_were_needed(env: Env) {
+    let mut setup = Setup::new(env, Do::Rollback).await;
+    let partitions = partitions_of_keys(&setup).await;
+    let (number, partition) = number_in(&partitions, |_| true);
+    let (other, _) = number_in(&partitions, |found| found != partition);
+    let later = |number: usize, round: usize| number + 8 * BEFORE * round;
+    let left = setup.leave_open([later(number, 1)].into_iter()).await;
+    setup.send(later(number, 2), Do::Commit).await;
+    carried_out(&setup.config, &[]).await;
+    setup.producer.shutdown().await;
+    let low_water = left[0].offset;
+    assert_eq!(stored(&setup.config, partition).await.0, low_water, "it is the oldest");
+    let store = setup.config.store_topic();
+    setup.env.broker.delete_records(&store, partition, low_water + 1).await;
+
+    setup.start_again().await;
+    let place = format!("{store}[{partition}]: progress is stored at L={low_water} and P=");
+    let warnings = setup.producer.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains(&place), "{warnings:?}");
+    setup.send(later(number, 3), Do::Commit).await;
+    setup.none_open().await;
+    setup.restart().await;
+    assert_eq!(setup.producer.warnings(), Vec::<String>::new(), "its progress is in the log again");
+    setup.producer.shutdown().await;
+
+    let undone = (low_water, format!("v1;P={low_water}"));
+    store_by_hand(&setup.config, partition, undone.clone()).await;
+    setup.producer = Env::start(&setup.config, &setup.told).await;
+    until(PATIENCE, "the stopped partition to be named", async || match setup.producer.health() {
+        Err(why) if why.contains(&place) && why.contains("reset-progress") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    match setup.producer.begin(PURPOSE, setup.message(later(number, 4))).await {
+        Err(PrepareError::Unavailable { reason, .. }) => assert!(reason.contains(&place)),
+        other => panic!("{:?}", other.map(|begun| begun.receipt())),
+    }
+    setup.send(later(other, 4), Do::Commit).await;
+    setup.reader.sees(&text(later(other, 4))).await;
+    setup.producer.shutdown().await;
+    assert_eq!(stored(&setup.config, partition).await, undone, "it stays as it was");
+
+    let client = client(&setup.config);
+    let plan = client.plan_reset(partition, ResetTo::Start).await.expect("Kafka answers");
+    assert_eq!((plan.to, plan.loses()), (low_water + 1, false), "{plan:?}");
+    client.reset_progress(&plan, operator(false)).await.expect("nobody runs");
+    setup.start_again().await;
+    setup.send(later(number, 5), Do::Commit).await;
+    setup.none_open().await;
+    let once = (0..BEFORE).chain([later(other, 4), later(number, 5)]);
+    let mut expected = once_each(once.map(text));
+    // What had been carried out behind the new start is so again.
+    expected.extend([2, 3].map(|round| (text(later(number, round)), 2)));
+    assert_eq!(counts(&setup.reader.everything_of(&setup.config).await), expected);
+    setup.producer.shutdown().await;
+}
+
+/// The store is deleted and made anew under a running replica, and the broker forgets the progress with it:
+/// all stands still and says so, nothing of the old log comes again, and it goes on with the new one once a
+/// person has said where.
 pub(crate) async fn c26_store_made_anew(env: Env) {
-    let setup = Setup::new(env, Do::Rollback).await;
-    setup.send_all(BEFORE, |number| if number % 2 == 0 { Do::Commit } else { Do::Rollback }).await;
+    // Enough to tell each partition's log from one that is made anew.
+    const MANY: usize = 64;
+    let mut setup = Setup::asking(env, Do::Rollback).await;
+    let half = |number: usize| if number.is_multiple_of(2) { Do::Commit } else { Do::Rollback };
+    let sends = (0..MANY).map(async |number| {
+        let message = spread(&setup, number);
+        let sent = setup.producer.send_in_transaction(PURPOSE, message, half(number)).await;
+        sent.expect("it is stored");
+    });
+    join_all(sends).await;
     carried_out(&setup.config, &[]).await;
     let store = setup.config.store_topic();
     setup.env.broker.delete_topic(&store).await;
-    let settings = [("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")];
+    // As a start wants it; else the one in the end is refused.
+    let settings = [
+        ("retention.ms", "-1"),
+        ("message.timestamp.type", "LogAppendTime"),
+        ("max.message.bytes", "2000000"),
+    ];
     setup.env.broker.create_topic(&store, PARTITIONS, &settings).await;
-    let mut number = BEFORE;
-    until(PATIENCE, "the new log to be written", async || {
-        number += 1;
-        let message = spread(&setup, number);
-        let begun = setup.producer.begin(PURPOSE, message).await;
-        let begun = begun.map_err(|error| error.to_string())?;
-        begun.commit().await.map_err(|error| error.to_string())
+    until(PATIENCE, "the other log to be named", async || match setup.producer.health() {
+        Err(why) if why.contains(&store) && why.contains("another log") => Ok(()),
+        other => Err(format!("{other:?}")),
     })
     .await;
-    setup.ready().await;
-    setup.ends_with((0..BEFORE).step_by(2).chain([number])).await;
+    for number in MANY..MANY + 8 {
+        match setup.producer.begin(PURPOSE, spread(&setup, number)).await {
+            Err(PrepareError::Unavailable { reason, .. }) => {
+                assert!(reason.contains("another log"), "{reason}");
+            }
+            other => panic!("{:?}", other.map(|begun| begun.receipt())),
+        }
+    }
+    setup.producer.shutdown().await;
+
+    let client = client(&setup.config);
+    for partition in 0..PARTITIONS {
+        let plan = client.plan_reset(partition, ResetTo::Start).await.expect("Kafka answers");
+        assert!(!plan.loses(), "{plan:?}");
+        client.reset_progress(&plan, operator(false)).await.expect("nobody runs");
+    }
+    setup.start_again().await;
+    let number = MANY + 8;
+    setup.send(number, Do::Commit).await;
+    setup.ends_with((0..MANY).step_by(2).chain([number])).await;
 }
 
 /// Each with a key of its own: those without one may all go to the same partition.
@@ -136,7 +226,7 @@ fn spread(setup: &Setup, number: usize) -> Message {
 pub(crate) async fn c26_partitions_added(env: Env) {
     const MORE: i32 = PARTITIONS + 2;
     const EACH: usize = 30;
-    let setup = Setup::new(env, Do::Commit).await;
+    let setup = Setup::asking(env, Do::Commit).await;
     setup.send_all(EACH, |_| Do::Commit).await;
     // The parked topic first: a partition needs its part of both.
     setup.env.broker.add_partitions(&setup.config.parked_topic(), MORE).await;

@@ -13,6 +13,7 @@ use halfmsg_protocol::Record;
 use tokio::sync::watch;
 
 use super::checking::unasked;
+use super::env::{NEVER, asked_soon};
 use super::reader::{counts, once_each};
 use super::setup::{Setup, text};
 use super::store::read_store;
@@ -31,6 +32,7 @@ pub(crate) async fn c17_nobody_there_for_long(env: Env) {
     let last = Instant::now();
     setup.producer.shutdown().await;
     assert!(setup.told.checked().is_empty(), "asked after {:?}", stored.elapsed());
+    setup.config = asked_soon(setup.config);
     let long = 2 * setup.config.check_after;
     until(2 * long + PATIENCE, "every half to be long due", async || {
         if last.elapsed() > long { Ok(()) } else { Err("not yet") }
@@ -59,7 +61,7 @@ pub(crate) async fn c17_nobody_there_for_long(env: Env) {
 /// refused where the broker can tell whose it is.
 pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
     const HALVES: usize = 16;
-    let config = env.group().await;
+    let config = env.asking_group().await;
     let mut others = config.clone();
     others.group = env.named("others");
     env.broker.expect_group(&others).await;
@@ -72,8 +74,12 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
 
     let mut config = setup.config.clone();
     config.application = "strangers".into();
+    // Nobody is asked before the stranger is there.
+    setup.config.check_after = NEVER;
+    setup.restart().await;
     setup.leave_open(HALVES..2 * HALVES).await;
     setup.producer.shutdown().await;
+    setup.config = asked_soon(setup.config);
     let builder = TransactionProducer::builder(config.clone());
     match builder.listener(PURPOSE, strangers.clone()).start().await {
         Ok(stranger) => {
@@ -104,7 +110,7 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
 pub(crate) async fn c19_a_slow_check_holds_up_only_its_own_batch(env: Env) {
     const HALVES: usize = 60;
     const SLOW: usize = 5;
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.check_batch = 4;
     // Nothing but its release ends it.
     config.check_deadline = 5 * PATIENCE;
@@ -136,18 +142,50 @@ pub(crate) async fn c19_a_slow_check_holds_up_only_its_own_batch(env: Env) {
     setup.ends_with(0..HALVES).await;
 }
 
+/// In one question with hundreds of others, for as long as it takes until somebody mends them.
+pub(crate) async fn c19_one_that_hangs_or_panics_for_good_holds_up_no_other(env: Env) {
+    const HALVES: usize = 300;
+    const HANGS: usize = 5;
+    const PANICS: usize = 177;
+    let mut config = env.asking_group().await;
+    config.check_deadline = Duration::from_millis(500);
+    let setup = Setup::with(env, config, Do::Commit).await;
+    setup.told.check(text(HANGS), &[Do::Block]);
+    setup.told.check(text(PANICS), &[Do::Panic]);
+    let mut ids = Vec::new();
+    for number in 0..HALVES {
+        let message = Message::new(&setup.target, text(number)).key("one key");
+        ids.push(setup.producer.begin(PURPOSE, message).await.expect("it is stored").leave_open());
+    }
+    let culprits = [HANGS, PANICS].map(|number| ids[number].transaction_id.to_string());
+    until(PATIENCE, "all but the two to be decided, and those to fail", async || {
+        let open = setup.list(HalfState::Open).await.map_err(|error| error.to_string())?;
+        let fails = |id: &String| {
+            open.iter().any(|of| of.transaction_id == *id && of.failing_since.is_some())
+        };
+        match open.len() == 2 && culprits.iter().all(fails) {
+            true => Ok(()),
+            false => Err(format!("{} are open", open.len())),
+        }
+    })
+    .await;
+    setup.told.check(text(PANICS), &[Do::Commit]);
+    setup.told.release();
+    setup.told.check(text(HANGS), &[Do::Commit]);
+    setup.ends_with(0..HALVES).await;
+}
+
 /// More than fit one question, all due at once: asked in parallel, never more questions at once
 /// than allowed, and about no half twice.
 pub(crate) async fn c20_open_halves_are_checked_in_parallel(env: Env) {
     let mut config = env.group().await;
     let halves = if config.kafka.embedded { 1_000 } else { 10_000 };
     config.check_batch = 50;
-    config.check_deadline = PATIENCE;
-    let soon = std::mem::replace(&mut config.check_after, Duration::from_secs(3_600));
     let mut setup = Setup::with(env, config, Do::Rollback).await;
     setup.leave_open(0..halves).await;
     setup.producer.shutdown().await;
-    setup.config.check_after = soon;
+    let check_deadline = setup.config.check_deadline;
+    setup.config = ProducerConfig { check_deadline, ..asked_soon(setup.config) };
     let counting = Counting::until(setup.config.check_concurrency);
     let began = Instant::now();
     setup.producer = counting.start(&setup.config).await;

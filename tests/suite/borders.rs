@@ -46,7 +46,7 @@ pub(crate) async fn c28_payload_at_the_limit(env: Env) {
 
 /// Messages of every shape, decided at once or parked and resumed after a restart.
 pub(crate) async fn c28_everything_arrives_byte_for_byte(env: Env) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.max_checks = 1;
     let mut setup = Setup::with(env, config, Do::Unknown).await;
     let mut sent: HashMap<TransactionId, Message> = HashMap::new();
@@ -102,11 +102,13 @@ fn shapes(target: &str) -> Vec<Message> {
         ("halfmsg-null-payload".into(), None),
     ];
     let null = Message { payload: None, ..Message::new(target, "") };
+    let an_hour_ago = (chrono::Utc::now() - chrono::TimeDelta::hours(1)).timestamp_millis();
     vec![
         Message::new(target, ""),
         null.clone(),
         null.key("a key"),
         Message::new(target, "empty key").key(""),
+        Message::new(target, "an hour ago").timestamp_ms(an_hour_ago),
         Message::new(target, vec![0xFF, 0x00, 0xFE]).key(vec![0xC3, 0x28]),
         sixty,
         odd,
@@ -126,6 +128,7 @@ fn arrived_as(found: &Delivered, message: &Message, store: &[Record]) {
         _ => None,
     });
     assert_eq!(entry.timestamp_ms, stored, "the timestamp is that of the half");
+    assert!(message.timestamp_ms.is_none_or(|given| stored == Some(given)), "{stored:?}");
 }
 
 /// Messages of one key arrive in the order of their commits, whatever the order of their halves.

@@ -1,8 +1,9 @@
-//! Rows 24, 32 and 33 on Kafka: a long log comes back, the store is trimmed and never an open half
-//! with it, and memory has a bound.
+//! Rows 32 and 33 on Kafka: the store is trimmed and never an open half with it, and memory has a
+//! bound.
 
 use std::time::Duration;
 
+use halfmsg_producer::ProducerConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use tokio::process::Command;
@@ -21,9 +22,9 @@ const OVERHEAD_BYTES: u64 = 192 * 1_024 * 1_024;
 const BUDGET_BYTES: u64 = 128 * 1_024 * 1_024;
 
 /// The first and the next offset of every partition of the store.
-async fn bounds(setup: &Setup) -> Result<Vec<(i64, i64)>, String> {
-    let (kafka, store) = (setup.config.kafka.clone(), setup.config.store_topic());
-    let partitions = setup.config.store_partitions;
+pub(crate) async fn bounds(config: &ProducerConfig) -> Result<Vec<(i64, i64)>, String> {
+    let (kafka, store) = (config.kafka.clone(), config.store_topic());
+    let partitions = config.store_partitions;
     let look = move || {
         let consumer: BaseConsumer = kafka.consumer("bounds").create()?;
         (0..partitions)
@@ -42,7 +43,6 @@ pub(crate) async fn c32_trimming_never_removes_an_open_half(env: Env) {
     const EACH: usize = 200;
     let mut config = env.group().await;
     config.trim_interval = Some(Duration::from_millis(100));
-    config.check_after = Duration::from_secs(600);
     let mut setup = Setup::with(env, config, Do::Unknown).await;
     let open = setup.leave_open(0..1).await[0];
     let held = usize::try_from(open.partition).expect("a partition");
@@ -50,7 +50,7 @@ pub(crate) async fn c32_trimming_never_removes_an_open_half(env: Env) {
         let first = 1 + round * EACH;
         setup.send_all(EACH, |_| Do::Commit).await;
         until(PATIENCE, "everything but the open half's log to be trimmed", async || {
-            let bounds = bounds(&setup).await?;
+            let bounds = bounds(&setup.config).await?;
             let trimmed = bounds.iter().enumerate().all(|(partition, (start, end))| {
                 if partition == held { *start <= open.offset } else { start == end && *end > 0 }
             });
@@ -67,7 +67,7 @@ pub(crate) async fn c32_trimming_never_removes_an_open_half(env: Env) {
     setup.producer.admin().check(open.transaction_id, asked).await.expect("it is open");
     setup.reader.sees(&text(0)).await;
     until(PATIENCE, "the rest to be trimmed", async || {
-        let bounds = bounds(&setup).await?;
+        let bounds = bounds(&setup.config).await?;
         if bounds.iter().all(|(start, end)| start == end) {
             Ok(())
         } else {
@@ -109,12 +109,4 @@ pub(crate) async fn c33_long_memory_stays_within_the_budget(env: Env) {
     let peak = figures["peak_rss_bytes"].as_u64().expect("Linux tells");
     assert!(peak < BUDGET_BYTES + OVERHEAD_BYTES, "{} MiB: {figures}", peak >> 20);
     assert_eq!(figures["asked"], 16_384, "each was asked about once: {figures}");
-}
-
-/// A partition with many records between L and P, and many open halves, comes back with all.
-pub(crate) async fn c24_long_a_long_log_comes_back(env: Env) {
-    let size = ["--transactions", "100000", "--halves", "20000", "--in-flight", "512"];
-    let figures = bench(&env, &[&["--mode", "replay"][..], &size].concat()).await;
-    assert_eq!(figures["transactions"], 220_001, "records replayed: {figures}");
-    assert_eq!(figures["asked"], 0, "nothing is due: {figures}");
 }

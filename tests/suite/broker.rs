@@ -11,13 +11,14 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::env::PARTITIONS;
 use super::kafka_script::OwnKafka;
 use super::{PATIENCE, until};
 
 /// One administrative request.
-const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
+const ADMIN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A broker.
 pub(crate) enum Broker {
@@ -119,6 +120,16 @@ impl Broker {
         let added = admin(&self.config()).create_partitions(&more, &options()).await;
         let added = added.expect("Kafka answers");
         assert!(added.iter().all(Result::is_ok), "partitions for {name}: {added:?}");
+    }
+
+    /// Deletes the records of a partition below this offset.
+    pub(crate) async fn delete_records(&self, name: &str, partition: i32, below: i64) {
+        let mut cut = TopicPartitionList::new();
+        cut.add_partition_offset(name, partition, Offset::Offset(below)).expect("an offset");
+        let deleted = admin(&self.config()).delete_records(&cut, &options()).await;
+        let deleted = deleted.expect("Kafka answers");
+        let whole = deleted.elements().iter().try_for_each(|element| element.error());
+        whole.expect("they are deleted");
     }
 
     /// Forgets a consumer group without members, and all its progress.

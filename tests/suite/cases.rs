@@ -24,11 +24,13 @@ macro_rules! cases {
                 c17_nobody_there_for_long
                 c18_only_its_own_group_and_application_are_asked
                 c19_a_slow_check_holds_up_only_its_own_batch
+                c19_one_that_hangs_or_panics_for_good_holds_up_no_other
                 c20_open_halves_are_checked_in_parallel
             }
             [checking] {
                 c12_no_check_before_its_time
                 c15_only_real_attempts_count
+                c15_without_a_listener_it_is_parked_and_resumed
             }
             [parking] {
                 c16_parked_once_and_listed
@@ -49,6 +51,7 @@ macro_rules! cases {
             [several] {
                 several_messages_share_their_decision
                 several_messages_are_stored_all_or_dropped
+                several_messages_named_by_the_caller_are_left_to_their_check
                 several_messages_are_named_when_one_is_forced
                 several_messages_take_several_places
             }
@@ -94,6 +97,7 @@ macro_rules! cases {
                 c37_poison_in_500_costs_only_itself
                 consuming_holds_still_and_goes_on
                 consuming_forgets_by_age_and_by_key
+                consuming_bounds_what_it_remembers_of_a_key
             }
             [consuming::retrying] {
                 c36_the_levels_are_kept_then_a_dead_letter
@@ -141,7 +145,6 @@ macro_rules! cases {
                 cancel_gives_the_stock_back_once
                 cancel_many_times_at_once
                 cancel_comes_before_the_stock_is_asked_for
-                cancel_races_the_answer
                 cancel_survives_the_death_of_order_svc
             }
             [services::repeats] {
@@ -163,6 +166,10 @@ macro_rules! cases {
                 cli_settles_while_the_service_is_down
                 cli_exit_codes_tell_what_happened
                 cli_watches_until_it_is_interrupted
+            }
+            [services::cli_acts] {
+                cli_acts_do_what_their_names_say
+                cli_skips_a_record_that_stops_its_partition
             }
             [services::documented] {
                 documented_operators_commands
@@ -194,6 +201,7 @@ macro_rules! cases {
             [services::traced] {
                 traced_from_the_request_to_the_restore
                 traced_when_the_check_decides
+                traced_when_the_body_had_left_memory
                 traced_when_a_successor_decides
                 traced_through_an_answer
                 traced_when_an_operator_decides
@@ -210,16 +218,24 @@ macro_rules! cases {
             }
         }
         $crate::suite::cases::embedded_tier! { $tier
-            [services::measured] {
+            [services::measured::dashboard] {
                 measured_dashboard_asks_for_what_exists
+                measured_dashboard_is_whole
+            }
+            [services::measured] {
                 measured_rules_ask_for_what_exists
                 measured_as_operations_say
             }
             [services::documented] {
                 documented_commands_are_known
+                documented_evidence_exists
                 documented_demonstration
                 documented_traces
                 documented_new_crate
+            }
+            [services::documented::composed] {
+                documented_composed
+                documented_try_compose
             }
             [services::launcher] {
                 launcher_prints_three_lines_that_work
@@ -231,6 +247,10 @@ macro_rules! cases {
             [operating] {
                 c11_every_replica_sees_and_settles_every_partition
                 operators_reset_progress
+            }
+            [services::cli_acts] {
+                cli_resets_progress_of_a_group_that_is_down
+                cli_creates_the_topics_of_a_group
             }
             [targets] {
                 c29_missing_target_is_refused
@@ -256,6 +276,7 @@ macro_rules! cases {
             }
             [hanging] {
                 c23_progress_that_hangs_is_given_up
+                c23_at_least_once_progress_that_hangs_is_told
             }
             [secure::logins] {
                 secure_round_trip_over_every_listener
@@ -266,27 +287,37 @@ macro_rules! cases {
                 secure_each_missing_right_of_the_consumer_is_told
                 secure_a_target_without_write_is_parked_and_holds_nothing_up
                 secure_transactions_and_trimming_need_the_documented_rights
+                secure_a_refused_trim_is_made_once_it_may_be
+                secure_a_right_that_is_given_back_makes_ready_again
             }
             [secure::saga] {
                 secure_each_missing_right_of_stock_svc_in_flow_b_is_told
                 secure_each_missing_right_of_order_svc_in_flow_b_is_told
             }
-            [bounds] {
+            [long_log] {
                 c24_long_a_long_log_comes_back
+            }
+            [bounds] {
                 c32_trimming_never_removes_an_open_half
                 c33_long_memory_stays_within_the_budget
+            }
+            [soak] {
+                c32_soak_long_the_store_stays_small
+                soak_process
             }
             [race] {
                 c13_on_the_embedded_broker_and_postgresql
                 c13_on_kafka_and_sqlite
             }
             [outage] {
+                c06_callers_of_a_broker_that_takes_nothing_wait_within_bounds
                 c25_long_broker_restarts_under_load
                 c25_long_broker_stalls_under_load
             }
             [another_log] {
                 c26_expired_progress
                 c26_progress_of_another_log_stops_its_partition
+                c26_records_deleted_that_were_needed
                 c26_store_made_anew
                 c26_partitions_added
                 c26_partitions_added_to_the_store_only
@@ -309,8 +340,28 @@ macro_rules! cases {
                 consuming_keys_run_at_once_and_keep_their_order
                 consuming_long_a_long_handler_keeps_its_partitions
             }
+            [services::soak] {
+                long_500_orders_of_all_flows_while_all_are_killed
+            }
+            [consuming::confirming] {
+                consuming_long_nothing_is_handled_far_beyond_what_is_confirmed
+                consuming_long_what_the_coordinator_never_heard_of_has_one_effect
+                consuming_long_whoever_dies_waiting_for_the_coordinator_is_followed
+            }
+            [consuming::sharing] {
+                c36_a_replica_that_stands_still_keeps_no_message
+                c36_an_attempt_says_how_long_it_may_be_silent
+                c36_a_row_that_another_replica_holds_burns_no_attempt
+                consuming_a_slow_retry_holds_up_no_later_one
+                consuming_all_takes_partitions_that_are_added
+                consuming_partitions_run_at_once_and_keep_their_order
+                consuming_sees_nothing_of_an_aborted_transaction
+            }
             [consuming::retrying] {
                 c36_a_key_keeps_its_order_among_replicas_that_retry
+            }
+            [consuming::replaying] {
+                c36_a_replay_that_ends_in_its_commit_has_one_effect
             }
             [consuming::replying] {
                 c38_a_reply_that_is_refused_holds_nothing_up
@@ -319,6 +370,9 @@ macro_rules! cases {
             [consuming::killing] {
                 c34_long_killed_20_times_in_50000_messages
                 consuming_process
+            }
+            [services::saga] {
+                saga_a_held_product_holds_up_its_own
             }
             [services::crashes] {
                 c22_at_least_once_where_asked_for
@@ -334,14 +388,57 @@ macro_rules! cases {
                 console_long_pages_through_10000_halves
                 console_links_to_the_interface
             }
+            [services::console::access] {
+                console_controls_have_names_roles_and_edges
+                console_announces_what_happens
+            }
+            [services::console::showing] {
+                console_says_that_it_loads
+                console_leaves_a_page_that_became_empty
+                console_charts_say_what_the_service_says
+                console_shows_markup_as_text
+                console_nothing_moves_while_events_come
+            }
+            [services::console::times] {
+                console_lanes_have_the_time_of_what_happened
+            }
+            [services::console::keyboard] {
+                console_tells_the_story_by_keys
+                console_keeps_the_focus
+            }
+            [services::console::returning] {
+                console_comes_back_unheard
+                console_tells_replicas_apart
+            }
             [services::console::operating] {
                 console_resumes_a_parked_half
                 console_settles_dead_letters
                 console_turns_red_when_the_stock_is_wrong
+                console_lanes_say_what_is_known
+                console_asks_in_vain_for_a_while
                 console_hears_what_it_missed
+                console_finds_what_nobody_tells
+                console_late_answers_touch_no_other_dialog
+                console_lists_while_events_keep_coming
             }
             [services::documented] {
                 documented_bench
+            }
+            [services::documented::own] {
+                documented_halfmsg_commands
+            }
+            [services::documented::tools] {
+                documented_kafka_tools
+            }
+            [services::documented::compose] {
+                documented_compose_reads_the_file
+                documented_compose_takes_the_commands
+            }
+            [services::documented::granted] {
+                documented_acls
+            }
+            [services::cancelling] {
+                cancel_races_the_answer
             }
             [services::replicas] {
                 c23_long_a_killed_replica_is_replaced
@@ -363,6 +460,16 @@ macro_rules! cases {
         $crate::suite::cases::typed_tier! { $tier
             [services::documented] {
                 documented_long_cargo_run
+            }
+            [services::documented::built] {
+                documented_long_cargo_bench
+            }
+        }
+        // It builds what the tests are built from only where these have the feature.
+        #[cfg(feature = "tls")]
+        $crate::suite::cases::typed_tier! { $tier
+            [services::documented::built] {
+                documented_long_cargo_build
             }
         }
     };
@@ -413,8 +520,11 @@ macro_rules! one_case {
     ($tier:ident [$($path:tt)*] $case:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
-            let env = $crate::suite::Env::$tier(stringify!($case)).await;
-            $crate::suite::$($path)*::$case(env).await;
+            $crate::suite::turns::in_turn(async {
+                let env = $crate::suite::Env::$tier(stringify!($case)).await;
+                $crate::suite::$($path)*::$case(env).await;
+            })
+            .await;
         }
     };
 }

@@ -6,23 +6,26 @@ use halfmsg_producer::{
     HalfState, Invalid, PrepareError, ProducerConfig, TransactionId, TransactionProducer,
 };
 
+use super::env::asked_soon;
 use super::metrics::metric;
 use super::setup::{Setup, operator, text};
-use super::store::{attempts_in, read_store};
+use super::store::{attempts_in, parks_in, read_store};
 use super::told::{Do, PURPOSE, Told};
 use super::{Env, PATIENCE, until};
 
+/// From one half's check to the next one's: no machine stands still for so long.
+const APART: Duration = Duration::from_millis(7_200);
+
 /// No half is checked before its time, which may be the message's own.
 pub(crate) async fn c12_no_check_before_its_time(env: Env) {
-    let mut config = env.group().await;
-    config.prepare_deadline = Duration::from_millis(1_500);
+    let mut config = env.asking_group().await;
     config.local_deadline = Duration::from_millis(100);
-    config.check_after = Duration::from_millis(3_000);
+    config.check_after = 2 * APART;
     let setup = Setup::with(env, config, Do::Commit).await;
     // Kafka is warm then, and the group has its partitions.
     setup.send(0, Do::Commit).await;
     setup.reader.sees(&text(0)).await;
-    let times = [None, Some(1_800), Some(4_500)].map(|ms| ms.map(Duration::from_millis));
+    let times = [None, Some(APART), Some(3 * APART)];
     let mut stored = Vec::new();
     for (number, own) in (1..).zip(times) {
         let mut message = setup.message(number);
@@ -60,8 +63,6 @@ async fn refuses_a_racing_check(setup: &Setup) {
 /// that fails, panics or takes too long; every `Unknown` counts once.
 pub(crate) async fn c15_only_real_attempts_count(env: Env) {
     let mut config = env.group().await;
-    config.prepare_deadline = Duration::from_millis(1_500);
-    config.check_after = Duration::from_millis(2_100);
     config.max_checks = 10;
     // One call of the listener is about one half.
     config.check_batch = 1;
@@ -69,12 +70,9 @@ pub(crate) async fn c15_only_real_attempts_count(env: Env) {
     let halves = setup.leave_open(0..3).await;
     setup.producer.shutdown().await;
     assert!(setup.told.checked().is_empty(), "checked before its time");
+    setup.config = asked_soon(setup.config);
 
-    let stranger = TransactionProducer::builder(setup.config.clone())
-        .listener("another-purpose", Told::otherwise(Do::Commit))
-        .start()
-        .await
-        .expect("it starts");
+    let stranger = stranger(&setup.config).await;
     let wanted = 3 * u64::try_from(halves.len()).expect("a few");
     until(PATIENCE, "checks that nobody could be asked for", async || {
         let tried = unasked(&stranger);
@@ -101,6 +99,58 @@ pub(crate) async fn c15_only_real_attempts_count(env: Env) {
     assert!(again.is_err(), "a closed half was checked: {again:?}");
     setup.told.release();
     setup.ends_with(0..3).await;
+}
+
+/// A half message whose replicas have no listener for it is parked without an attempt, with that reason and
+/// its payload, and is asked about and delivered once it is resumed under one that has.
+pub(crate) async fn c15_without_a_listener_it_is_parked_and_resumed(env: Env) {
+    let mut setup = Setup::new(env, Do::Commit).await;
+    let half = setup.leave_open(0..1).await.remove(0);
+    let id = half.transaction_id;
+    setup.producer.shutdown().await;
+    assert!(setup.told.checked().is_empty(), "checked before its time");
+    setup.config = asked_soon(setup.config);
+    setup.config.no_listener_grace = Duration::from_secs(1);
+
+    setup.producer = stranger(&setup.config).await;
+    let listed = setup.listed(HalfState::Parked, 1).await.remove(0);
+    assert_eq!((&*listed.transaction_id, listed.attempts), (&*id.to_string(), 0), "{listed:?}");
+    let reason = listed.last_outcome.as_deref().unwrap_or_default();
+    for part in ["no_listener", PURPOSE, &setup.config.application] {
+        assert!(reason.contains(part), "no {part} in {reason}");
+    }
+    let seen = setup.shows(id, "its payload", |seen| seen.payload.is_some()).await;
+    assert_eq!(seen.payload, Some(text(0)));
+    let parked = seen.history.iter().find(|entry| entry.event == "parked");
+    assert!(parked.is_some_and(|entry| entry.detail.contains("no_listener")), "{seen:#?}");
+    until(PATIENCE, "it to be counted", async || {
+        match metric(&setup.producer, "halfmsg_parked_total{reason=\"no_listener\"}") {
+            1 => Ok(()),
+            count => Err(format!("{count} were")),
+        }
+    })
+    .await;
+    let store = read_store(&setup.config).await;
+    assert_eq!((parks_in(&store, id), attempts_in(&store, id)), (1, Vec::new()));
+
+    setup.restart().await;
+    setup.listed(HalfState::Parked, 1).await;
+    assert!(setup.told.checked().is_empty(), "it is parked");
+    let view = setup.producer.admin().resume(id, operator(false)).await.expect("it is parked");
+    assert_eq!(view.epoch, 1, "{view:?}");
+    setup.reader.sees(&text(0)).await;
+    setup.listed(HalfState::Parked, 0).await;
+    assert_eq!(setup.told.checks_of(id).len(), 1);
+    setup.ends_with(0..1).await;
+}
+
+/// A replica that has no listener for what the cases send.
+async fn stranger(config: &ProducerConfig) -> TransactionProducer {
+    TransactionProducer::builder(config.clone())
+        .listener("another-purpose", Told::otherwise(Do::Commit))
+        .start()
+        .await
+        .expect("it starts")
 }
 
 async fn attempts(config: &ProducerConfig, id: TransactionId) -> Vec<u32> {

@@ -18,7 +18,7 @@ const DECIDED: usize = 6;
 
 /// Copies before the decision and after it, and an application that is told the place of the copy.
 pub(crate) async fn c22_copies_of_a_half_are_one_message(env: Env) {
-    let mut setup = Setup::new(env, Do::Rollback).await;
+    let mut setup = Setup::asking(env, Do::Rollback).await;
     for number in 0..LEFT {
         setup.told.check(text(number), &[Do::Commit]);
     }
@@ -41,7 +41,7 @@ pub(crate) async fn c22_copies_of_a_half_are_one_message(env: Env) {
     assert_eq!(copied(&setup).await, 2 * (LEFT + DECIDED));
     until(PATIENCE, "the copies to be told apart", async || {
         let told = metric(&setup.producer, "halfmsg_ignored_records_total{reason=\"copy\"");
-        if told == 36 { Ok(()) } else { Err(format!("{told} are")) }
+        if told >= 36 { Ok(()) } else { Err(format!("{told} are")) }
     })
     .await;
     carried_out(&setup.config, &[]).await;

@@ -5,6 +5,8 @@ use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::PATIENCE;
+
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -104,8 +106,13 @@ impl Drop for OnServer {
     }
 }
 
+/// Of a test's own pools: a server whose disk stands still is waited for.
+pub(crate) fn patient() -> DbOptions {
+    DbOptions { acquire_timeout: PATIENCE, statement_timeout: PATIENCE, ..DbOptions::default() }
+}
+
 async fn run_on(server: &str, sql: String) -> Result<(), String> {
-    let options = DbOptions { max_connections: 1, ..DbOptions::default() };
+    let options = DbOptions { max_connections: 1, ..patient() };
     let connection = connect(server, &options).await.map_err(|error| error.to_string())?;
     let ran = connection.execute_unprepared(&sql).await;
     ran.map_err(|error| error.to_string())?;

@@ -1,15 +1,19 @@
 //! The ground that one case stands on: a broker, databases, and names that nobody else has.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_producer::{Backoff, ProducerConfig, TransactionProducer};
 use uuid::Uuid;
 
+use super::PATIENCE;
 use super::broker::Broker;
 use super::database::{Database, Kind};
 use super::told::{PURPOSE, Told};
 
+/// Nothing is checked by itself.
+pub(crate) const NEVER: Duration = Duration::from_secs(600);
 /// Partitions of the topics of a test.
 pub(crate) const PARTITIONS: i32 = 4;
 
@@ -85,24 +89,30 @@ impl Env {
         Database::new(self.database).await
     }
 
-    /// Settings of a new producer group, with short times: a check comes soon, and a debug build
-    /// on a loaded machine still has its time.
+    /// Settings of a new producer group: nothing is given up, and no check is due, while a case runs,
+    /// however long the machine stands still. What is asked for is checked at once.
     pub(crate) async fn group(&self) -> ProducerConfig {
         let mut config = ProducerConfig::new(self.kafka(), "tests", self.named("group"));
         config.topic_prefix = "test".into();
         config.store_partitions = PARTITIONS;
-        config.start_deadline = Duration::from_secs(30);
-        config.prepare_deadline = Duration::from_secs(3);
-        config.decision_deadline = Duration::from_secs(3);
-        config.local_deadline = Duration::from_millis(500);
-        config.check_after = Duration::from_millis(3_600);
-        config.check_deadline = Duration::from_secs(1);
+        config.start_deadline = PATIENCE;
+        // As long as the store's own timeout lets it.
+        config.prepare_deadline = config.store_timeout;
+        config.decision_deadline = config.store_timeout;
+        config.local_deadline = PATIENCE;
+        config.check_after = NEVER;
+        config.check_deadline = PATIENCE;
         config.check_backoff =
             Backoff { initial: Duration::from_millis(50), max: Duration::from_millis(200) };
         // The cases read what the store held.
         config.trim_interval = None;
         self.broker.expect_group(&config).await;
         config
+    }
+
+    /// The same for cases whose halves are left to the check-back.
+    pub(crate) async fn asking_group(&self) -> ProducerConfig {
+        asked_soon(self.group().await)
     }
 
     /// A started producer with this listener.
@@ -112,10 +122,50 @@ impl Env {
     }
 }
 
+/// This with times after which a check comes soon: as short as they may be on a machine that stands still
+/// for some seconds between any two lines.
+pub(crate) fn asked_soon(config: ProducerConfig) -> ProducerConfig {
+    ProducerConfig {
+        prepare_deadline: Duration::from_secs(7),
+        decision_deadline: Duration::from_secs(7),
+        local_deadline: Duration::from_secs(3),
+        check_after: Duration::from_millis(10_100),
+        check_deadline: Duration::from_secs(7),
+        ..config
+    }
+}
+
 /// Shown when a test fails; `RUST_LOG` asks for more.
 fn log() {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,halfmsg_producer=info".into());
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     // The tests of a binary share one; the first has set it.
-    drop(subscriber.try_init());
+    drop(subscriber.with_writer(|| Log).try_init());
+}
+
+/// Lines about replays, of all cases: the only ones that a case looks for.
+static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// The lines about replays in which all of this stands.
+pub(crate) fn logged(what: &[&str]) -> Vec<String> {
+    let lines = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.iter().filter(|line| what.iter().all(|what| line.contains(what))).cloned().collect()
+}
+
+/// Where the lines go: to the test, as with its own writer, and some to who asks for them.
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        print!("{text}");
+        if ["is being replayed", "are taken over"].iter().any(|what| text.contains(what)) {
+            LOGGED.lock().unwrap_or_else(PoisonError::into_inner).push(text.into_owned());
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

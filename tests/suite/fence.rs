@@ -38,22 +38,31 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// Empty tables.
+    /// Empty tables. However long a local transaction or a check has to wait, it is not given up.
     pub(crate) async fn new(env: &Env) -> Self {
+        let (local_deadline, lock_timeout, check_budget) = (PATIENCE, PATIENCE, PATIENCE);
+        let limits =
+            StoreLimits { local_deadline, lock_timeout, check_budget, ..Default::default() };
+        Self::with(env, limits).await
+    }
+
+    /// Empty tables, with these bounds of the check.
+    pub(crate) async fn with(env: &Env, limits: StoreLimits) -> Self {
         let database = env.database().await;
-        let limits = StoreLimits { deadline: Duration::from_secs(5), ..StoreLimits::default() };
+        let limits = StoreLimits { deadline: PATIENCE, ..limits };
         let options = |max_connections, sqlite_busy_timeout| DbOptions {
             max_connections,
             sqlite_busy_timeout,
-            acquire_timeout: Duration::from_secs(5),
+            acquire_timeout: PATIENCE,
+            statement_timeout: PATIENCE,
             ..DbOptions::default()
         };
-        let requests = database.connect(&options(CONNECTIONS.0, Duration::from_secs(5))).await;
+        let requests = database.connect(&options(CONNECTIONS.0, PATIENCE)).await;
         let checks = database.connect(&options(CONNECTIONS.1, limits.lock_timeout)).await;
         migrate::<OrderMigrator>(&requests).await.expect("the schema can be made");
         let store = OrderStore::new(requests, checks, limits);
         let stock = StockClient::new(NO_STOCK).expect("an address");
-        let times = LocalTimes { stock: Duration::from_secs(1), stall: Duration::from_secs(1) };
+        let times = LocalTimes { stock: PATIENCE, stall: Duration::from_secs(1) };
         let listener = OrderListener::new(store.clone(), stock, times);
         Self { store, listener, _database: database }
     }
@@ -167,9 +176,7 @@ impl TransactionListener for Lying {
 /// its call returned: the message follows the row. Here a void order is what delivers it.
 pub(crate) async fn c08_the_row_decides_not_the_call(env: Env) {
     let orders = Orders::new(&env).await;
-    let mut config = env.group().await;
-    config.local_deadline = Duration::from_secs(5);
-    config.check_after = Duration::from_secs(60);
+    let config = env.group().await;
     let target = env.topic("target").await;
     let lying = Lying { store: orders.store.clone(), check: orders.listener.clone() };
     let (producer, reader) = start(&config, &target, lying).await;

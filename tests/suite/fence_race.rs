@@ -49,7 +49,7 @@ pub(crate) async fn c13_fence_table_on_kafka_and_mariadb(env: Env) {
 
 /// What is committed is delivered, each once; what is fenced left nothing behind.
 async fn race(env: Env) {
-    let bookings = Bookings::new(&env).await;
+    let bookings = Bookings::asked_in_a_hurry(&env).await;
     let raced = Raced::run(&env, bookings.clone()).await;
     let booked: BTreeSet<TransactionId> = bookings.all().await;
     let (mut ends, mut delivered) = (Ends::new(), Vec::new());

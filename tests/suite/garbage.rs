@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use halfmsg_producer::{PrepareError, ProducerConfig};
+use halfmsg_producer::{HalfFilter, PrepareError, ProducerConfig};
 use halfmsg_protocol::{
     Decision, Epoch, HEADER, HalfOffset, HalfRef, Origin, Record, Verdict, codec,
 };
@@ -87,6 +87,13 @@ pub(crate) async fn c30_a_newer_record_stops_its_partition_only(env: Env) {
             }
         })
         .await;
+        // What lies behind is in nobody's memory: an empty list must not say that nothing is open.
+        let admin = setup.producer.admin();
+        let list = admin.list(HalfFilter { limit: 10, ..HalfFilter::default() }).await;
+        let list = list.expect("the resolver answers");
+        let [missing] = &list.missing_partitions[..] else { panic!("{list:?}") };
+        assert_eq!((missing.partition, missing.stopped), (partition, true), "{missing:?}");
+        assert!(missing.reason.contains(&place), "{missing:?}");
         let (refused, passed) = (stopped + 8 * BEFORE * round, going_on + 8 * BEFORE * round);
         // Nothing would carry its decision out, so its local transaction must not begin.
         match setup.producer.begin(PURPOSE, setup.message(refused)).await {

@@ -9,20 +9,21 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use halfmsg_producer::Emission;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::Env;
 use super::progress::carried_out;
 use super::setup::Setup;
 use super::told::Do;
+use super::{Env, PATIENCE, until};
 
 /// The partition whose progress hangs.
-const PARTITION: i32 = 1;
+pub(crate) const PARTITION: i32 = 1;
 /// What can be read is there at once.
 const LOOKUP: Duration = Duration::from_secs(3);
 /// One answer of the broker.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = PATIENCE;
 
 pub(crate) async fn c23_progress_that_hangs_is_given_up(env: Env) {
     let mut setup = Setup::new(env.with_own_broker().await, Do::Rollback).await;
@@ -30,16 +31,57 @@ pub(crate) async fn c23_progress_that_hangs_is_given_up(env: Env) {
     carried_out(&setup.config, &[]).await;
     setup.producer.shutdown().await;
 
+    make_hang(&setup).await;
+    setup.start_again().await;
+    for number in 20..40 {
+        setup.send(number, Do::Commit).await;
+    }
+    setup.ends_with(0..40).await;
+}
+
+/// Makes the progress of [`PARTITION`] hang.
+pub(crate) async fn make_hang(setup: &Setup) {
     setup.env.broker.alter_broker(&[("transaction.partition.verification.enable", "false")]).await;
     let (address, store) = (setup.config.kafka.brokers.clone(), setup.config.store_topic());
     let id = setup.config.transactional_id(PARTITION);
     let made = tokio::task::spawn_blocking(move || hang(&address, &id, &store, PARTITION));
     made.await.expect("no panic").expect("the broker takes an offset");
+    let read = is_read(setup).await;
+    assert!(read.is_err(), "it does not hang, so this test proves nothing: {read:?}");
+}
+
+/// Whether the progress of [`PARTITION`] can be read.
+pub(crate) async fn is_read(setup: &Setup) -> Result<(), String> {
     let (kafka, store) = (setup.config.kafka.clone(), setup.config.store_topic());
     let read = tokio::task::spawn_blocking(move || read(&kafka, &store, PARTITION));
-    let read = read.await.expect("no panic");
-    assert!(read.is_err(), "it does not hang, so this test proves nothing: {read:?}");
+    read.await.expect("no panic")
+}
 
+/// At least once there is no transaction that could end the former owner's.
+pub(crate) async fn c23_at_least_once_progress_that_hangs_is_told(env: Env) {
+    let env = env.with_own_broker().await;
+    let exactly_once = env.group().await;
+    let mut setup = Setup::with(env, exactly_once.clone(), Do::Rollback).await;
+    setup.send_all(20, |_| Do::Commit).await;
+    carried_out(&setup.config, &[]).await;
+    setup.producer.shutdown().await;
+    make_hang(&setup).await;
+
+    setup.config.emission = Emission::AtLeastOnce;
+    setup.producer = Env::start(&setup.config, &setup.told).await;
+    until(PATIENCE, "it to be told", async || match setup.producer.health() {
+        Err(why) if why.contains("KAFKA-20734") && why.contains(&setup.config.store_topic()) => {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    setup.producer.shutdown().await;
+    // As it says: one life as before ends it.
+    setup.config = exactly_once;
+    setup.start_again().await;
+    setup.producer.shutdown().await;
+    setup.config.emission = Emission::AtLeastOnce;
     setup.start_again().await;
     for number in 20..40 {
         setup.send(number, Do::Commit).await;

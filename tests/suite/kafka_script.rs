@@ -57,6 +57,11 @@ impl OwnKafka {
         KafkaConfig::new(self.listener("KAFKA_BROKERS"))
     }
 
+    /// `kafka-<name>.sh` of this broker's version, as a shell calls it.
+    pub(crate) fn tool(&self, name: &str) -> String {
+        format!("'{}' {name} --dir '{}' --", self.script, self.directory.path().display())
+    }
+
     /// SIGKILL.
     pub(crate) async fn kill(&self) {
         self.run("kill", &[]).await;

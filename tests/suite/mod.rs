@@ -9,7 +9,7 @@
 //! - [`cases`]: the list of all cases, with the tiers that they run in (`typed`: what a person types)
 //! - [`env`](mod@env): the ground of one case: [`Env`] has a broker, databases and names of its own
 //! - [`broker`], [`kafka_script`], [`database`]: what a tier stands on
-//! - [`until`](mod@until): waiting for a condition
+//! - [`until`](mod@until): waiting for a condition; [`turns`]: how many run at once, and what runs alone
 //! - [`setup`]: a producer with its listener and its target, ready to be used
 //! - [`told`]: a listener that answers as it is told
 //! - [`reader`]: what arrives in a target topic
@@ -20,7 +20,9 @@
 //! - [`operating`]: what operators see and do, in a replica and without one
 //! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
 //!   with the fence table; [`barrier`]: with stock-svc's tables
-//! - [`several`]: messages that share one local transaction; [`bounds`]: long logs, trimming, memory
+//! - [`several`]: messages that share one local transaction; [`bounds`], [`long_log`]: trimming, memory, a
+//!   long replay
+//! - [`soak`]: the store under a load that goes on; [`disk`]: what a topic takes on the broker's disk
 //! - [`too_large`]: records that the parked topic does not take
 //! - [`replicas`]: a topic that cannot keep what is promised is refused
 //! - [`secure`]: logins, TLS, access control lists
@@ -45,6 +47,7 @@ pub(crate) mod copies;
 pub(crate) mod database;
 pub(crate) mod database_away;
 pub(crate) mod deciding;
+pub(crate) mod disk;
 pub(crate) mod env;
 pub(crate) mod fence;
 pub(crate) mod fence_race;
@@ -53,6 +56,7 @@ pub(crate) mod garbage;
 pub(crate) mod hanging;
 pub(crate) mod kafka_script;
 pub(crate) mod load;
+pub(crate) mod long_log;
 pub(crate) mod metrics;
 pub(crate) mod operating;
 pub(crate) mod outage;
@@ -68,12 +72,14 @@ pub(crate) mod secure;
 pub(crate) mod services;
 pub(crate) mod setup;
 pub(crate) mod several;
+pub(crate) mod soak;
 pub(crate) mod spare;
 pub(crate) mod store;
 pub(crate) mod targets;
 pub(crate) mod told;
 pub(crate) mod too_large;
 pub(crate) mod topic;
+pub(crate) mod turns;
 pub(crate) mod until;
 
 pub(crate) use cases::cases;

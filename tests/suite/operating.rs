@@ -1,15 +1,14 @@
 //! Row 11 and what operators do: late decisions, every partition from any replica, and the client
 //! that works without an application.
 
-use std::time::Duration;
-
 use halfmsg_producer::{
     AdminError, Backoff, HalfFilter, HalfState, HalfView, OperatorClient, OperatorRequest,
-    ProducerConfig, ResetTo, TransactionProducer,
+    ProducerConfig, ResetTo, SnapshotLimits, TransactionProducer,
 };
 use halfmsg_protocol::HEADER;
 use tokio::time::Instant;
 
+use super::env::NEVER;
 use super::fence::{Orders, confirmed, delivered_are, message, start};
 use super::garbage::NEWER;
 use super::progress::carried_out;
@@ -19,25 +18,25 @@ use super::told::{Do, PURPOSE};
 use super::topic::{Entry, read_all, write};
 use super::{Env, PATIENCE, until};
 
-/// Nothing is checked by itself.
-const NEVER: Duration = Duration::from_secs(600);
 /// A page that has everything.
 const ALL: usize = 1_000;
 
-fn client(config: &ProducerConfig) -> OperatorClient {
+/// With more patience than any machine stands still.
+pub(crate) fn client(config: &ProducerConfig) -> OperatorClient {
     let client = OperatorClient::new(config.kafka.clone(), &config.topic_prefix, &config.group);
-    client.expect("valid names")
+    let limits = SnapshotLimits { deadline: PATIENCE, ..SnapshotLimits::default() };
+    client.expect("valid names").limits(limits)
 }
 
 async fn listed_by(client: &OperatorClient) -> Vec<HalfView> {
     let filter = HalfFilter { limit: ALL, ..HalfFilter::default() };
-    client.list(filter).await.expect("Kafka answers").page.items
+    client.list(filter).await.expect("Kafka answers").items
 }
 
 /// A COMMIT that comes after the parking changes nothing, and is seen; opened again and asked, the
 /// message is delivered once.
 pub(crate) async fn c11_a_late_commit_stays_parked_until_it_is_reopened(env: Env) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.max_checks = 2;
     let setup = Setup::with(env, config, Do::Unknown).await;
     let begun = setup.producer.begin(PURPOSE, setup.message(0)).await.expect("it is stored");
@@ -73,8 +72,7 @@ pub(crate) async fn c11_a_late_commit_stays_parked_until_it_is_reopened(env: Env
 /// The order stands, so its message is never delivered, whoever asks for it and however.
 pub(crate) async fn c11_an_operator_cannot_contradict_the_fence(env: Env) {
     let orders = Orders::new(&env).await;
-    let mut config = env.group().await;
-    config.check_after = NEVER;
+    let config = env.group().await;
     let target = env.topic("target").await;
     let (producer, reader) = start(&config, &target, orders.listener.clone()).await;
     let id = order_svc::model::OrderId::generate();
@@ -101,7 +99,6 @@ const PURPOSE_OF_ORDERS: &str = order_svc::payload::PURPOSE;
 pub(crate) async fn c11_every_replica_sees_and_settles_every_partition(env: Env) {
     const COUNT: usize = 32;
     let mut config = env.group().await;
-    config.check_after = NEVER;
     // The owner does not ask again by itself either.
     config.check_backoff = Backoff { initial: NEVER, max: NEVER };
     config.max_checks = 1;
@@ -198,16 +195,14 @@ fn ids(halves: &[HalfView]) -> Vec<&str> {
 /// With no replica running, half messages are seen and decided by force; the next replica carries
 /// that out.
 pub(crate) async fn operators_decide_while_the_service_is_down(env: Env) {
-    let mut config = env.group().await;
-    config.check_after = NEVER;
-    let mut setup = Setup::with(env, config, Do::Unknown).await;
+    let mut setup = Setup::new(env, Do::Unknown).await;
     let left = setup.leave_open(0..3).await;
     setup.producer.shutdown().await;
     let client = client(&setup.config);
     assert_eq!(listed_by(&client).await.len(), 3);
     let cursor = Some("2000000000-0".to_owned());
     let behind = client.list(HalfFilter { limit: ALL, state: None, cursor }).await;
-    assert_eq!(behind.expect("a place that may be").page.items, []);
+    assert_eq!(behind.expect("a place that may be").items, []);
     let [committed, dropped] = [left[0].transaction_id, left[1].transaction_id];
     let detail = client.show(committed).await.expect("it is open");
     assert_eq!(detail.payload.as_deref(), Some(text(0).as_str()));
@@ -236,9 +231,7 @@ pub(crate) async fn operators_decide_while_the_service_is_down(env: Env) {
 
 /// Only a record of a newer format can be skipped; what lies behind it is seen then.
 pub(crate) async fn operators_skip_a_record_of_a_newer_format_only(env: Env) {
-    let mut config = env.group().await;
-    config.check_after = NEVER;
-    let setup = Setup::with(env, config, Do::Unknown).await;
+    let setup = Setup::new(env, Do::Unknown).await;
     let before = setup.leave_open(std::iter::once(0)).await;
     let (partition, readable) = (before[0].partition, before[0].offset);
     setup.producer.shutdown().await;
@@ -249,8 +242,9 @@ pub(crate) async fn operators_skip_a_record_of_a_newer_format_only(env: Env) {
     let client = client(&setup.config);
     let listed = client.list(HalfFilter { limit: ALL, ..HalfFilter::default() }).await;
     let listed = listed.expect("Kafka answers");
-    assert_eq!((listed.page.items.len(), listed.stopped.len()), (1, 1), "{listed:?}");
-    assert!(listed.stopped[0].contains(&format!("{store}[{partition}]@{offset}")), "{listed:?}");
+    let [stopped] = &listed.missing_partitions[..] else { panic!("{listed:?}") };
+    assert_eq!((listed.items.len(), stopped.partition, stopped.stopped), (1, partition, true));
+    assert!(stopped.reason.contains(&format!("{store}[{partition}]@{offset}")), "{listed:?}");
     let decided = client.commit(before[0].transaction_id, operator(true)).await;
     assert!(matches!(decided, Err(AdminError::Stopped(_))), "{decided:?}");
 
@@ -260,7 +254,7 @@ pub(crate) async fn operators_skip_a_record_of_a_newer_format_only(env: Env) {
     }
     client.skip(partition, offset, operator(false)).await.expect("it is of a newer format");
     let listed = client.list(HalfFilter { limit: ALL, ..HalfFilter::default() }).await;
-    assert_eq!(listed.expect("Kafka answers").stopped, Vec::<String>::new());
+    assert_eq!(listed.expect("Kafka answers").missing_partitions, []);
     let done = client.rollback(before[0].transaction_id, operator(true)).await;
     assert_eq!(done.expect("nothing stops it").state, "rolled_back");
     assert_eq!(journal(&setup.config, "skip").await, ["begun", "done"]);
@@ -296,9 +290,7 @@ pub(crate) async fn operators_skip_a_record_while_a_replica_stands_still(env: En
 /// Refused while a replica runs; refused without force where messages would be lost; afterwards
 /// the log is replayed from there.
 pub(crate) async fn operators_reset_progress(env: Env) {
-    let mut config = env.group().await;
-    config.check_after = NEVER;
-    let mut setup = Setup::with(env, config, Do::Unknown).await;
+    let mut setup = Setup::new(env, Do::Unknown).await;
     // Of one key, so in one partition.
     let numbers = [0, 8, 16];
     for number in numbers {
@@ -339,9 +331,7 @@ pub(crate) async fn operators_reset_progress(env: Env) {
 
 /// A second copy of what was delivered, and of nothing else.
 pub(crate) async fn operators_redeliver_what_was_delivered(env: Env) {
-    let mut config = env.group().await;
-    config.check_after = NEVER;
-    let setup = Setup::with(env, config, Do::Unknown).await;
+    let setup = Setup::new(env, Do::Unknown).await;
     let sent = setup.send(0, Do::Commit).await;
     let dropped = setup.send(1, Do::Rollback).await;
     let left = setup.leave_open(std::iter::once(2)).await;

@@ -15,7 +15,7 @@ const MAX_CHECKS: u32 = 3;
 
 /// A setup with so many parked halves.
 async fn parked(env: Env, count: usize) -> (Setup, Vec<TransactionId>) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.max_checks = MAX_CHECKS;
     let setup = Setup::with(env, config, Do::Unknown).await;
     let left = setup.leave_open(0..count).await;

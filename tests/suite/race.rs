@@ -17,7 +17,7 @@ use order_svc::decision::Fate;
 use order_svc::listener::OrderListener;
 use order_svc::model::{OrderId, OrderStatus};
 use order_svc::payload::PURPOSE;
-use order_svc::store::{OrderStore, Stored};
+use order_svc::store::{OrderStore, StoreLimits, Stored};
 use tokio::time::{Instant, sleep};
 
 use super::database::Kind;
@@ -40,7 +40,7 @@ const LATE_WINDOW: Duration = Duration::from_millis(300);
 /// Each side must win so many of either kind, or there was no race.
 const WON_AT_LEAST: usize = 5;
 /// Until all thousand are decided.
-const DEADLINE: Duration = Duration::from_secs(180);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// What storing said; nothing if the database did not say.
 type Said = Arc<Mutex<HashMap<OrderId, Stored>>>;
@@ -154,7 +154,7 @@ pub(crate) async fn c13_on_kafka_and_sqlite(env: Env) {
 }
 
 async fn race(env: Env) {
-    let orders = Orders::new(&env).await;
+    let orders = Orders::with(&env, StoreLimits::default()).await;
     let ground = OrdersGround { store: orders.store.clone(), check: orders.listener.clone() };
     let raced = Raced::run(&env, ground).await;
     let (mut void, mut ends) = (Vec::new(), Ends::new());
@@ -196,8 +196,8 @@ impl Raced {
         let mut config = env.group().await;
         config.local_deadline = LOCAL_DEADLINE;
         // What an immediate check could not tell is asked again soon after check_after.
-        config.prepare_deadline = Duration::from_millis(2_500);
-        config.check_after = Duration::from_millis(2_900);
+        config.prepare_deadline = Duration::from_millis(7_000);
+        config.check_after = Duration::from_millis(7_400);
         // SQLite's one writer is busy often here.
         config.max_checks = 10_000;
         let target = env.topic("target").await;

@@ -14,33 +14,36 @@ use super::told::Do;
 use super::{Env, PATIENCE, until};
 
 /// How long replicas come and go.
-const STORM: Duration = Duration::from_secs(40);
+const STORM: Duration = Duration::from_secs(60);
 /// The longest pause between two changes; there may be none.
 const LONGEST_CALM_MS: u64 = 3_000;
+/// Changes, however long they take on a machine that stands still.
+const LEAST_CHANGES: usize = 6;
 /// Besides the one that stays.
 const GUESTS: usize = 2;
 /// Transactions while the replicas are so many.
 const BETWEEN: usize = 200;
 
-/// Replicas start, stop in good order and vanish, at any moment of each other's joining and leaving.
+/// Replicas start, stop in good order and are dropped without a word of their program, which is an orderly
+/// end as well, at any moment of each other's joining and leaving. Deaths are in `services::replicas`.
 pub(crate) async fn c27_long_replicas_come_and_go(env: Env) {
-    let config = env.group().await;
+    let config = env.asking_group().await;
     storm(env, config, STORM).await;
 }
 
 /// The same while the store is trimmed as often as can be, and hardly a body is kept in memory.
 pub(crate) async fn c27_long_with_trimming_and_a_small_budget(env: Env) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.trim_interval = Some(Duration::from_millis(100));
     config.body_budget_bytes = 64;
-    storm(env, config, STORM / 2).await;
+    storm(env, config, STORM / 3).await;
 }
 
 /// At least once: what is delivered again is not lost either.
 pub(crate) async fn c27_long_at_least_once_loses_nothing(env: Env) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.emission = Emission::AtLeastOnce;
-    storm(env, config, STORM / 2).await;
+    storm(env, config, STORM / 3).await;
 }
 
 async fn storm(env: Env, config: ProducerConfig, lasts: Duration) {
@@ -49,12 +52,12 @@ async fn storm(env: Env, config: ProducerConfig, lasts: Duration) {
     let mut random = Random::new(27);
     let mut guests: [Option<TransactionProducer>; GUESTS] = [const { None }; GUESTS];
     let (end, mut changes) = (Instant::now() + lasts, 0);
-    while Instant::now() < end {
+    while Instant::now() < end || changes < LEAST_CHANGES {
         let guest = &mut guests[usize::try_from(random.below(2)).expect("a few")];
         match guest.take() {
             None => *guest = Some(Env::start(&setup.config, &setup.told).await),
             Some(leaves) if random.chance(50) => leaves.shutdown().await,
-            Some(vanishes) => drop(vanishes),
+            Some(dropped) => drop(dropped),
         }
         changes += 1;
         if random.chance(70) {
@@ -62,7 +65,6 @@ async fn storm(env: Env, config: ProducerConfig, lasts: Duration) {
         }
     }
     println!("{changes} changes");
-    assert!(changes > 5, "that was no storm");
     drop(guests);
     load.ends(&setup).await;
     setup.producer.shutdown().await;
@@ -70,7 +72,7 @@ async fn storm(env: Env, config: ProducerConfig, lasts: Duration) {
 
 /// One replica, three, and then another one alone.
 pub(crate) async fn c27_long_scaled_up_and_down(env: Env) {
-    let mut setup = Setup::new(env, Do::Rollback).await;
+    let mut setup = Setup::asking(env, Do::Rollback).await;
     let load = Load::on(&setup);
     load.goes_on(BETWEEN).await;
     let second = Env::start(&setup.config, &setup.told).await;
@@ -99,7 +101,7 @@ pub(crate) async fn members(setup: &Setup, count: usize) {
 /// Two that own everything at once, which no group would allow: each fences the other's partitions
 /// in turn, with batches under way, and what either delivers is delivered once.
 pub(crate) async fn c23_long_two_owners_fence_each_other(env: Env) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.assignment = Assignment::All;
     let setup = Setup::with(env, config, Do::Rollback).await;
     let load = Load::on(&setup);
@@ -119,7 +121,7 @@ pub(crate) async fn c23_long_two_owners_fence_each_other(env: Env) {
 /// Two replicas with the same instance id, by mistake: the group throws either out for the other, in
 /// turn, and what is delivered is delivered once all the same. With one of them gone all is well.
 pub(crate) async fn c23_long_two_replicas_with_one_instance_id(env: Env) {
-    let mut config = env.group().await;
+    let mut config = env.asking_group().await;
     config.instance_id = Some("the-same".into());
     let setup = Setup::with(env, config, Do::Rollback).await;
     setup.ready().await;

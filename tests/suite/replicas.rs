@@ -11,7 +11,7 @@ use super::env::PARTITIONS;
 use super::told::{Do, PURPOSE, Told};
 
 /// One look at a topic.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn refusal(config: ProducerConfig) -> TopicError {
     let builder = TransactionProducer::builder(config);

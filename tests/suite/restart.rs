@@ -2,10 +2,10 @@
 //! die at any step is shown with real processes.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use halfmsg_producer::HalfState;
 
+use super::env::asked_soon;
 use super::reader::{counts, once_each};
 use super::setup::{Setup, as_promised, text};
 use super::told::{Do, PURPOSE};
@@ -15,7 +15,7 @@ use super::{Env, PATIENCE, until};
 /// open is checked by the next producer. At least once: what the first had not stored as progress
 /// may come again.
 pub(crate) async fn c22_dropped_without_shutdown(env: Env) {
-    let setup = Setup::new(env, Do::Rollback).await;
+    let setup = Setup::asking(env, Do::Rollback).await;
     let committed = 0..30;
     let rolled_back = 30..60;
     let open_committed = 60..90;
@@ -57,9 +57,7 @@ pub(crate) async fn c22_dropped_producer_ends(env: Env) {
 pub(crate) async fn c24_restart_with_open_halves(env: Env) {
     const OPEN: usize = 1_000;
     const DELIVERED: usize = 20;
-    let mut config = env.group().await;
-    let soon = std::mem::replace(&mut config.check_after, Duration::from_secs(600));
-    let mut setup = Setup::with(env, config, Do::Rollback).await;
+    let mut setup = Setup::new(env, Do::Rollback).await;
     setup.send_all(DELIVERED, |_| Do::Commit).await;
     let left = setup.leave_open(DELIVERED..DELIVERED + OPEN).await;
     let ids: BTreeSet<_> = left.iter().map(|half| half.transaction_id.to_string()).collect();
@@ -76,7 +74,7 @@ pub(crate) async fn c24_restart_with_open_halves(env: Env) {
     for number in (DELIVERED..DELIVERED + OPEN).filter(is_committed) {
         setup.told.check(text(number), &[Do::Commit]);
     }
-    setup.config.check_after = soon;
+    setup.config = asked_soon(setup.config);
     setup.restart().await;
     setup.ends_with((0..DELIVERED + OPEN).filter(is_committed)).await;
 }

@@ -28,9 +28,15 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// With the short times, and a listener that answers this unless it is told otherwise.
+    /// With a listener that answers this unless it is told otherwise; it is asked only when a case asks.
     pub(crate) async fn new(env: Env, otherwise: Do) -> Self {
         let config = env.group().await;
+        Self::with(env, config, otherwise).await
+    }
+
+    /// The same with a check-back that soon asks about what was left open.
+    pub(crate) async fn asking(env: Env, otherwise: Do) -> Self {
+        let config = env.asking_group().await;
         Self::with(env, config, otherwise).await
     }
 
@@ -130,7 +136,8 @@ impl Setup {
         self.ready().await;
     }
 
-    /// Drops the producer without a word and starts another one of the same group.
+    /// Drops the producer without a shutdown, which ends it in the background, and starts another one of
+    /// the same group.
     pub(crate) async fn drop_and_start_another(self) -> Self {
         let Self { config, told, producer, reader, target, env } = self;
         drop(producer);

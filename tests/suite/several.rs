@@ -19,7 +19,7 @@ fn messages(setup: &Setup, from: usize) -> Vec<Message> {
 /// Committed, rolled back, decided by one check: all of them alike; each with an identity of its
 /// own, and the shared one in front of the listener.
 pub(crate) async fn several_messages_share_their_decision(env: Env) {
-    let setup = Setup::new(env, Do::Unknown).await;
+    let setup = Setup::asking(env, Do::Unknown).await;
     let begin = async |from| {
         let begun = setup.producer.begin_several(PURPOSE, messages(&setup, from)).await;
         begun.expect("they are stored")
@@ -69,6 +69,18 @@ pub(crate) async fn several_messages_are_stored_all_or_dropped(env: Env) {
     setup.ends_with(0..0).await;
 }
 
+/// Messages that the caller names may be copies of those of an earlier life, whose local transaction has
+/// run: one that cannot be stored leaves the others to their check, which knows.
+pub(crate) async fn several_messages_named_by_the_caller_are_left_to_their_check(env: Env) {
+    let setup = Setup::asking(env, Do::Commit).await;
+    let mut all = messages(&setup, 0);
+    all.push(Message::new("no-such-topic", "x"));
+    let named = |message: Message| message.id(setup.producer.new_transaction_id());
+    let begun = setup.producer.begin_several(PURPOSE, all.into_iter().map(named).collect()).await;
+    assert!(matches!(begun, Err(PrepareError::UnknownTopic(_))));
+    setup.ends_with(0..SEVERAL).await;
+}
+
 /// A person decides about one of several by force: the answer names the others. The views say that it
 /// is one of several.
 pub(crate) async fn several_messages_are_named_when_one_is_forced(env: Env) {
@@ -105,7 +117,8 @@ pub(crate) async fn several_messages_are_named_when_one_is_forced(env: Env) {
 pub(crate) async fn several_messages_take_several_places(env: Env) {
     let mut config = env.group().await;
     config.max_transactions = SEVERAL + 1;
-    config.prepare_deadline = Duration::from_millis(500);
+    // So long who finds no place waits for one.
+    config.prepare_deadline = Duration::from_secs(7);
     let setup = Setup::with(env, config, Do::Rollback).await;
     setup.ready().await;
     let begun = setup.producer.begin_several(PURPOSE, messages(&setup, 0)).await;

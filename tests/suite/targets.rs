@@ -1,7 +1,7 @@
 //! Row 29, on real Kafka: targets that are missing, go away or refuse; and a store that would lose
 //! messages.
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use halfmsg_producer::{
     HalfState, Message, PrepareError, StartError, TransactionId, TransactionProducer,
 };
@@ -119,13 +119,13 @@ pub(crate) async fn c29_one_of_500_is_refused(env: Env) {
     let limit = [("max.message.bytes", "200000")];
     setup.env.broker.create_topic(&narrow, PARTITIONS, &limit).await;
     let reader = Reader::start(&setup.config.kafka, &narrow).await;
-    let mut begun = Vec::new();
-    for number in 0..ALL {
+    let begun = (0..ALL).map(|number| {
         let payload = if number == REFUSED { "x".repeat(300_000) } else { text(number) };
         // One store partition, so that they share batches.
         let message = Message::new(&narrow, payload).key("one key");
-        begun.push(setup.producer.begin(PURPOSE, message).await.expect("it is stored"));
-    }
+        setup.producer.begin(PURPOSE, message)
+    });
+    let begun = try_join_all(begun).await.expect("they are stored");
     for committed in join_all(begun.iter().map(|transaction| transaction.commit())).await {
         committed.expect("it is stored");
     }

@@ -1,6 +1,7 @@
 //! Records that the parked topic does not take, because the store's limit was raised by hand or the
 //! configured one lowered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfmsg_producer::{HalfState, ProducerConfig, TransactionId};
@@ -74,7 +75,7 @@ pub(crate) async fn c30_a_large_half_waits_for_a_parked_topic_that_takes_it(env:
     let config = lowered(&env).await;
     let setup = Setup::with(env, config, Do::Unknown).await;
     let id = TransactionId::from_bytes([7; 16]);
-    let half = codec::encode(&Record::Half(HalfMeta {
+    let half = codec::encode(&Record::Half(Arc::new(HalfMeta {
         id,
         application: setup.config.application.clone(),
         purpose: PURPOSE.into(),
@@ -82,7 +83,7 @@ pub(crate) async fn c30_a_large_half_waits_for_a_parked_topic_that_takes_it(env:
         timestamp_ms: 0,
         check_after: Some(Duration::from_millis(10)),
         local_transaction: None,
-    }));
+    })));
     let headers = vec![(HEADER.to_owned(), Some(half))];
     let large = Entry { headers, payload: Some(vec![b'x'; LARGE]), ..Entry::default() };
     write(&setup.config.kafka, &setup.config.store_topic(), &large).await;

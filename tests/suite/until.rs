@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Long enough for a loaded machine; only a failing test waits as long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -54,6 +54,7 @@ impl ConsumerBuilder {
         let deliverer = Arc::new(Deliverer {
             database: self.config.database.clone(),
             subscriber: self.config.subscriber.clone(),
+            inbox_by_key: self.config.inbox_per_key.is_some(),
             handlers: self.handlers,
             attempt_deadline: self.config.attempt_deadline,
             key_order: self.config.key_order,

@@ -3,21 +3,20 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use halfmsg_db::{DbFault, begin_write, now};
+use halfmsg_db::{DbFault, now, writers_turn};
 use halfmsg_traces::failed;
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Query};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 use uuid::Uuid;
 
 use super::{DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterStore, row};
-use crate::deliver::{AttemptError, Deliverer};
-use crate::inbox;
+use crate::deliver::{AttemptError, Deliverer, Stopwatch};
 use crate::message::ReceivedMessage;
 use crate::metrics::ConsumerMetrics;
 use crate::record::cause_text;
 use crate::reply::Answers;
 use crate::sender::Sender;
-use crate::spans;
+use crate::{inbox, retry, spans};
 
 /// What a replay did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub enum Replayed {
     Before(DeadLetter),
 }
 
-/// Why a replay had no effect.
+/// Why a replay had no effect, or why nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// There is no such dead letter of this subscriber.
@@ -42,11 +41,18 @@ pub enum ReplayError {
         /// What became of it.
         state: DeadLetterState,
     },
+    /// An earlier message of its key waits for its retry, and the order of the key is kept: `queue` puts it
+    /// behind that one.
+    #[error(
+        "an earlier message of the key of dead letter {0} waits in the retry table: queue it, so that it follows"
+    )]
+    Behind(Uuid),
     /// It failed again; cause and attempts are noted.
     #[error("it failed again: {0}")]
     Failed(String),
-    /// The database is away or busy: nothing happened; try again.
-    #[error("the database is unavailable: {0}")]
+    /// The database is away or busy. It may have happened, where the end of its transaction was not answered:
+    /// ask again, which has no second effect.
+    #[error("the database is unavailable, and the replay may have happened; ask again: {0}")]
     Unavailable(String),
     /// A row that cannot be read, or a statement that is refused.
     #[error("{0}")]
@@ -85,6 +91,7 @@ impl Deref for DeadLetters {
 enum Attempt {
     Missing,
     Closed(DeadLetter),
+    Behind,
     Done(DeadLetter, Answers),
 }
 
@@ -93,16 +100,22 @@ impl DeadLetters {
     /// replayed: however often it is called, the message has one effect. Its replies are sent
     /// afterwards, by the background if that fails now.
     ///
+    /// With [`KeyOrder::Keep`](crate::KeyOrder) it does not overtake what waits in the retry table; messages
+    /// of its key that came behind it may have had their effect since it became a dead letter.
+    ///
     /// Cancelled, it happened or not; calling again finds out.
     ///
     /// # Errors
     /// [`ReplayError`].
     pub async fn replay(&self, id: Uuid) -> Result<Replayed, ReplayError> {
-        match self.deliverer.bounded(self.attempt(id)).await {
+        let watch = Stopwatch::default();
+        match self.deliverer.bounded(&watch, self.attempt(id, &watch)).await {
             Ok(Attempt::Done(letter, answers)) => {
                 self.metrics.applied(1);
                 if let Err(error) = self.sender.send(&answers).await {
-                    tracing::warn!(%error, "the replies to a replayed message wait");
+                    let transaction_id = letter.transaction_id.map(tracing::field::display);
+                    let key = letter.key.as_deref();
+                    tracing::warn!(transaction_id, key, %error, "the replies to a replayed message wait");
                 }
                 Ok(Replayed::Done(letter))
             }
@@ -111,19 +124,32 @@ impl DeadLetters {
             }
             Ok(Attempt::Closed(letter)) => Err(ReplayError::NotOpen { id, state: letter.state }),
             Ok(Attempt::Missing) => Err(ReplayError::NotFound(id)),
-            Err(AttemptError::Transient(cause) | AttemptError::Contended(cause)) => {
-                Err(ReplayError::Unavailable(cause))
-            }
-            Err(error) => {
-                let cause = cause_text(&error.to_string());
-                self.note_failure(id, &cause).await?;
-                Err(ReplayError::Failed(cause))
-            }
+            Ok(Attempt::Behind) => Err(ReplayError::Behind(id)),
+            Err(
+                AttemptError::Transient(cause)
+                | AttemptError::Unable(cause)
+                | AttemptError::Contended(cause)
+                | AttemptError::Locked { cause, .. }
+                | AttemptError::Late(cause),
+            ) => Err(ReplayError::Unavailable(cause)),
+            Err(error) => self.failed(id, cause_text(&error.to_string())).await,
         }
     }
 
-    async fn attempt(&self, id: Uuid) -> Result<Attempt, AttemptError> {
-        let transaction = begin_write(&self.deliverer.database).await?;
+    /// An attempt had no effect, as far as it knows: its end may have been given up on while the database was
+    /// carrying it out, and another operator may have been quicker. The letter knows.
+    async fn failed(&self, id: Uuid, cause: String) -> Result<Replayed, ReplayError> {
+        if self.note_failure(id, &cause).await? {
+            return Err(ReplayError::Failed(cause));
+        }
+        match self.store.find(id).await?.ok_or(ReplayError::NotFound(id))? {
+            letter if letter.state == DeadLetterState::Replayed => Ok(Replayed::Before(letter)),
+            letter => Err(ReplayError::NotOpen { id, state: letter.state }),
+        }
+    }
+
+    async fn attempt(&self, id: Uuid, watch: &Stopwatch) -> Result<Attempt, AttemptError> {
+        let transaction = self.deliverer.begin().await?;
         let mut select = self.store.select(&DeadLetterFilter::default());
         select.and_where(Expr::col("id").eq(id)).lock(LockType::Update);
         let Some(row) = transaction.query_one(&select).await? else {
@@ -133,12 +159,19 @@ impl DeadLetters {
         if letter.state != DeadLetterState::Open {
             return Ok(Attempt::Closed(letter));
         }
-        let mut span = spans::replay(&message, &self.deliverer.subscriber);
-        let answers = self.handle(transaction, id, [message]).await.inspect_err(|error| {
-            if let Some(span) = &mut span {
-                failed(span, "not_done", &error.to_string());
-            }
-        })?;
+        let Deliverer { subscriber, key_order, .. } = &*self.deliverer;
+        let ahead =
+            retry::sort_in_tx(&transaction, subscriber, *key_order, vec![message.clone()]).await?;
+        if !ahead.held.is_empty() {
+            return Ok(Attempt::Behind);
+        }
+        let mut span = spans::replay(&message, subscriber);
+        let answers =
+            self.handle(transaction, id, [message], watch).await.inspect_err(|error| {
+                if let Some(span) = &mut span {
+                    failed(span, "not_done", &error.to_string());
+                }
+            })?;
         (letter.state, letter.replayed_at) = (DeadLetterState::Replayed, Some(now()));
         Ok(Attempt::Done(letter, answers))
     }
@@ -148,22 +181,102 @@ impl DeadLetters {
         transaction: DatabaseTransaction,
         id: Uuid,
         messages: [ReceivedMessage; 1],
+        watch: &Stopwatch,
     ) -> Result<Answers, AttemptError> {
-        let handled = self.deliverer.handle_in_tx(&transaction, &messages).await?;
-        inbox::renew_in_tx(&transaction, &self.deliverer.subscriber, &messages).await?;
+        let Deliverer { subscriber, inbox_by_key, .. } = &*self.deliverer;
+        let handled = self.deliverer.handle_in_tx(&transaction, &messages, watch).await?;
+        inbox::renew_in_tx(&transaction, subscriber, *inbox_by_key, &messages).await?;
         row::replayed_in_tx(&transaction, &[id]).await?;
         transaction.commit().await?;
         Ok(handled.committed())
     }
 
-    async fn note_failure(&self, id: Uuid, cause: &str) -> Result<(), DbErr> {
+    /// False if it is not open any more. Waits for a transaction that has the letter in hand (PostgreSQL,
+    /// MySQL and MariaDB: its row is locked; on SQLite it is the writer).
+    async fn note_failure(&self, id: Uuid, cause: &str) -> Result<bool, DbErr> {
         let mut update = Query::update();
         update
             .table("dead_letter")
             .value("attempts", Expr::col("attempts").add(1))
             .value("cause", cause)
             .value("last_failed_at", now())
-            .and_where(Expr::col("id").eq(id));
-        self.deliverer.database.execute(&update).await.map(|_| ())
+            .and_where(Expr::col("id").eq(id))
+            .and_where(row::in_state(DeadLetterState::Open));
+        let _turn = writers_turn(&self.deliverer.database).await;
+        Ok(self.deliverer.database.execute(&update).await?.rows_affected() > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait;
+
+    use super::*;
+    use crate::config::{KeyOrder, RetryLevels};
+    use crate::worker::tests::{World, message, world};
+
+    fn letters(world: &World) -> DeadLetters {
+        let deliverer = world.worker.deliverer.clone();
+        DeadLetters {
+            store: DeadLetterStore::new(deliverer.database.clone(), "s"),
+            deliverer,
+            sender: world.worker.sender.clone(),
+            metrics: world.worker.metrics.clone(),
+        }
+    }
+
+    /// Both became dead letters, and the first is queued: the second must not overtake it.
+    #[tokio::test]
+    async fn a_replay_does_not_overtake_what_waits_ahead_of_it() {
+        for order in [KeyOrder::Keep, KeyOrder::GiveUp] {
+            let mut world = world(3, order).await;
+            (world.worker.retries.quick_attempts, world.worker.retries.levels) =
+                (1, RetryLevels::new([]));
+            let batch = ["a", "b", "a"].into_iter().zip(0..);
+            let batch = batch.map(|(key, offset)| message(offset, key, "poison")).collect();
+            world.process(batch).await;
+            let letters = letters(&world);
+            let mut all = letters.list(&DeadLetterFilter::default(), None, 10).await.unwrap();
+            all.sort_by_key(|letter| letter.offset);
+            let [first, other, second] = &all[..] else { panic!("{all:?}") };
+            letters.queue(first.id).await.unwrap();
+            let replayed = letters.replay(second.id).await;
+            match order {
+                KeyOrder::Keep => {
+                    assert!(matches!(replayed, Err(ReplayError::Behind(id)) if id == second.id));
+                    let left = letters.find(second.id).await.unwrap().unwrap();
+                    assert_eq!((left.state, left.attempts), (second.state, second.attempts));
+                }
+                KeyOrder::GiveUp => assert!(matches!(replayed, Ok(Replayed::Done(_)))),
+            }
+            assert!(matches!(letters.replay(other.id).await, Ok(Replayed::Done(_))));
+        }
+    }
+
+    /// The failure of one replay is noted behind the success of another, or behind its own end, which it was
+    /// told too late.
+    #[tokio::test]
+    async fn a_failure_is_not_written_over_what_became_of_the_letter() {
+        for (column, replayed) in [("replayed_at", true), ("discarded_at", false)] {
+            let mut world = world(u32::MAX, KeyOrder::Keep).await;
+            (world.worker.retries.quick_attempts, world.worker.retries.levels) =
+                (1, RetryLevels::new([]));
+            world.process(vec![message(0, "k", "poison")]).await;
+            let letters = letters(&world);
+            let letter =
+                letters.list(&DeadLetterFilter::default(), None, 1).await.unwrap().remove(0);
+            let error = letters.replay(letter.id).await.unwrap_err();
+            assert!(matches!(error, ReplayError::Failed(_)), "{error}");
+            let close = format!("UPDATE dead_letter SET {column} = CURRENT_TIMESTAMP");
+            letters.deliverer.database.execute_unprepared(&close).await.unwrap();
+            let before = letters.find(letter.id).await.unwrap().unwrap();
+            assert_eq!(before.attempts, letter.attempts + 1);
+            match letters.failed(letter.id, "too late".into()).await {
+                Ok(Replayed::Before(_)) if replayed => {}
+                Err(ReplayError::NotOpen { .. }) if !replayed => {}
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(letters.find(letter.id).await.unwrap().unwrap(), before);
+        }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Turns<'a> {
     pub(crate) order: KeyOrder,
     /// Those that this replica has handlers for: others belong to replicas of another version.
     pub(crate) topics: Vec<&'a str>,
+    /// Not these rows: another part of this replica is deciding about them.
+    pub(crate) taken: Vec<Uuid>,
 }
 
 impl Turns<'_> {
@@ -39,6 +41,9 @@ impl Turns<'_> {
             .and_where(Expr::col(("retry", "next_at")).is_not_null())
             .order_by(("retry", "next_at"), Order::Asc)
             .order_by(("retry", "offset"), Order::Asc);
+        if !self.taken.is_empty() {
+            select.and_where(Expr::col(("retry", "id")).is_not_in(self.taken.iter().copied()));
+        }
         if self.order == KeyOrder::Keep {
             let mut earlier = Query::select();
             earlier.expr(Expr::val(1)).from_as("retry", "earlier");

@@ -2,14 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
+use halfmsg_db::begin_write;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 
 use super::*;
 use crate::config::{KeyOrder, RetryLevels};
+use crate::inbox::tests::make_older;
 use crate::retry::{Failures, Place};
+use crate::testkit::{EveryWait, dies_at};
 use crate::worker::Verdict;
-use crate::worker::tests::{QUICK, World, message, world};
+use crate::worker::tests::{PATIENCE, QUICK, World, message, world};
 
 /// Any number of steps within which these tests end.
 const STEPS: usize = 1_000;
@@ -24,6 +27,8 @@ fn scheduler(world: &World, delays: &[u64]) -> Scheduler {
         poll: Duration::from_millis(1),
         max_batch: 100,
         max_batch_bytes: 1_000,
+        concurrency: 1,
+        taken: Taken::default(),
         handle: ConsumerHandle::default(),
         metrics: worker.metrics.clone(),
         wake: worker.wake.clone(),
@@ -138,4 +143,212 @@ async fn a_message_that_only_waited_has_its_quick_attempts_and_all_levels() {
     }
     assert_eq!(after(QUICK - 1, 0), (minute, 0));
     assert_eq!(after(QUICK, 0), (Fate::Dead, 1));
+}
+
+#[tokio::test]
+async fn somebody_elses_lock_burns_no_retry_for_a_while() {
+    const ROUNDS: u32 = 3;
+    let mut world = world(u32::MAX, KeyOrder::Keep).await;
+    world.worker.retries.quick_attempts = 1;
+    let batch = vec![message(0, "a", "locked"), message(1, "b", "fine")];
+    assert_eq!(world.process(batch).await, Verdict::Done);
+    // One retry, and one that fails would be the last.
+    let scheduler = scheduler(&world, &[1]);
+    let due = |failed_since: &str| {
+        let update = format!(
+            "UPDATE retry SET next_at = datetime('now', '-1 minute'), \
+             first_failed_at = datetime('now', '{failed_since}')"
+        );
+        let database = world.worker.deliverer.database.clone();
+        async move { database.execute_unprepared(&update).await.unwrap() }
+    };
+    let mut pace = Pace { size: 100, outages: 0, contended: 0 };
+    for _ in 0..ROUNDS {
+        due("-9 minutes").await;
+        let begun = std::time::Instant::now();
+        assert_eq!(scheduler.step(&mut pace).await, Duration::ZERO);
+        // Not at once: it waits for the lock. The machine may stand still between the two.
+        let due_in = scheduler.due_in().await.unwrap();
+        assert!(due_in + begun.elapsed() > Duration::from_secs(3), "{due_in:?}");
+        assert_eq!(world.attempts().await, [0]);
+    }
+    assert_eq!(world.script.calls.load(Ordering::Acquire), 2 + ROUNDS);
+    // A lock that is held for ever is told in the end.
+    for left in [1, 0] {
+        due("-11 minutes").await;
+        scheduler.step(&mut pace).await;
+        assert_eq!(rows(&world, false).await, left);
+    }
+    assert_eq!(world.worker.metrics.dead_letters(), 1);
+}
+
+/// The same for what the database cannot do for one of them, while it answers: it holds up no other, and is
+/// told in the end.
+#[tokio::test]
+async fn what_the_database_cannot_do_for_one_retry_holds_up_no_other() {
+    let mut world = world(u32::MAX, KeyOrder::Keep).await;
+    world.worker.retries.quick_attempts = 1;
+    let batch = vec![message(0, "a", "too much"), message(1, "b", "locked")];
+    let processed = tokio::time::timeout(PATIENCE, world.process(batch)).await;
+    assert_eq!(processed.unwrap(), Verdict::Done);
+    assert_eq!(world.attempts().await, [0, 0]);
+    let database = world.worker.deliverer.database.clone();
+    let due = "UPDATE retry SET next_at = datetime('now', '-1 minute'), \
+               payload = CASE \"offset\" WHEN 0 THEN payload ELSE CAST('fine' AS BLOB) END";
+    database.execute_unprepared(due).await.unwrap();
+    let scheduler = scheduler(&world, &[1]);
+    let mut pace = Pace { size: 100, outages: 0, contended: 0 };
+    for _ in 0..STEPS {
+        if rows(&world, false).await == 1 {
+            break;
+        }
+        scheduler.step(&mut pace).await;
+    }
+    assert_eq!((world.passed(), world.attempts().await), (vec![1], vec![0]));
+    for left in [1, 0] {
+        let old = "UPDATE retry SET next_at = datetime('now', '-1 minute'), \
+                   first_failed_at = datetime('now', '-11 minutes')";
+        database.execute_unprepared(old).await.unwrap();
+        scheduler.step(&mut pace).await;
+        assert_eq!(rows(&world, false).await, left);
+    }
+    assert_eq!(world.worker.metrics.dead_letters(), 1);
+}
+
+/// A dead letter that is queued again is young: what happened before its replay is not held against it.
+#[tokio::test]
+async fn a_replay_that_meets_a_lock_burns_no_attempt() {
+    let mut world = world(u32::MAX, KeyOrder::Keep).await;
+    (world.worker.retries.quick_attempts, world.worker.retries.levels) = (1, RetryLevels::new([]));
+    let batch = vec![message(0, "a", "poison")];
+    assert_eq!(world.process(batch).await, Verdict::Done);
+    let database = world.worker.deliverer.database.clone();
+    let long_ago = "UPDATE dead_letter SET payload = CAST('locked' AS BLOB), \
+                    first_failed_at = datetime('now', '-1 day')";
+    database.execute_unprepared(long_ago).await.unwrap();
+    let letters = crate::dead_letter::DeadLetterStore::new(database, "s");
+    let filter = crate::dead_letter::DeadLetterFilter::default();
+    assert_eq!(letters.queue_all(&filter, None).await.unwrap(), 1);
+    // It has no retries: the first failure that counts ends the replay.
+    let scheduler = scheduler(&world, &[]);
+    let mut pace = Pace { size: 100, outages: 0, contended: 0 };
+    scheduler.step(&mut pace).await;
+    assert_eq!(world.attempts().await, [1]);
+    let letter = letters.list(&filter, None, 1).await.unwrap().remove(0);
+    assert_eq!(letter.state, crate::DeadLetterState::Queued);
+    assert!(now() - letter.first_failed_at > TimeDelta::hours(23), "the letter keeps its own");
+}
+
+/// Five messages that fail, each of a key of its own, in the retry table.
+async fn five_that_fail(failures: u32) -> World {
+    let mut world = world(failures, KeyOrder::Keep).await;
+    (world.worker.retries.quick_attempts, world.worker.retries.levels) =
+        (1, RetryLevels::new([Duration::ZERO]));
+    let keys = ["a", "b", "c", "d", "e"];
+    let batch = (0..5).zip(keys).map(|(offset, key)| message(offset, key, "poison")).collect();
+    assert_eq!(world.process(batch).await, Verdict::Done);
+    assert_eq!(rows(&world, false).await, 5);
+    world
+}
+
+/// Loops of one replica: what one has in hand is no other's, also between its failure and the decision
+/// about it, where its row is unlocked and due. Each attempt is counted.
+#[tokio::test]
+async fn loops_of_one_replica_never_take_the_same_message() {
+    const RETRIES: u32 = 10;
+    let world = five_that_fail(u32::MAX).await;
+    let before = world.script.calls.load(Ordering::Acquire);
+    let scheduler =
+        Scheduler { concurrency: 4, max_batch: 1, ..scheduler(&world, &[0; RETRIES as usize]) };
+    let ended = async {
+        while rows(&world, false).await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        scheduler.shutdown.cancel();
+    };
+    tokio::time::timeout(5 * PATIENCE, async { tokio::join!(scheduler.run(), ended) })
+        .await
+        .unwrap();
+    assert_eq!(world.worker.metrics.dead_letters(), 5);
+    let attempts = world.script.calls.load(Ordering::Acquire) - before;
+    assert_eq!(attempts, 5 * RETRIES, "each is one retry of one message");
+    assert!(scheduler.taken.rows().is_empty());
+}
+
+/// What a replica had in hand when it died is nobody's in hand: all have their effect, once.
+#[tokio::test]
+async fn what_two_loops_had_in_hand_is_free_when_they_die() {
+    let mut tries = EveryWait::default();
+    while let Some(waits) = tries.next_try() {
+        // All fail once more, and then no more.
+        let world = five_that_fail(10).await;
+        let work = async |scheduler: &Scheduler| {
+            let mut pace = Pace { size: 1, outages: 0, contended: 0 };
+            for _ in 0..STEPS {
+                if rows(&world, false).await == 0 {
+                    return;
+                }
+                scheduler.step(&mut pace).await;
+            }
+            panic!("they never end");
+        };
+        let first = Scheduler { max_batch: 1, ..scheduler(&world, &[0; 8]) };
+        let both = async { tokio::join!(work(&first), work(&first)) };
+        let died = dies_at(waits, both).await.is_none();
+        drop(first);
+        // A statement may still run in its thread: the writer's turn comes when it has ended.
+        world
+            .worker
+            .deliverer
+            .database
+            .execute_unprepared("DELETE FROM inbox WHERE 0")
+            .await
+            .unwrap();
+        work(&Scheduler { max_batch: 1, ..scheduler(&world, &[0; 8]) }).await;
+        let mut passed = world.passed();
+        passed.sort_unstable();
+        let mut effects = passed.clone();
+        effects.dedup();
+        // A transaction that died before its commit has passed the handler, and has no effect.
+        assert_eq!(effects, [0, 1, 2, 3, 4], "at wait {waits}");
+        assert!(passed.len() <= 5 + 2, "at wait {waits}: {passed:?}");
+        assert_eq!(world.worker.metrics.dead_letters(), 0, "at wait {waits}");
+        tries.died(died);
+    }
+}
+
+/// By either bound: while it waits for a retry it is remembered whatever comes behind it, and once it has had
+/// its effect no longer than others.
+#[tokio::test]
+async fn what_went_through_retries_is_forgotten_in_its_turn() {
+    const KEEP: u64 = 10;
+    for by_key in [true, false] {
+        let mut world = world(QUICK + 2, KeyOrder::GiveUp).await;
+        world.worker.retries.levels = RetryLevels::new([Duration::ZERO]);
+        Arc::get_mut(&mut world.worker.deliverer).unwrap().inbox_by_key = by_key;
+        let database = world.worker.deliverer.database.clone();
+        let poison = message(0, "k", "poison");
+        assert_eq!(world.process(vec![poison.clone()]).await, Verdict::Done);
+        for offset in 1..=15 {
+            assert_eq!(world.process(vec![message(offset, "k", "fine")]).await, Verdict::Done);
+        }
+        make_older(&database).await;
+        let forgets = async || match by_key {
+            true => inbox::clean_by_key(&database, "s", KEEP, 100).await.unwrap(),
+            false => inbox::clean(&database, "s", now() - inbox::LEAST_AGE, 100).await.unwrap(),
+        };
+        assert_eq!(forgets().await, if by_key { 5 } else { 15 }, "it waits, and is remembered");
+        let scheduler = scheduler(&world, &[0, 0, 0]);
+        let mut pace = Pace { size: 1, outages: 0, contended: 0 };
+        for attempt in ["one fails", "another one", "one has its effect"] {
+            assert_eq!((rows(&world, false).await, forgets().await), (1, 0), "{attempt}");
+            scheduler.step(&mut pace).await;
+        }
+        assert_eq!((rows(&world, false).await, world.passed().len()), (0, 16));
+        // It comes again, as where its offset was not committed.
+        assert_eq!(world.process(vec![poison]).await, Verdict::Done);
+        assert_eq!((world.passed().len(), world.worker.metrics.duplicates()), (16, 1));
+        make_older(&database).await;
+        assert_eq!((forgets().await, forgets().await), (1, 0), "by key: {by_key}");
+    }
 }

@@ -1,20 +1,28 @@
 //! Whole batches, without Kafka.
+//!
+//! # Layout
+//! - this file: the handler and the worker of these tests, which others use too; failures, and what is let go
+//! - `waits`: locks of others and deadlines; `replies`: the replies of a batch
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
+mod replies;
+mod waits;
+
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, OnceLock};
 
 use bytes::Bytes;
 
 use async_trait::async_trait;
 use halfmsg_db::{DbOptions, connect};
 use halfmsg_migrations::{StockMigrator, migrate};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, RuntimeErr};
 
 use super::*;
 use crate::config::KeyOrder;
 use crate::handler::{Context, HandlerError, MessageHandler};
 use crate::message::example;
-use crate::reply::{self, Reply};
+use crate::reply::Reply;
 
 /// Fails a message called `poison` a number of times; notes the offsets of the batches that it
 /// let pass.
@@ -22,6 +30,8 @@ use crate::reply::{self, Reply};
 pub(crate) struct Scripted {
     pub(crate) failures_left: AtomicU32,
     pub(crate) calls: AtomicU32,
+    /// Another pool on the database, whose writers wait for nobody.
+    other: OnceLock<DatabaseConnection>,
     passed: Mutex<Vec<i64>>,
 }
 
@@ -41,6 +51,22 @@ impl MessageHandler for Arc<Scripted> {
                 return Err(HandlerError::Failed("poison".into()));
             }
         }
+        let of = |wanted: &'static [u8]| {
+            batch.iter().filter(move |one| one.payload.as_deref() == Some(wanted))
+        };
+        if of(b"locked").count() > 0 && self.is_locked() {
+            return Err(HandlerError::locked(of(b"locked"), "theirs"));
+        }
+        if let Some(other) = self.other.get()
+            && of(b"contended").count() > 0
+            && self.is_locked()
+        {
+            // This transaction is what it would have to wait for.
+            other.execute_unprepared("DELETE FROM inbox WHERE 0").await?;
+        }
+        if of(b"too much").count() > 0 && self.is_locked() {
+            return Err(HandlerError::Database(out_of_space()));
+        }
         if batch.iter().any(|one| one.payload.as_deref() == Some(b"hangs")) {
             std::future::pending::<()>().await;
         }
@@ -52,6 +78,22 @@ impl MessageHandler for Arc<Scripted> {
     }
 }
 
+impl Scripted {
+    fn is_locked(&self) -> bool {
+        let less = |left: u32| left.checked_sub(1);
+        self.failures_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok()
+    }
+}
+
+/// Long enough for a busy machine; only a failing test waits as long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a database says that cannot work, in whatever words of the driver.
+pub(crate) fn out_of_space() -> DbErr {
+    let error = std::io::Error::other("no space left on the device");
+    DbErr::Query(RuntimeErr::SqlxError(Arc::new(error.into())))
+}
+
 /// Quick attempts before a message makes way.
 pub(crate) const QUICK: u32 = 5;
 
@@ -59,13 +101,18 @@ pub(crate) struct World {
     pub(crate) worker: Worker,
     pub(crate) script: Arc<Scripted>,
     generation: Arc<AtomicU64>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 pub(crate) async fn world(failures: u32, key_order: KeyOrder) -> World {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", directory.path().join("a.db").display());
-    let database = connect(&url, &DbOptions::default()).await.unwrap();
+    let options = DbOptions {
+        acquire_timeout: PATIENCE,
+        sqlite_busy_timeout: PATIENCE,
+        ..DbOptions::default()
+    };
+    let database = connect(&url, &options).await.unwrap();
     migrate::<StockMigrator>(&database).await.unwrap();
     let script = Arc::new(Scripted { failures_left: failures.into(), ..Scripted::default() });
     let handler: Arc<dyn MessageHandler> = Arc::new(script.clone());
@@ -78,8 +125,9 @@ pub(crate) async fn world(failures: u32, key_order: KeyOrder) -> World {
             database,
             subscriber: "s".into(),
             handlers: HashMap::from([("t".to_owned(), handler)]),
-            attempt_deadline: Duration::from_secs(30),
+            attempt_deadline: PATIENCE,
             key_order,
+            inbox_by_key: false,
             metrics: metrics.clone(),
         }),
         retries: Retries {
@@ -96,7 +144,17 @@ pub(crate) async fn world(failures: u32, key_order: KeyOrder) -> World {
         generation: generation.clone(),
         shutdown: CancellationToken::new(),
     };
-    World { worker, script, generation, _directory: directory }
+    World { worker, script, generation, directory }
+}
+
+impl World {
+    /// Of each row of the retry table.
+    pub(crate) async fn attempts(&self) -> Vec<i64> {
+        let select =
+            sea_orm::sea_query::Query::select().column("attempts").from("retry").to_owned();
+        let rows = self.worker.deliverer.database.query_all(&select).await.unwrap();
+        rows.iter().map(|row| row.try_get("", "attempts").unwrap()).collect()
+    }
 }
 
 pub(crate) fn message(offset: i64, key: &'static str, payload: &'static str) -> ReceivedMessage {
@@ -194,81 +252,4 @@ async fn a_batch_in_hand_is_let_go_on_shutdown() {
     let world = world(u32::MAX, KeyOrder::Keep).await;
     world.worker.shutdown.cancel();
     assert_eq!(world.process(vec![message(0, "b", "poison")]).await, Verdict::Released);
-}
-
-#[tokio::test]
-async fn replies_are_stored_in_the_order_of_the_calls() {
-    let world = world(0, KeyOrder::Keep).await;
-    // As text, 10 comes before 9.
-    let batch: Vec<_> = (8..12).map(|n| message(n, "a", "answered")).collect();
-    let deliverer = &world.worker.deliverer;
-    let answers = deliverer.deliver(&batch).await.unwrap().answers;
-    let keys: Vec<String> = batch.iter().map(ReceivedMessage::inbox_key).collect();
-    assert_eq!(answers.message_keys.len(), 4);
-    let own = reply::to_messages(&deliverer.database, "s", &keys, 0, 100).await.unwrap();
-    let seqs: Vec<i64> = own.iter().map(|one| one.seq).collect();
-    let stored = reply::load(&deliverer.database, &seqs).await.unwrap();
-    let ids: Vec<_> = keys.iter().map(|key| reply::reply_id("s", key, 0)).collect();
-    assert_eq!(stored.iter().map(|one| one.id).collect::<Vec<_>>(), ids);
-    // A later message's reply finds those before it, page by page, and that the first was refused.
-    reply::refused(&deliverer.database, seqs[0], "why").await.unwrap();
-    let chains = BTreeSet::from([own[3].chain.clone().unwrap()]);
-    let page = async |after| {
-        reply::of_chains(&deliverer.database, "s", &chains, after, seqs[3], 3).await.unwrap()
-    };
-    let (first, second) = (page(0).await, page(seqs[2]).await);
-    assert_eq!(first.iter().map(|one| one.refused).collect::<Vec<_>>(), [true, false, false]);
-    assert_eq!(second.iter().map(|one| one.seq).collect::<Vec<_>>(), seqs[3..]);
-}
-
-#[tokio::test]
-async fn after_a_deadline_messages_are_tried_one_by_one() {
-    let mut world = world(0, KeyOrder::Keep).await;
-    let deliverer = Arc::get_mut(&mut world.worker.deliverer).unwrap();
-    deliverer.attempt_deadline = Duration::from_millis(500);
-    let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let payload = |n| if n == 7 { "hangs" } else { "fine" };
-    let batch = (0..8).zip(keys).map(|(n, key)| message(n, key, payload(n))).collect();
-    world.worker.retries.quick_attempts = 1;
-    assert_eq!(world.process(batch).await, Verdict::Done);
-    let mut passed = world.passed();
-    passed.sort_unstable();
-    assert_eq!(passed, (0..7).collect::<Vec<_>>());
-    // The batch and the message; halving would have waited for four deadlines.
-    let metrics = &world.worker.metrics;
-    assert_eq!((metrics.failures(), metrics.retried()), (2, 1));
-}
-
-#[tokio::test]
-async fn what_a_batch_waited_for_is_forgotten_when_it_is_let_go() {
-    let world = world(0, KeyOrder::Keep).await;
-    let health = &world.worker.health;
-    health.bad(Cause::Database, "away".into());
-    world.generation.store(2, Ordering::Release);
-    assert_eq!(world.process(vec![message(0, "b", "fine")]).await, Verdict::Released);
-    assert_eq!(health.check(), Err("the consumer is starting".into()));
-}
-
-#[test]
-fn what_keeps_its_order_is_in_one_part() {
-    let messages: Vec<_> = (0..100)
-        .map(|n| ReceivedMessage {
-            key: (n % 10 < 9).then(|| Bytes::from((n % 10).to_string())),
-            partition: i32::try_from(n % 2).unwrap(),
-            ..message(n, "", "")
-        })
-        .collect();
-    for (spread, most) in [(Spread::ByKey, 4), (Spread::ByPartition, 4), (Spread::ByKey, 1)] {
-        let parts = parts(messages.clone(), most, spread);
-        assert!(parts.len() <= most && (most == 1 || parts.len() > 1));
-        assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 100);
-        let mut home = HashMap::new();
-        for (index, part) in parts.iter().enumerate() {
-            assert!(part.is_sorted_by_key(|message| message.offset));
-            for message in part {
-                let order = message.key_hash().unwrap_or(i64::from(message.partition));
-                assert_eq!(*home.entry(order).or_insert(index), index);
-            }
-        }
-    }
 }

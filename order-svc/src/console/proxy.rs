@@ -44,11 +44,13 @@ pub(super) const STOCK: &[ProblemType] = &[
 ];
 const NOT_OPEN: &[ProblemType] =
     &[problem(409, "not_open", "it is queued, replayed or discarded already")];
+const BEHIND: &[ProblemType] =
+    &[problem(409, "behind", "an earlier message of its key waits for its retry: queue it")];
 const FAILED: &[ProblemType] = &[problem(409, "replay_failed", "the message failed again")];
 halfmsg_service_kit::problems!(MovementsProblems: QUERY, STOCK);
 halfmsg_service_kit::problems!(LettersProblems: QUERY, TOKEN, STOCK);
 halfmsg_service_kit::problems!(LetterProblems: PATH, TOKEN, STOCK);
-halfmsg_service_kit::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, FAILED, STOCK);
+halfmsg_service_kit::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, BEHIND, FAILED, STOCK);
 halfmsg_service_kit::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, STOCK);
 
 #[derive(Debug, Deserialize, Serialize, utoipa::IntoParams)]

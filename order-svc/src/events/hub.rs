@@ -7,13 +7,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
 use halfmsg_producer::{LifeEvent, LifeObserver, TransactionId};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::data::OrderMoved;
 use super::event::{Event, What, cut};
-use crate::model::{OrderId, OrderStatus};
+use crate::model::{Order, OrderId, OrderStatus};
 
 /// Events that are kept for those who come back.
 pub(super) const KEPT_EVENTS: usize = 8_192;
@@ -23,6 +29,11 @@ pub(super) const MAX_SUBSCRIBERS: usize = 64;
 const FIRST_EVENTS: u64 = 500;
 /// Characters of the name of this process's events.
 const BOOT_CHARS: usize = 12;
+
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Process {
+    boot: String,
+}
 
 /// The events of this process. Cheap to clone.
 #[derive(Clone)]
@@ -78,37 +89,45 @@ impl Default for Hub {
 }
 
 impl Hub {
-    /// An order has this status now.
-    pub fn order(
-        &self,
-        id: OrderId,
-        transaction_id: TransactionId,
-        status: OrderStatus,
-        reason: Option<&str>,
-    ) {
+    /// An order has this status, since its row says so.
+    pub fn order(&self, order: &Order) {
+        let Order { id, transaction_id, status, updated_at, .. } = *order;
         // A void row that was written before its half message was known names itself.
         let known = transaction_id.as_uuid() != id.as_uuid();
-        self.status(known.then_some(transaction_id), id, status, reason);
+        let reason = order.reason.as_deref();
+        self.status(known.then_some(transaction_id), id, (status, updated_at), reason);
     }
 
-    /// An order that waited has this status now, by what stock-svc answered.
-    pub fn answered(&self, id: OrderId, status: OrderStatus, reason: Option<&str>) {
-        self.status(None, id, status, reason);
+    /// An order that waited has this status, since its row says so, by what stock-svc answered.
+    pub fn answered(&self, id: OrderId, since: (OrderStatus, DateTime<Utc>), reason: Option<&str>) {
+        self.status(None, id, since, reason);
     }
 
     fn status(
         &self,
         transaction_id: Option<TransactionId>,
         id: OrderId,
-        status: OrderStatus,
+        (status, since): (OrderStatus, DateTime<Utc>),
         reason: Option<&str>,
     ) {
         self.push(Event {
             transaction_id,
             order_id: Some(id.as_uuid()),
-            at_ms: chrono::Utc::now().timestamp_millis(),
-            what: What::Order { status: status.as_str(), reason: reason.map(cut) },
+            at_ms: Some(since.timestamp_millis()),
+            what: What::Order(OrderMoved { status, reason: reason.map(cut) }),
         });
+    }
+
+    /// Adds what tells this process's figures from those of another replica behind the same address:
+    /// the name that its events have.
+    pub fn register(&self, registry: &mut Registry) {
+        let info: Family<Process, Gauge> = Family::default();
+        info.get_or_create(&Process { boot: self.boot().to_owned() }).set(1);
+        registry.register(
+            "halfmsg_process_info",
+            "1; the label boot is what the ids of this process's events begin with",
+            info,
+        );
     }
 
     /// Ends every stream; new ones are refused.
@@ -208,8 +227,7 @@ mod tests {
         let hub = Hub::default();
         for _ in 0..events {
             let id = OrderId::generate();
-            let transaction = TransactionId::from_uuid(id.as_uuid());
-            hub.order(id, transaction, OrderStatus::Confirmed, None);
+            hub.answered(id, (OrderStatus::Confirmed, DateTime::UNIX_EPOCH), None);
         }
         hub
     }

@@ -1,7 +1,9 @@
 //! `GET /events`: one task per watcher sends what it has not heard yet.
 //!
-//! A watcher that does not read is dropped after [`SLOW_DEADLINE`], one that falls behind what is
-//! kept at once: it comes back with its Last-Event-ID and is told to read the lists again.
+//! A watcher that takes nothing is dropped after [`SLOW_DEADLINE`], one that falls behind what is
+//! kept at once: it comes back with its Last-Event-ID and is told to read the lists again. One that
+//! does not read takes what fits into the buffers on the way, which is hours of heartbeats: so every
+//! stream ends after [`LONGEST`], and its place is free for who is there.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,11 +16,11 @@ use futures::StreamExt;
 use halfmsg_service_kit::openapi::{OpenApiRouter, ProblemType, QUERY, problem};
 use halfmsg_service_kit::{ApiError, Query};
 use serde::Deserialize;
-use serde_json::json;
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use utoipa_axum::routes;
 
+use super::data::{EventStream, Hello, Reset};
 use super::event::frame;
 use super::hub::{Hub, MAX_SUBSCRIBERS, Start};
 use crate::http::Api;
@@ -27,6 +29,8 @@ use crate::http::Api;
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A watcher that takes nothing for so long is dropped.
 const SLOW_DEADLINE: Duration = Duration::from_secs(10);
+/// A stream ends after so long; who still watches comes back where it was.
+const LONGEST: Duration = Duration::from_secs(300);
 /// Events in one piece, and pieces that wait for the watcher.
 const EVENTS_AT_ONCE: usize = 256;
 const PIECES_WAITING: usize = 8;
@@ -34,6 +38,9 @@ const PIECES_WAITING: usize = 8;
 const COME_AGAIN_SECS: u64 = 5;
 /// After a broken connection a browser comes back so soon.
 const RETRY_MS: u64 = 1_000;
+/// The names of the first event.
+pub(super) const HELLO: &str = "hello";
+pub(super) const RESET: &str = "reset";
 const LAST_EVENT_ID: &str = "last-event-id";
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -56,18 +63,16 @@ struct EventsQuery {
 
 /// What happens, as it happens: server-sent events
 ///
-/// The first is `hello`, or `reset` if events were missed: then read the lists again. Each of the
-/// others has `transaction_id`, `order_id` and `at` in its JSON data, and by its name: `half_stored`
-/// `purpose`, `partition`, `offset`; `local_transaction` `outcome`, `reason`; `checked` `answer`,
-/// `reason`; `decided` `verdict`, `by`, `operator`, `reason`; `delivered` `topic`; `dropped`;
-/// `parked` `cause`, `reason`; `reopened` `operator`, `reason`; `order` `status`, `reason`. A comment
-/// every 5 s shows that the connection lives.
+/// The first event is `hello`, or `reset` if events were missed: then read the lists again. The schema
+/// has the stream as the list of its events; each is an object of the fields that server-sent events
+/// have, and `data` is JSON. Before the first a block with `retry` alone says how soon to come back; a
+/// comment every 5 s shows that the connection lives. It ends after 5 minutes; come back with Last-Event-ID.
 #[utoipa::path(
     get, path = "/events", tag = "events", operation_id = "watch_events",
     params(EventsQuery, ("Last-Event-ID" = Option<String>, Header,
         description = "The last event that was heard: the next ones follow")),
     responses(
-        (status = 200, description = "Events without end", body = String,
+        (status = 200, description = "Events, for 5 minutes", body = EventStream,
             content_type = "text/event-stream"),
         EventsProblems
     )
@@ -93,8 +98,9 @@ async fn events(
     };
     let (pieces, mut waiting) = mpsc::channel::<Bytes>(PIECES_WAITING);
     tokio::spawn(async move {
-        Watcher { hub: api.events, pieces, faults: api.faults }.run(last_id.as_deref()).await;
-        drop(place);
+        let (hub, faults) = (api.events, api.faults);
+        let watcher = Watcher { hub, pieces, faults, longest: LONGEST, _place: place };
+        watcher.run(last_id.as_deref()).await;
     });
     let body = futures::stream::poll_fn(move |context| waiting.poll_recv(context));
     let body = Body::from_stream(body.map(Ok::<_, Infallible>));
@@ -108,11 +114,14 @@ async fn events(
     Ok((headers, body).into_response())
 }
 
-/// One connection. Its end closes the answer.
+/// One connection. Its end closes the answer, and gives its place back.
 struct Watcher {
     hub: Hub,
     pieces: mpsc::Sender<Bytes>,
     faults: bool,
+    /// It ends after so long.
+    longest: Duration,
+    _place: OwnedSemaphorePermit,
 }
 
 /// The watcher is gone, or too slow.
@@ -128,6 +137,7 @@ impl Watcher {
         tokio::select! {
             () = self.hub.closed().cancelled() => {}
             () = self.pieces.closed() => {}
+            () = sleep(self.longest) => {}
             () = work => {}
         }
     }
@@ -136,11 +146,11 @@ impl Watcher {
         let mut news = self.hub.listen();
         let Start { after, reset } = self.hub.start(last_id);
         let mut hello = format!("retry: {RETRY_MS}\n\n");
-        let (name, data) = match reset {
-            Some(reason) => ("reset", json!({"reason": reason, "faults": self.faults})),
-            None => ("hello", json!({"faults": self.faults})),
-        };
-        frame(self.hub.boot(), after, name, &data, &mut hello);
+        let (boot, faults) = (self.hub.boot(), self.faults);
+        match reset {
+            Some(reason) => frame(boot, after, RESET, &Reset { reason, faults }, &mut hello),
+            None => frame(boot, after, HELLO, &Hello { faults }, &mut hello),
+        }
         self.send(hello).await?;
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,6 +185,36 @@ impl Watcher {
         match timeout(SLOW_DEADLINE, self.pieces.send(piece.into())).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Over),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long enough for a busy machine, short enough to fail.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A stopped client whose buffers take everything, and one of which nothing is taken: neither
+    /// keeps its place.
+    #[tokio::test]
+    async fn one_that_does_not_read_gives_its_place_back() {
+        for takes in [true, false] {
+            let hub = Hub::default();
+            let mut places: Vec<_> = (0..MAX_SUBSCRIBERS).map_while(|_| hub.place()).collect();
+            let _place = places.pop().expect("a place");
+            let (pieces, mut waiting) = mpsc::channel(PIECES_WAITING);
+            let longest = Duration::from_millis(50);
+            let watcher = Watcher { hub: hub.clone(), pieces, faults: false, longest, _place };
+            assert!(hub.place().is_none(), "it has its place");
+            let watching = tokio::spawn(async move { watcher.run(None).await });
+            let buffers = async {
+                while takes && waiting.recv().await.is_some() {}
+                watching.await.expect("no panic");
+            };
+            timeout(PATIENCE, buffers).await.expect("it ends by itself");
+            assert!(hub.place().is_some(), "its place is free");
         }
     }
 }

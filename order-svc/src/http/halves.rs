@@ -50,6 +50,7 @@ const SETTLING: &[ProblemType] = &[
     may(409, "not_parked", "only a parked message can be resumed"),
     may(409, "not_open", "only an open message can be checked"),
     may(409, "refused", "the state of things forbids it"),
+    may(503, "effect_unseen", "stored; whether it had its effect could not be seen: look again"),
 ];
 
 halfmsg_service_kit::problems!(ListProblems: QUERY, STORE);
@@ -78,6 +79,9 @@ struct ListQuery {
 }
 
 /// Lists open and parked half messages, of all replicas' partitions
+///
+/// A partition of the store that nobody leads now, or that stands still, is named, and the others are
+/// listed.
 #[utoipa::path(
     get, path = "/halves", tag = "half messages", operation_id = "list_halves", params(ListQuery),
     responses((status = 200, description = "A page", body = Page<HalfView>), ListProblems)
@@ -96,21 +100,38 @@ async fn list(
     api.admin.list(filter).await.map(Json).map_err(problem)
 }
 
+/// Which half message.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+struct OfHalf {
+    /// Its identity
+    #[param(value_type = uuid::Uuid)]
+    transaction_id: String,
+}
+
+impl OfHalf {
+    /// A text that is no identity is nobody's.
+    fn id(&self) -> Result<TransactionId, ApiError> {
+        let id: Result<TransactionId, _> = self.transaction_id.parse();
+        id.map_err(|error| ApiError::not_found(error.to_string()))
+    }
+}
+
 /// Shows one, with its history; its payload and headers only with the operators' token
 ///
 /// Recently closed ones too.
 #[utoipa::path(
     get, path = "/halves/{transaction_id}", tag = "half messages", operation_id = "show_half",
-    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    params(OfHalf),
     responses((status = 200, description = "The half message", body = HalfDetail), FindProblems),
     security((), ("operator" = []))
 )]
 async fn find(
     State(api): State<Api>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Path(half): Path<OfHalf>,
 ) -> Result<Json<HalfDetail>, ApiError> {
-    let id = parse_id(&id)?;
+    let id = half.id()?;
     // Who shows a token must show the right one; who shows none sees no payload.
     let trusted = headers.contains_key(header::AUTHORIZATION);
     if trusted {
@@ -166,18 +187,18 @@ type Settled = Result<Json<HalfView>, ApiError>;
 #[utoipa::path(
     post, path = "/halves/{transaction_id}/commit", tag = "half messages",
     operation_id = "commit_half", request_body = SettleRequest,
-    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    params(OfHalf),
     responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
     security(("operator" = []))
 )]
 async fn commit(
     State(api): State<Api>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Path(half): Path<OfHalf>,
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.commit(parse_id(&id)?, request.valid()?).await)
+    settled(api.admin.commit(half.id()?, request.valid()?).await)
 }
 
 /// Rolls one back: its message is dropped
@@ -187,63 +208,60 @@ async fn commit(
 #[utoipa::path(
     post, path = "/halves/{transaction_id}/rollback", tag = "half messages",
     operation_id = "rollback_half", request_body = SettleRequest,
-    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    params(OfHalf),
     responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
     security(("operator" = []))
 )]
 async fn rollback(
     State(api): State<Api>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Path(half): Path<OfHalf>,
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.rollback(parse_id(&id)?, request.valid()?).await)
+    settled(api.admin.rollback(half.id()?, request.valid()?).await)
 }
 
 /// Asks its listener now
+///
+/// Its answer is recorded with the operator's name and reason.
 #[utoipa::path(
     post, path = "/halves/{transaction_id}/check", tag = "half messages",
     operation_id = "check_half", request_body = SettleRequest,
-    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    params(OfHalf),
     responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
     security(("operator" = []))
 )]
 async fn check(
     State(api): State<Api>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Path(half): Path<OfHalf>,
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.check(parse_id(&id)?, request.valid()?).await)
+    settled(api.admin.check(half.id()?, request.valid()?).await)
 }
 
 /// Opens a parked one again, and asks its listener at once
 #[utoipa::path(
     post, path = "/halves/{transaction_id}/resume", tag = "half messages",
     operation_id = "resume_half", request_body = SettleRequest,
-    params(("transaction_id" = uuid::Uuid, Path, description = "Its identity")),
+    params(OfHalf),
     responses((status = 200, description = "As it is now", body = HalfView), SettleProblems),
     security(("operator" = []))
 )]
 async fn resume(
     State(api): State<Api>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Path(half): Path<OfHalf>,
     Json(request): Json<SettleRequest>,
 ) -> Settled {
     api.token.require(&headers)?;
-    settled(api.admin.resume(parse_id(&id)?, request.valid()?).await)
+    settled(api.admin.resume(half.id()?, request.valid()?).await)
 }
 
 fn settled(done: Result<HalfView, AdminError>) -> Settled {
     done.map(Json).map_err(problem)
-}
-
-fn parse_id(text: &str) -> Result<TransactionId, ApiError> {
-    let id: Result<TransactionId, _> = text.parse();
-    id.map_err(|error| ApiError::not_found(error.to_string()))
 }
 
 fn problem(error: AdminError) -> ApiError {
@@ -268,6 +286,9 @@ fn problem(error: AdminError) -> ApiError {
             later("Kafka is unavailable.").detail(detail)
         }
         AdminError::Incomplete(_) => later("Not everything could be looked at.").detail(detail),
+        AdminError::Unseen(_) => {
+            later("It is stored, and its effect is not seen yet.").detail(detail)
+        }
         AdminError::Unavailable(_) => {
             later("It is not confirmed, and may be done all the same.").detail(detail)
         }

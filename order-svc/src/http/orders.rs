@@ -19,7 +19,7 @@ use super::{Api, trace};
 use crate::answer::Answer;
 use crate::fault::{self, Fault};
 use crate::model::{Flow, NewOrder, Order, OrderId, OrderStatus, PlaceRequest};
-use crate::place::{PlaceOrder, database_problem};
+use crate::place::{PlaceOrder, database_problem, order_problem};
 use crate::reason::VoidReason;
 use crate::store::idempotency::RepeatKey;
 use crate::store::list::{DEFAULT_LIMIT, MAX_LIMIT, OrderFilter, Place};
@@ -119,7 +119,10 @@ async fn place(
     match &answered {
         Ok(answer) => {
             let order_id = answer.order_id();
-            tracing::info!(target: LIFE, %order_id, "request answered: {}", answer.status());
+            tracing::info!(
+                target: LIFE, %order_id, transaction_id = answer.transaction_id(),
+                "request answered: {}", answer.status()
+            );
         }
         Err(problem) => {
             let (order_id, transaction_id) =
@@ -137,7 +140,7 @@ async fn place(
     responses((status = 200, description = "The order", body = Order), FindProblems)
 )]
 async fn find(State(api): State<Api>, Path(id): Path<OrderId>) -> Result<Json<Order>, ApiError> {
-    let found = api.store.find(id).await.map_err(database_problem)?;
+    let found = api.store.find(id).await.map_err(|error| order_problem(id, None, error))?;
     found.map(Json).ok_or_else(|| {
         ApiError::not_found("no order has this id; one that was just asked for may come soon")
             .with("order_id", id)

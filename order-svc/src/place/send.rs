@@ -16,14 +16,25 @@ use crate::stock::PriceError;
 
 /// A local transaction that is about to run.
 pub(super) enum Local {
-    /// Deducts, then stores the order.
-    Rollback(LocalOrder),
+    /// Deducts, then stores the order; with the identity of its half message.
+    Rollback(LocalOrder, TransactionId),
     /// Stores the order.
     Saga(LocalSaga),
 }
 
+impl Local {
+    /// The identity of the half message that it gets.
+    pub(super) fn transaction_id(&self) -> TransactionId {
+        match self {
+            Self::Rollback(_, id) => *id,
+            Self::Saga(local) => local.order.transaction_id,
+        }
+    }
+}
+
 /// How one half message is sent.
 struct Sending {
+    order_id: OrderId,
     purpose: &'static str,
     message: Message,
     /// Whether its decision is to be lost.
@@ -40,10 +51,10 @@ impl Parts {
         tell: oneshot::Sender<Order>,
     ) -> Result<Local, Order> {
         let PlaceOrder { order, fault, .. } = request;
-        if order.flow == Flow::Rollback {
-            return Ok(Local::Rollback(LocalOrder { id, order, fault, tell }));
-        }
         let transaction_id = self.producer.new_transaction_id();
+        if order.flow == Flow::Rollback {
+            return Ok(Local::Rollback(LocalOrder { id, order, fault, tell }, transaction_id));
+        }
         let draft = Draft::new(id, transaction_id, &order);
         let order = self.priced(&draft, fault).await.map_err(|(reason, detail)| {
             // It never gets a half message: it is known by its own id.
@@ -78,12 +89,12 @@ impl Parts {
             None => message,
         };
         match local {
-            Local::Rollback(local) => {
+            Local::Rollback(local, id) => {
                 let payload = RollbackPayload::new(local.id, &local.order);
-                let id = self.producer.new_transaction_id();
                 let message = traced(payload.to_message(&self.topics.rollback, id));
                 let lose = local.fault == Some(Fault::DecisionLost);
-                let sending = Sending { purpose: PURPOSE, message, lose };
+                let order_id = local.id;
+                let sending = Sending { order_id, purpose: PURPOSE, message, lose };
                 self.carry_out(sending, &self.listener, local).await
             }
             Local::Saga(local) => {
@@ -91,7 +102,8 @@ impl Parts {
                 let id = local.order.transaction_id;
                 let message = traced(payload.to_message(&self.topics.created, id));
                 let lose = local.fault == Some(Fault::DecisionLost);
-                let sending = Sending { purpose: CREATED_PURPOSE, message, lose };
+                let order_id = local.order.id;
+                let sending = Sending { order_id, purpose: CREATED_PURPOSE, message, lose };
                 self.carry_out(sending, &self.saga, local).await
             }
         }
@@ -103,14 +115,14 @@ impl Parts {
         listener: &L,
         arg: L::Arg,
     ) -> Result<Option<SendResult>, PrepareError> {
-        let Sending { purpose, message, lose } = sending;
+        let Sending { order_id, purpose, message, lose } = sending;
         if !lose {
             return self.producer.send_in_transaction(purpose, message, arg).await.map(Some);
         }
         let transaction = self.producer.begin(purpose, message).await?;
         if let Err(error) = listener.execute_local_transaction(transaction.half(), arg).await {
             let transaction_id = transaction.receipt().transaction_id;
-            tracing::warn!(%transaction_id, %error, "the order may not be stored");
+            tracing::warn!(%order_id, %transaction_id, %error, "the order may not be stored");
         }
         transaction.leave_open();
         Ok(None)

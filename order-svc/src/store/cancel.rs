@@ -49,8 +49,8 @@ impl StockAnswer {
 /// What became of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answered {
-    /// The order has its status by it.
-    Now(OrderStatus),
+    /// The order has its status by it, since then.
+    Now(OrderStatus, DateTime<Utc>),
     /// It says what the order's status says already.
     Before(OrderStatus),
     /// The order was cancelled; the message of its cancellation gives the stock back.
@@ -155,17 +155,17 @@ pub(crate) async fn answer_in_tx(
     tx: &DatabaseTransaction,
     answer: &StockAnswer,
 ) -> Result<Answered, StoreError> {
-    let status = answer.status();
+    let (status, at) = (answer.status(), now());
     let changed = orders::Entity::update_many()
         .col_expr(orders::Column::Status, Expr::value(status.as_str()))
         .col_expr(orders::Column::Reason, Expr::value(answer.refusal.clone()))
-        .col_expr(orders::Column::UpdatedAt, Expr::value(now()))
+        .col_expr(orders::Column::UpdatedAt, Expr::value(at))
         .filter(orders::Column::Id.eq(answer.order_id.as_uuid()))
         .filter(orders::Column::Status.eq(OrderStatus::PendingStock.as_str()))
         .exec(tx)
         .await?;
     if changed.rows_affected > 0 {
-        return Ok(Answered::Now(status));
+        return Ok(Answered::Now(status, at));
     }
     Ok(match read_order(tx, answer.order_id).await?.map(|order| order.status) {
         None => Answered::Missing,

@@ -115,7 +115,7 @@ async fn select_fates(
         let transaction_id = TransactionId::from_uuid(transaction_id);
         let fate = OrderStatus::from_name(&status)
             .map(|status| Fate { id: order_id, transaction_id, status, stock_untouched })
-            .ok_or_else(|| unreadable(id, "status", &status));
+            .ok_or_else(|| unreadable(order_id, transaction_id, "status", &status));
         (order_id, fate)
     };
     Ok(rows.into_iter().map(fate).collect())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use halfmsg_producer::TransactionId;
-use halfmsg_service_kit::db::{begin_write, set_lock_timeout_in_tx};
+use halfmsg_service_kit::db::{begin_write, set_lock_timeout_in_tx, writers_turn};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter,
@@ -117,6 +117,7 @@ impl OrderStore {
         answer: &StoredAnswer,
     ) -> Result<(), StoreError> {
         self.bounded(async {
+            let _turn = writers_turn(&self.requests).await;
             Entity::update_many()
                 .col_expr(Column::ResponseStatus, Expr::value(i32::from(answer.status)))
                 .col_expr(Column::ResponseBody, Expr::value(answer.body.as_str()))
@@ -141,6 +142,7 @@ impl OrderStore {
         order_id: OrderId,
     ) -> Result<(), StoreError> {
         self.bounded(async {
+            let _turn = writers_turn(&self.requests).await;
             Entity::delete_many()
                 .filter(Column::UserId.eq(user_id))
                 .filter(Column::Key.eq(key))
@@ -167,6 +169,7 @@ impl OrderStore {
             .to_owned();
         let these = Expr::tuple([Expr::col(Column::UserId), Expr::col(Column::Key)]);
         self.bounded(async {
+            let _turn = writers_turn(&self.requests).await;
             let deleted =
                 Entity::delete_many().filter(these.in_subquery(old)).exec(&self.requests).await?;
             Ok(deleted.rows_affected)

@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
-use halfmsg_producer::testkit;
 use halfmsg_producer::{
-    HalfMessage, LocalTransactionState, TransactionListener, TransactionProducer,
+    HalfMessage, LocalTransactionState, ProducerConfig, TransactionListener, TransactionProducer,
 };
-use halfmsg_service_kit::db::begin_write;
+use halfmsg_service_kit::db::{DbOptions, begin_write, connect};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::support::{StubStock, TOPIC, TestDb, apples, draft, half_of, listener, transaction};
+use super::support::{
+    StubStock, TOPIC, TestDb, UNHURRIED, apples, draft, half_of, kit_config, listener, transaction,
+};
 use crate::draft::{Draft, Prices};
 use crate::listener::LocalOrder;
 use crate::model::{Flow, NewOrder, OrderId, OrderStatus};
@@ -26,13 +27,15 @@ use crate::store::{OrderStore, StoreLimits, Stored};
 const DEADLINE: Duration = Duration::from_millis(300);
 /// What the other writer takes.
 const IN_THE_WAY: Duration = Duration::from_millis(900);
-/// A local transaction's deadline: on any machine longer than that.
-const LOCAL: Duration = Duration::from_secs(20);
+/// A local transaction's deadline: longer than that, and than a crowd of orders takes on a busy machine.
+const LOCAL: Duration = Duration::from_secs(120);
 
+/// Its pool waits for a connection as long as the service's does: an order that waits for its turn holds none.
 async fn store(db: &TestDb) -> OrderStore {
-    let limits =
-        StoreLimits { deadline: DEADLINE, local_deadline: LOCAL, ..StoreLimits::default() };
-    let requests = db.connect(LOCAL).await;
+    let limits = StoreLimits { deadline: DEADLINE, local_deadline: LOCAL, ..UNHURRIED };
+    let options =
+        DbOptions { max_connections: 5, sqlite_busy_timeout: LOCAL, ..DbOptions::default() };
+    let requests = connect(&db.url, &options).await.unwrap();
     let checks = db.connect(limits.lock_timeout).await;
     OrderStore::new(requests, checks, limits)
 }
@@ -51,8 +54,7 @@ async fn an_order_outlasts_a_writer_in_its_way() {
     let (db, stock) = (TestDb::new().await, StubStock::start().await);
     let (store, other) = (store(&db).await, db.connect(LOCAL).await);
     let listener = listener(&store, &stock);
-    let mut config = testkit::config("order-svc");
-    (config.local_deadline, config.check_after) = (LOCAL, 2 * LOCAL);
+    let config = ProducerConfig { local_deadline: LOCAL, check_after: 2 * LOCAL, ..kit_config() };
     let builder = TransactionProducer::builder(config).listener(PURPOSE, listener);
     let kit = builder.test_kit().unwrap();
     let writer = in_the_way(&other, db.is_sqlite()).await;
@@ -95,7 +97,7 @@ async fn so_do_an_order_of_flow_b_and_a_cancellation() {
             let run = listener.execute_local_transaction(&half, local);
             let (state, ()) = tokio::join!(run, held);
             state.unwrap();
-            let row = store.find(order.id).await.unwrap().unwrap();
+            let row = db.store().await.find(order.id).await.unwrap().unwrap();
             assert_eq!(row.status, OrderStatus::PendingStock);
         }
     }

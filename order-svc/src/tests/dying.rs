@@ -1,11 +1,11 @@
 //! The listener where the process dies, stalls or is not heard, without Kafka: an order that does not
 //! stand gives back what it took, and one that stands keeps it.
 
-use halfmsg_producer::testkit::{self, Fault, KitError, TestKit};
+use halfmsg_producer::testkit::{Fault, KitError, TestKit};
 use halfmsg_producer::{ProducerBuilder, TransactionProducer};
 use tokio::sync::oneshot;
 
-use super::support::{StubStock, TOPIC, TestDb, apples, listener};
+use super::support::{StubStock, TOPIC, TestDb, apples, kit_config, listener};
 use crate::fault::Fault as Induced;
 use crate::listener::LocalOrder;
 use crate::model::{OrderId, OrderStatus};
@@ -26,7 +26,7 @@ impl World {
 
     fn start(&self) -> ProducerBuilder {
         let listener = listener(&self.store, &self.stock);
-        TransactionProducer::builder(testkit::config("order-svc")).listener(PURPOSE, listener)
+        TransactionProducer::builder(kit_config()).listener(PURPOSE, listener)
     }
 
     /// Places an order with this fault, starts again after a crash, and lets everything settle.

@@ -1,21 +1,16 @@
 //! Flows B and C and the consumers where the process dies, at every wait: an order and its messages
 //! agree, and every event counts once.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
-
-use halfmsg_consumer::testkit::{self as consuming, ConsumerKit};
+use halfmsg_consumer::testkit::{self as consuming, ConsumerKit, EveryWait, dies_at};
 use halfmsg_consumer::{Consumer, ReceivedMessage};
-use halfmsg_producer::testkit::{self, Fault, KitError, TestKit};
+use halfmsg_producer::testkit::{Fault, KitError, TestKit};
 use halfmsg_producer::{ProducerBuilder, TransactionProducer};
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::support::{TOPIC, TestDb, apples, transaction};
+use super::support::{TOPIC, TestDb, apples, kit_config, transaction};
 use crate::answers::AnswerHandler;
 use crate::cancel::{CancelListener, LocalCancel};
 use crate::draft::{Draft, Prices};
@@ -29,11 +24,6 @@ use crate::report::{Kind, ReportHandler};
 use crate::saga::{LocalSaga, SagaListener};
 use crate::store::OrderStore;
 
-/// More waits than anything here has.
-const MOST: u32 = 300;
-/// What answers at once is not waited for: so many must run through, one after the other, each with
-/// one wait more, before all waits count as tried.
-const SURVIVORS: u32 = 2;
 const CREATED: &str = "order.created";
 const OUTBOUND: &str = "stock.outbound";
 
@@ -52,12 +42,12 @@ struct World {
 impl World {
     async fn new() -> Self {
         let db = TestDb::new().await;
-        let connection = db.connect(Duration::from_secs(5)).await;
+        let connection = db.patient().await;
         Self { store: db.store().await, connection, _db: db }
     }
 
     fn start(&self) -> ProducerBuilder {
-        TransactionProducer::builder(testkit::config("order-svc"))
+        TransactionProducer::builder(kit_config())
             .listener(CREATED_PURPOSE, SagaListener::new(self.store.clone()))
             .listener(CANCEL_PURPOSE, CancelListener::new(self.store.clone()))
     }
@@ -143,31 +133,6 @@ impl World {
     }
 }
 
-/// One number of waits after the other.
-#[derive(Default)]
-struct Tries {
-    waits: u32,
-    deaths: u32,
-    survivors: u32,
-}
-
-impl Tries {
-    fn next(&mut self) -> Option<u32> {
-        if self.survivors >= SURVIVORS {
-            assert!(self.deaths >= 2, "it died {} times", self.deaths);
-            return None;
-        }
-        self.waits += 1;
-        assert!(self.waits < MOST, "it never ran through");
-        Some(self.waits)
-    }
-
-    fn died(&mut self, died: bool) {
-        self.deaths += u32::from(died);
-        self.survivors = if died { 0 } else { self.survivors + 1 };
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Run<'a> {
     Create(&'a Order),
@@ -193,8 +158,8 @@ async fn order_and_message_agree_at_every_fault_of_flows_b_and_c() {
 async fn order_and_message_agree_at_every_wait_of_flows_b_and_c() {
     let world = World::new().await;
     for cancels in [false, true] {
-        let mut tries = Tries::default();
-        while let Some(waits) = tries.next() {
+        let mut tries = EveryWait::default();
+        while let Some(waits) = tries.next_try() {
             let fault = Fault::CrashDuringLocal { waits };
             tries.died(world.assert_agreement(cancels, fault).await);
         }
@@ -205,8 +170,8 @@ async fn order_and_message_agree_at_every_wait_of_flows_b_and_c() {
 #[tokio::test]
 async fn an_answer_moves_its_order_once_wherever_the_process_dies() {
     let world = World::new().await;
-    let mut tries = Tries::default();
-    while let Some(waits) = tries.next() {
+    let mut tries = EveryWait::default();
+    while let Some(waits) = tries.next_try() {
         let (deducted, refused, cancelled) = (pending(), pending(), pending());
         for order in [&deducted, &refused, &cancelled] {
             world.store.insert_order(order, Instant::now()).await.unwrap();
@@ -247,14 +212,20 @@ async fn the_report_counts_every_event_once_wherever_the_process_dies() {
         cancelled: Amount { quantity: 2, cents: 240 },
         ..Sums::default()
     };
-    let mut tries = Tries::default();
-    while let Some(waits) = tries.next() {
-        store.rebuild().await.unwrap();
-        let began = dies_at(waits, store.begin()).await.is_some();
+    let mut tries = EveryWait::default();
+    while let Some(waits) = tries.next_try() {
+        // What the round before has left is made anew: because an operator says so, then because
+        // somebody has emptied it.
+        let rebuilt = dies_at(waits, store.rebuild()).await.is_some();
         let kit = world.report(&store).await;
-        let created = |order: &Order| {
-            kit.message(CREATED, serde_json::to_vec(&CreatedPayload::new(order)).unwrap())
-        };
+        kit.deliver(&[kit.message(CREATED, payload_of(&stands))]).await;
+        world.connection.execute_unprepared("DELETE FROM report_product").await.unwrap();
+        // Whoever looks whether it is whole changes nothing, wherever it dies.
+        let seen = dies_at(waits, store.whole_generation()).await;
+        assert!(seen.is_none_or(|whole| whole.unwrap().is_none()), "at wait {waits}");
+        let began = rebuilt && dies_at(waits, store.begin()).await.is_some();
+        let kit = world.report(&store).await;
+        let created = |order: &Order| kit.message(CREATED, payload_of(order));
         let rollback = RollbackPayload::of_cancelled(&cancelled).to_message(TOPIC, transaction());
         let batch = [
             created(&stands),
@@ -274,16 +245,6 @@ async fn the_report_counts_every_event_once_wherever_the_process_dies() {
     }
 }
 
-/// The future's output, or nothing if it waits for the so many-th time: there the process dies.
-async fn dies_at<T>(waits: u32, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    let mut waited = 0;
-    poll_fn(|context| match work.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending => {
-            waited += 1;
-            if waited >= waits { Poll::Ready(None) } else { Poll::Pending }
-        }
-    })
-    .await
+fn payload_of(order: &Order) -> Vec<u8> {
+    serde_json::to_vec(&CreatedPayload::new(order)).unwrap()
 }

@@ -1,13 +1,11 @@
 //! Placing orders through the routes, the real producer and the embedded broker.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::support::{Shop, TOKEN, order_request, until};
+use super::support::{CHECKED_SOON, PATIENCE, Shop, TOKEN, order_request, until};
 use crate::answer::REPLAYED;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,15 +34,29 @@ async fn an_order_stands_and_its_half_is_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_failure_has_its_answer_and_its_stock_comes_back() {
     let shop = Shop::open().await;
+    failures_have_their_answers(
+        shop,
+        &[
+            ("price-lookup", 502, "price_lookup_failed", false),
+            ("deduct-refused", 409, "insufficient_stock", false),
+            ("deduct-timeout", 504, "deduct_timeout", true),
+            ("after-deduct", 500, "after_deduct_failed", true),
+            ("order-insert", 500, "order_insert_failed", true),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_stalls_is_fenced_and_its_stock_comes_back() {
+    let shop = Shop::open_with(&CHECKED_SOON).await;
+    failures_have_their_answers(shop, &[("slow-local", 409, "fenced", true)]).await;
+}
+
+/// Of each: the fault, the answer's status and code, and whether something is to come back.
+async fn failures_have_their_answers(shop: Shop, faults: &[(&str, u16, &str, bool)]) {
     let mut delivered = shop.delivered();
-    for (fault, status, code, restored) in [
-        ("price-lookup", 502, "price_lookup_failed", false),
-        ("deduct-refused", 409, "insufficient_stock", false),
-        ("deduct-timeout", 504, "deduct_timeout", true),
-        ("after-deduct", 500, "after_deduct_failed", true),
-        ("order-insert", 500, "order_insert_failed", true),
-        ("slow-local", 409, "fenced", true),
-    ] {
+    for (fault, status, code, restored) in faults.iter().copied() {
         let answer = shop.fault(fault).await;
         assert_eq!((answer.status, answer.text("code")), (status, code), "{fault}: {answer:?}");
         assert_eq!(answer.headers["content-type"], "application/problem+json");
@@ -67,7 +79,7 @@ async fn every_failure_has_its_answer_and_its_stock_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_decision_is_found_by_the_check_back() {
-    let shop = Shop::open().await;
+    let shop = Shop::open_with(&CHECKED_SOON).await;
     let mut delivered = shop.delivered();
     let answer = shop.fault("decision-lost").await;
     assert_eq!((answer.status, &answer.body["status"]), (201, &json!("confirmed")));
@@ -112,8 +124,9 @@ async fn what_only_stock_svc_knows_refuses_an_order_too() {
 async fn a_client_that_hangs_up_changes_nothing() {
     let shop = Shop::open().await;
     let mut request = Box::pin(shop.service.router().oneshot(order_request(1, &[])));
-    let begun = tokio::time::timeout(Duration::from_millis(1), &mut request).await;
-    assert!(begun.is_err(), "the request is under way");
+    assert!(futures::poll!(&mut request).is_pending());
+    // It goes on without anybody who asks for its answer.
+    until("the request is under way", async || (shop.stock.requests() > 0).then_some(())).await;
     drop(request);
     let list = until("the order is stored", async || {
         let list = shop.get("/orders").await;
@@ -127,16 +140,18 @@ async fn a_client_that_hangs_up_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_kafka_away_nothing_begins_and_nothing_needs_a_restart() {
-    let shop = Shop::open().await;
-    assert_eq!(shop.order(1, &[]).await.status, 201);
-    shop.all_settled().await;
+    let shop = Shop::open_with(&CHECKED_SOON).await;
+    let first = shop.order(1, &[]).await;
+    assert_eq!(first.status, 201, "{first:?}");
+    shop.decided(&first).await;
     let requests = shop.stock.requests();
     shop.broker.stop().unwrap();
     let started = tokio::time::Instant::now();
     let key = [("idempotency-key", "away")];
     let answer = shop.order(1, &key).await;
     assert_eq!((answer.status, answer.text("code")), (503, "kafka_unavailable"), "{answer:?}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // By the prepare deadline, and long before the answer's.
+    assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
     assert!(answer.headers.contains_key("retry-after"));
     assert_eq!(shop.stock.requests(), requests, "nothing was asked of stock-svc");
     shop.broker.resume().unwrap();
@@ -184,7 +199,7 @@ async fn a_repeated_request_hears_the_first_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_need_the_token_and_cannot_contradict_the_row() {
-    let shop = Shop::open_with(&["--check-after-ms=60000"]).await;
+    let shop = Shop::open().await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let order = shop.order(1, &[("x-fault", "decision-lost"), ("traceparent", trace)]).await;
     let half = format!("/halves/{}", order.text("transaction_id"));

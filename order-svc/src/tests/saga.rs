@@ -1,9 +1,9 @@
 //! Flows B and C at the database: what decides, in every order, and what the report makes of it.
 
+use halfmsg_consumer::HandlerError;
 use halfmsg_producer::{HalfMessage, LocalTransactionState, TransactionId, TransactionListener};
 use halfmsg_service_kit::db::begin_write;
 use sea_orm::ConnectionTrait;
-use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -49,7 +49,7 @@ fn created(order: &Order) -> HalfMessage {
 }
 
 async fn answer(db: &TestDb, id: OrderId, refusal: Option<&str>) -> Answered {
-    let connection = db.connect(Duration::from_secs(5)).await;
+    let connection = db.patient().await;
     let tx = begin_write(&connection).await.unwrap();
     let answer = StockAnswer { order_id: id, refusal: refusal.map(str::to_owned) };
     let answered = answer_in_tx(&tx, &answer).await.unwrap();
@@ -115,11 +115,20 @@ async fn the_first_answer_stands_and_a_cancellation_stands_above_it() {
         store.insert_order(order, Instant::now()).await.unwrap();
     }
     let refusal = Some("insufficient_stock: 1 is there");
-    assert_eq!(answer(&db, first.id, None).await, Answered::Now(OrderStatus::Confirmed));
+    let Answered::Now(OrderStatus::Confirmed, at) = answer(&db, first.id, None).await else {
+        panic!("it is the first answer")
+    };
+    let confirmed = store.find(first.id).await.unwrap().unwrap();
+    assert_eq!(
+        confirmed.updated_at.timestamp_millis(),
+        at.timestamp_millis(),
+        "what is told is what is stored"
+    );
     assert_eq!(answer(&db, first.id, None).await, Answered::Before(OrderStatus::Confirmed));
     let contradicts = answer(&db, first.id, refusal).await;
     assert_eq!(contradicts, Answered::Contradicts(OrderStatus::Confirmed));
-    assert_eq!(answer(&db, second.id, refusal).await, Answered::Now(OrderStatus::Rejected));
+    let second_answer = answer(&db, second.id, refusal).await;
+    assert!(matches!(second_answer, Answered::Now(OrderStatus::Rejected, _)), "{second_answer:?}");
     let rejected = store.find(second.id).await.unwrap().unwrap();
     assert_eq!(rejected.reason.as_deref(), refusal);
     assert!(matches!(store.cancel(second.id, transaction()).await.unwrap(), Cancelled::Not(_)));
@@ -225,18 +234,22 @@ async fn stuck_orders_are_counted_and_the_oldest_is_known() {
 }
 
 async fn learn(db: &TestDb, facts: Vec<(OrderId, Fact)>) -> u64 {
-    let connection = db.connect(Duration::from_secs(5)).await;
+    try_to_learn(db, facts).await.unwrap()
+}
+
+async fn try_to_learn(db: &TestDb, facts: Vec<(OrderId, Fact)>) -> Result<u64, HandlerError> {
+    let connection = db.patient().await;
     let tx = begin_write(&connection).await.unwrap();
-    lock_in_tx(&tx).await.unwrap().expect("a generation");
-    let learned = learn_in_tx(&tx, facts).await.map_err(failed).unwrap();
+    let current = lock_in_tx(&tx).await.unwrap().expect("a generation");
+    let learned = learn_in_tx(&tx, current.reading, facts).await.map_err(failed)?;
     tx.commit().await.unwrap();
-    learned
+    Ok(learned)
 }
 
 #[tokio::test]
 async fn the_report_is_the_sum_of_what_is_known_and_begins_anew_where_it_is_empty() {
     let db = TestDb::new().await;
-    let report = ReportStore::new(db.connect(Duration::from_secs(5)).await);
+    let report = ReportStore::new(db.patient().await);
     let first = report.begin().await.unwrap();
     assert_eq!(first.former, None);
     // Nothing is learned yet, which is no reason for another replica to begin anew.
@@ -263,13 +276,61 @@ async fn the_report_is_the_sum_of_what_is_known_and_begins_anew_where_it_is_empt
     // What is there is gone on with; what was emptied is begun anew, by hand or by the call.
     let again = report.begin().await.unwrap();
     assert_eq!((again.generation, again.former), (first.generation, None));
-    let connection = db.connect(Duration::from_secs(5)).await;
+    let connection = db.patient().await;
     connection.execute_unprepared("DELETE FROM report_order").await.unwrap();
     let second = report.begin().await.unwrap();
     assert_eq!(second.former, Some(first.generation));
     assert!(report.products(None, 10).await.unwrap().is_empty());
     assert_eq!(learn(&db, facts).await, 4);
     let third = report.rebuild().await.unwrap();
-    assert_eq!(report.generation().await.unwrap(), Some(third));
+    assert_eq!(report.whole_generation().await.unwrap(), Some(third));
     assert!(third != second.generation && report.products(None, 10).await.unwrap().is_empty());
+}
+
+/// Whatever somebody takes out, and whatever is learned behind it.
+#[tokio::test]
+async fn a_report_that_is_not_whole_begins_anew() {
+    let db = TestDb::new().await;
+    let connection = db.patient().await;
+    let report = ReportStore::new(connection.clone());
+    let item = |sku: &str| PricedItem { sku: sku.into(), quantity: 1, unit_price_cents: 5 };
+    let ordered =
+        |id, skus: &[&str]| (id, Fact::Ordered(skus.iter().map(|sku| item(sku)).collect()));
+    let [one, two, three] = [(); 3].map(|()| OrderId::generate());
+    let known = || vec![ordered(one, &["a", "b"]), (one, Fact::Answered(Ending::Confirmed))];
+    let new = [
+        vec![],
+        vec![ordered(two, &["a"])],
+        vec![ordered(two, &["a", "b"])],
+        vec![ordered(two, &["a", "b"]), ordered(three, &["c"])],
+        // Of the very order that was gone.
+        vec![(one, Fact::Cancelled)],
+    ];
+    for (taken, harmless) in [
+        ("DELETE FROM report_product", false),
+        ("DELETE FROM report_product WHERE sku = 'b'", false),
+        ("DELETE FROM report_order", false),
+        ("DELETE FROM report_product WHERE sku = 'z'", true),
+    ] {
+        for facts in &new {
+            let before = report.rebuild().await.unwrap();
+            assert_eq!(learn(&db, known()).await, 2);
+            assert_eq!(learn(&db, known()).await, 0);
+            assert_eq!(report.whole_generation().await.unwrap(), Some(before));
+            connection.execute_unprepared(taken).await.unwrap();
+            // What is taken from a product that is gone is refused, and changes nothing.
+            let _ = try_to_learn(&db, facts.clone()).await;
+            let begun = report.begin().await.unwrap();
+            let what = format!("{taken}, then {facts:?}");
+            if harmless {
+                assert_eq!((begun.generation, begun.former), (before, None), "{what}");
+                continue;
+            }
+            assert_eq!(begun.former, Some(before), "{what}");
+            assert!(report.products(None, 10).await.unwrap().is_empty(), "{what}");
+            // Once, and no other replica does it again.
+            let other = report.begin().await.unwrap();
+            assert_eq!((other.generation, other.former), (begun.generation, None), "{what}");
+        }
+    }
 }

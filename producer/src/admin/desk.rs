@@ -4,7 +4,7 @@
 //! What a replica owns is answered from its memory, everything else by a look at the brokers.
 //! It must never join the group, and never keep what it saw.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +12,25 @@ use halfmsg_protocol::HalfOffset;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminError, HalfDetail, HalfFilter, HalfView, Listed, MAX_PAGE, Page, view};
+use super::{AdminError, HalfDetail, HalfFilter, HalfView, MAX_PAGE, MissingPartition, Page, view};
 use crate::TransactionId;
 use crate::bodies::Bodies;
 use crate::config::ProducerConfig;
+use crate::life;
 use crate::log::StoreLog;
 use crate::producer::TransactionProducer;
 use crate::resolver::Input;
-use crate::resolver::query::{Known, Query, Seen, select, sharing};
-use crate::snapshot::{self, Look, Part, Report, SnapshotError, SnapshotLimits, Wanted, Where};
+use crate::resolver::query::{HalfState, Known, Query, Seen, select, sharing};
+use crate::snapshot::{
+    self, Look, Part, Report, SnapshotError, SnapshotLimits, Taken, Wanted, Where,
+};
 
 /// Waiting for the resolver to answer from memory.
 const QUERY_DEADLINE: Duration = Duration::from_secs(2);
 /// Looks at the brokers at once; more wait. They are what an unknown caller of a view can cause.
 pub(crate) const LOOKS_AT_ONCE: usize = 2;
+/// The same for what operators do: whoever asks for views holds none of them up.
+pub(crate) const ACTS_AT_ONCE: usize = 2;
 
 /// Where views come from and decisions go to. Cheap to clone.
 #[derive(Clone)]
@@ -47,41 +52,63 @@ pub(crate) struct Looked {
 }
 
 impl Desk {
-    pub(crate) async fn list(&self, filter: HalfFilter) -> Result<Listed, AdminError> {
+    pub(crate) async fn list(&self, filter: HalfFilter) -> Result<Page<HalfView>, AdminError> {
         let from = match &filter.cursor {
             Some(cursor) => view::parse_cursor(cursor)
                 .ok_or(AdminError::Invalid("the cursor is none that a list has given"))?,
             None => (0, 0),
         };
-        let limit = filter.limit.clamp(1, MAX_PAGE);
-        let (state, wanted) = (filter.state, limit + 1);
+        self.page(filter.state, from, filter.limit.clamp(1, MAX_PAGE)).await
+    }
+
+    /// All of them, of one look: what it costs does not grow with the number of pages. Without a
+    /// replica it is bounded by what a look may read.
+    pub(crate) async fn everything(&self) -> Result<Page<HalfView>, AdminError> {
+        self.page(None, (0, 0), usize::MAX - 1).await
+    }
+
+    async fn page(
+        &self,
+        state: Option<HalfState>,
+        from: (i32, i64),
+        limit: usize,
+    ) -> Result<Page<HalfView>, AdminError> {
+        let wanted = limit + 1;
         let known = self.memory(|reply| Query::List { state, from, limit: wanted, reply }).await;
-        let (known, mut seen) =
-            known.map_or_else(Default::default, |known| (known.partitions, known.what));
-        let mut stopped = Vec::new();
+        let Known { partitions: known, what: mut seen, stopped } = known.unwrap_or_default();
+        let mut missing = Missing::default();
+        missing.add(stopped, true);
         if !self.is_all(&known) {
+            let knows_none = known.is_empty();
             let wanted_parts = Wanted { except: known, least: from.0, ..Wanted::default() };
-            let parts = self.snapshot(wanted_parts).await?;
+            let Taken { parts, missing: unseen } = self.snapshot(wanted_parts).await?;
+            if knows_none && parts.is_empty() {
+                all_of(&unseen)?;
+            }
+            missing.add(unseen, false);
             for part in &parts {
                 let begin = HalfOffset(if part.partition == from.0 { from.1 } else { 0 });
                 let (open, parked) = select(&part.ledger, state, begin, wanted);
                 seen.extend(open.into_iter().map(|open| part.open(open)));
                 seen.extend(parked.into_iter().map(|parked| part.parked(parked)));
             }
-            stopped.extend(parts.into_iter().filter_map(|part| part.stopped));
+            let stopped =
+                parts.into_iter().filter_map(|part| Some((part.partition, part.stopped?)));
+            missing.add(stopped, true);
             seen.sort_by_key(Seen::place);
             seen.truncate(wanted);
         }
         let next_cursor = (seen.len() > limit).then(|| seen.pop()).flatten();
-        let page = Page {
+        Ok(Page {
             items: seen.iter().map(HalfView::of).collect(),
             next_cursor: next_cursor.map(|seen| view::cursor(&HalfView::of(&seen))),
-        };
-        Ok(Listed { page, stopped })
+            missing_partitions: missing.0.into_values().collect(),
+        })
     }
 
     /// One half with its life. What is closed longer than the store is replayed is searched for in
-    /// the whole log; for a replica, whose views can be asked for by anybody, only in its end.
+    /// the whole log; for a replica, whose views can be asked for by anybody, only in its end, and from
+    /// the beginning of a partition where that end may begin with a second message of the id.
     pub(crate) async fn get(&self, id: TransactionId) -> Result<Option<HalfDetail>, AdminError> {
         let found = self.look_up(id).await?;
         let place = match &found {
@@ -90,7 +117,7 @@ impl Desk {
             // No half has such an id: nothing is read for whoever asks for it.
             Err(_) if id.as_uuid().get_version_num() != 7 => return Ok(None),
             Err(known) if self.is_all(known) => return Ok(None),
-            Err(known) => Where::Lately(known.clone()),
+            Err(known) => Where::Lately(known.clone(), snapshot::LATELY),
         };
         let config = Arc::clone(&self.config);
         let traced = self.look(move |look| snapshot::trace(&config, id, place, look)).await;
@@ -100,7 +127,8 @@ impl Desk {
             }
             // Its state is known; only its history is short then.
             (Ok(Looked { seen, .. }), Err(error)) => {
-                tracing::warn!(%error, transaction_id = %id, "the history cannot be read");
+                let key = life::text(seen.key());
+                tracing::warn!(%error, transaction_id = %id, key, "the history cannot be read");
                 Ok(Some(HalfDetail::of(&self.with_body(seen).await?, None)))
             }
             (Err(_), traced) => Ok(traced?.and_then(|traced| {
@@ -125,9 +153,12 @@ impl Desk {
             return Ok(Err(known));
         }
         let wanted = Wanted { except: known.clone(), body_of: Some(id), ..Wanted::default() };
-        let parts = self.snapshot(wanted).await?;
-        let found = parts.into_iter().find_map(|part| Some((part.find(id)?, part)));
-        Ok(found.map(|(seen, part)| Looked { seen, part: Some(part) }).ok_or(known))
+        let Taken { parts, missing } = self.snapshot(wanted).await?;
+        match parts.into_iter().find_map(|part| Some((part.find(id)?, part))) {
+            Some((seen, part)) => Ok(Ok(Looked { seen, part: Some(part) })),
+            // It may be in one of those.
+            None => all_of(&missing).map(|()| Err(known)),
+        }
     }
 
     /// The messages, wherever they are, that share this local transaction and are not decided.
@@ -139,7 +170,8 @@ impl Desk {
         let (known, mut found) =
             known.map_or_else(Default::default, |known| (known.partitions, known.what));
         if !self.is_all(&known) {
-            let parts = self.snapshot(Wanted { except: known, ..Wanted::default() }).await?;
+            let wanted = Wanted { except: known, ..Wanted::default() };
+            let parts = self.snapshot_of_all(wanted).await?;
             found.extend(parts.iter().flat_map(|part| sharing(&part.ledger, local)));
         }
         Ok(found)
@@ -148,7 +180,7 @@ impl Desk {
     /// Whether these are all partitions, as far as this replica knows.
     fn is_all(&self, known: &BTreeSet<i32>) -> bool {
         let Some(replica) = &self.replica else { return false };
-        (0..replica.inner.partitions).all(|partition| known.contains(&partition))
+        (0..replica.inner.shared.counted()).all(|partition| known.contains(&partition))
     }
 
     /// A resolver that does not answer, because it takes partitions over or has ended, knows
@@ -176,7 +208,13 @@ impl Desk {
         }
     }
 
-    pub(crate) async fn snapshot(&self, wanted: Wanted) -> Result<Vec<Part>, AdminError> {
+    /// The partitions that are wanted, all of them.
+    pub(crate) async fn snapshot_of_all(&self, wanted: Wanted) -> Result<Vec<Part>, AdminError> {
+        let Taken { parts, missing } = self.snapshot(wanted).await?;
+        all_of(&missing).map(|()| parts)
+    }
+
+    async fn snapshot(&self, wanted: Wanted) -> Result<Taken, AdminError> {
         let config = Arc::clone(&self.config);
         self.look(move |look| snapshot::take(&config, &wanted, look)).await
     }
@@ -206,4 +244,26 @@ impl Desk {
             Err(error) => Err(AdminError::Incomplete(format!("the look failed: {error}"))),
         }
     }
+}
+
+/// Partitions of which not everything is shown.
+#[derive(Default)]
+struct Missing(BTreeMap<i32, MissingPartition>);
+
+impl Missing {
+    fn add(&mut self, found: impl IntoIterator<Item = (i32, String)>, stopped: bool) {
+        let named =
+            |(partition, reason)| (partition, MissingPartition { partition, reason, stopped });
+        self.0.extend(found.into_iter().map(named));
+    }
+}
+
+/// An error if a partition is missing that may have what is looked for.
+fn all_of(missing: &BTreeMap<i32, String>) -> Result<(), AdminError> {
+    let Some(first) = missing.values().next() else { return Ok(()) };
+    let partitions: Vec<&i32> = missing.keys().collect();
+    Err(AdminError::Incomplete(format!(
+        "partitions {partitions:?} of the store could not be looked at ({first}), and what is looked \
+         for may be there: try again when they have a leader"
+    )))
 }

@@ -1,9 +1,11 @@
 //! Why an operator's call changed nothing, or is not known to have changed anything.
+//!
+//! What says that nothing was done must never be told once a record is stored.
 
 use crate::TransactionId;
 use crate::snapshot::SnapshotError;
 
-/// Why an operator's call changed nothing.
+/// Why an operator's call changed nothing, or what is not known of its effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
     /// No such message, or it is long closed.
@@ -60,6 +62,13 @@ pub enum AdminError {
     /// The store or the resolver did not answer in time; it may be done all the same.
     #[error("not confirmed in time: {0}; look at the message before trying again")]
     Unavailable(String),
+    /// The record of the act is stored, which cannot be taken back; its effect could not be looked
+    /// at. Doing it again changes nothing: the first decision counts.
+    #[error(
+        "the record is stored; whether it had its effect could not be seen ({0}): look at the message \
+         again"
+    )]
+    Unseen(String),
 }
 
 impl AdminError {
@@ -79,6 +88,21 @@ impl AdminError {
             Self::Unreachable(_) => "kafka_unavailable",
             Self::Incomplete(_) => "incomplete",
             Self::Unavailable(_) => "not_confirmed",
+            Self::Unseen(_) => "effect_unseen",
+        }
+    }
+
+    /// The same, of a look behind the record that was stored.
+    pub(crate) fn behind_the_record(self) -> Self {
+        Self::Unseen(self.cause())
+    }
+
+    /// Why, without what it means for an act.
+    pub(crate) fn cause(self) -> String {
+        match self {
+            Self::Unreachable(why) => format!("Kafka does not answer: {why}"),
+            Self::Unavailable(why) | Self::Unseen(why) => why,
+            other => other.to_string(),
         }
     }
 }

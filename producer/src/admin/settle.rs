@@ -15,7 +15,7 @@ use halfmsg_traces::messaging::Operation;
 use super::desk::{Desk, Looked};
 use super::{AdminError, HalfView, OperatorRequest};
 use crate::TransactionId;
-use crate::checker::Asked;
+use crate::checker::{Asked, BLOCKS};
 use crate::message::HalfMessage;
 use crate::resolver::query::{Query, Seen, What};
 use crate::snapshot::{self, Wanted};
@@ -76,7 +76,7 @@ impl Desk {
         if let Some(replica) = &self.replica {
             replica.inner.metrics.decided(Origin::Operator, verdict);
         }
-        let now = self.once_applied(looked, id, offset).await?;
+        let now = self.effect(looked, id, offset).await?;
         match &now.what {
             // Somebody else's decision stood before this one.
             What::Closed(closed) if closed.verdict != verdict => {
@@ -108,18 +108,18 @@ impl Desk {
                 let span = span(&looked.seen, Operation::Resume, &request);
                 let reopened = self.reopen(looked.seen.partition, parked, &request);
                 let offset = spans::ended(span, reopened).await?;
-                Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
+                Ok(HalfView::of(&self.effect(looked, id, offset).await?))
             }
             What::Open(..) => Err(AdminError::NotParked(id)),
             What::Closed(closed) => Err(closed_error(id, closed.verdict)),
         }
     }
 
-    /// Asks the listener of an open half now. The owner's resolver does it where this replica is
-    /// the owner. Of another one's half the listener is asked here: it is the same application's,
-    /// and its answer does not depend on who asks, because the fence made it true before it was
-    /// given. The answer becomes a record like the owner's own; should both ask at once, the first
-    /// record counts and the other is a duplicate or stale.
+    /// Asks the listener of an open half now: here, whoever owns the half. It is the same
+    /// application's, and its answer does not depend on who asks, because the fence made it true
+    /// before it was given. The answer becomes a record like the owner's own, with the operator's name
+    /// and reason; should the owner ask at once, the first record counts and the other is a duplicate
+    /// or stale.
     pub(crate) async fn check(
         &self,
         id: TransactionId,
@@ -127,26 +127,35 @@ impl Desk {
     ) -> Result<HalfView, AdminError> {
         request.validate()?;
         let looked = self.find_to_change(id).await?;
-        let seen = &looked.seen;
-        let open = match &seen.what {
+        let open = match &looked.seen.what {
             What::Open(open, _) => open,
             What::Parked(..) => return Err(AdminError::NotOpen(id)),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
-        let span = span(seen, Operation::CheckNow, &request);
-        if seen.owned {
-            spans::ended(span, self.ask(|reply| Query::CheckNow { id, reply })).await?;
-            return Ok(HalfView::of(seen));
+        let span = span(&looked.seen, Operation::CheckNow, &request);
+        let asked = self.ask_now(looked.seen.partition, open, &request);
+        let offset = spans::ended(span, asked).await?;
+        Ok(HalfView::of(&self.effect(looked, id, offset).await?))
+    }
+
+    /// Where the record of the answer stands.
+    async fn ask_now(
+        &self,
+        partition: i32,
+        open: &Open,
+        request: &OperatorRequest,
+    ) -> Result<i64, AdminError> {
+        let half = &open.half;
+        let answer = self.answer(partition, half, open.epoch, open.attempts).await;
+        if let Some(replica) = &self.replica {
+            replica.inner.metrics.checked(&answer);
+            replica.inner.life.checked(half.meta.id, half.body.key.as_deref(), &answer);
         }
-        let answer = self.answer(seen.partition, &open.half, open.epoch, open.attempts).await;
-        let record = answered(open, answer, &request)?;
+        let record = answered(open, answer, request)?;
         if let (Some(replica), Record::Decision(decision)) = (&self.replica, &record) {
             replica.inner.metrics.decided(decision.origin, decision.verdict);
         }
-        let body = Body::default();
-        let appended = self.append(seen.partition, &record, &body);
-        let offset = spans::ended(span, appended).await?;
-        Ok(HalfView::of(&self.once_applied(looked, id, offset).await?))
+        self.append(partition, &record, &Body::default()).await
     }
 
     /// What a forced decision about one of several messages leaves undecided: where the listener can
@@ -157,7 +166,8 @@ impl Desk {
             Err(error) => {
                 return Some(format!(
                     "it is one of several of the local transaction {local}; which others are not \
-                     decided with it could not be looked up: {error}"
+                     decided with it could not be looked up: {}",
+                    error.cause()
                 ));
             }
         };
@@ -201,7 +211,7 @@ impl Desk {
                  local transaction"
                     .to_owned()
             }
-            (Answer::NotAsked(_), _) => "it could not be asked here".to_owned(),
+            (Answer::NotAsked(why), _) => not_asked(half, why),
         };
         if request.force { Ok(true) } else { Err(AdminError::NeedsForce { why }) }
     }
@@ -222,12 +232,12 @@ impl Desk {
         request: &OperatorRequest,
     ) -> Result<i64, AdminError> {
         let half = &parked.half;
-        let record = Record::Reopen(Reopen {
+        let record = Record::Reopen(Box::new(Reopen {
             of: HalfRef { id: half.meta.id, half: half.offset, epoch: parked.epoch },
-            meta: half.meta.clone(),
+            meta: Arc::clone(&half.meta),
             operator: request.operator.clone(),
             reason: request.reason.clone(),
-        });
+        }));
         self.append(partition, &record, &half.body).await
     }
 
@@ -240,6 +250,18 @@ impl Desk {
         let deadline = self.config.decision_deadline;
         let appended = self.log.append_within(partition, record, body, deadline).await;
         appended.map_err(|error| AdminError::Unavailable(error.to_string()))
+    }
+
+    /// The message behind the record at this offset, which is stored: no failure from here on means
+    /// that nothing was done.
+    async fn effect(
+        &self,
+        looked: Looked,
+        id: TransactionId,
+        offset: i64,
+    ) -> Result<Seen, AdminError> {
+        let applied = self.once_applied(looked, id, offset).await;
+        applied.map_err(AdminError::behind_the_record)
     }
 
     /// The message once the record at this offset is applied: by this replica if it owns the
@@ -260,13 +282,13 @@ impl Desk {
             }
             None => match self.applied_here(partition, id, offset).await? {
                 Some(seen) => return Ok(seen),
-                None => self.snapshot(wanted).await?,
+                None => self.snapshot_of_all(wanted).await?,
             },
         };
         let applied = parts.iter().find(|part| part.ledger.position() > offset);
-        applied.and_then(|part| part.find(id)).ok_or_else(|| {
-            AdminError::Unavailable("the record is stored, and its effect is not seen yet".into())
-        })
+        applied
+            .and_then(|part| part.find(id))
+            .ok_or_else(|| AdminError::Unseen("it is not read yet".into()))
     }
 
     /// Nothing if the partition has gone to another replica.
@@ -286,7 +308,7 @@ impl Desk {
                 None => return Ok(None),
             }
         }
-        Err(AdminError::Unavailable("the record is stored and not applied yet".into()))
+        Err(AdminError::Unseen("this replica has not applied it yet".into()))
     }
 
     /// The message as it is once a PARK that is being carried out is carried out: opened again
@@ -336,17 +358,35 @@ fn answered(open: &Open, answer: Answer, request: &OperatorRequest) -> Result<Re
             reason: request.reason.clone(),
         })
     };
+    let checked = |checked: Checked| {
+        Record::Checked(checked.asked_by(request.operator.clone(), request.reason.clone()))
+    };
     match answer {
         Answer::Commit => Ok(decision(Verdict::Commit)),
         Answer::Rollback => Ok(decision(Verdict::Rollback)),
-        Answer::Unknown(reason) => Ok(Record::Checked(Checked::unknown(of, open.attempts, reason))),
-        Answer::Failed(reason) => Ok(Record::Checked(Checked::failed(of, open.attempts, reason))),
-        Answer::NotAsked(NotAsked::NoListener) => Err(AdminError::Refused(format!(
+        Answer::Unknown(reason) => Ok(checked(Checked::unknown(of, open.attempts, reason))),
+        Answer::Failed(reason) => Ok(checked(Checked::failed(of, open.attempts, reason))),
+        Answer::NotAsked(why) => Err(AdminError::Refused(not_asked(&open.half, why))),
+    }
+}
+
+fn not_asked(half: &Half, why: NotAsked) -> String {
+    match why {
+        NotAsked::NoListener => format!(
             "nobody listens here for application '{}' and purpose '{}': ask a replica of it",
-            open.half.meta.application, open.half.meta.purpose
-        ))),
-        Answer::NotAsked(NotAsked::Busy) => {
-            Err(AdminError::Refused("it is being asked about right now: look again".into()))
+            half.meta.application, half.meta.purpose
+        ),
+        NotAsked::Busy => "it is being asked about right now: look again".to_owned(),
+        NotAsked::NoPlace => {
+            "its check failed before, and all places for such checks are taken by others that \
+             hang: look again, and see to what the listener waits for"
+                .to_owned()
+        }
+        NotAsked::Blocked => format!("an earlier call about it {BLOCKS}"),
+        NotAsked::Unread => {
+            "its payload cannot be read from the store now: look again, and at the leader of its \
+             partition"
+                .to_owned()
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use halfmsg_protocol::{Closed, Half, Verdict};
+use halfmsg_protocol::{Closed, Epoch, Half, Open, Record, TransactionId, Verdict};
 use serde::Serialize;
 
 use crate::clock;
 use crate::resolver::query::{Seen, What};
 use crate::snapshot::Traced;
 
+#[cfg(test)]
+pub(crate) mod ages;
 mod history;
 
 /// A part of a list, and where the next begins.
@@ -20,15 +22,22 @@ pub struct Page<T> {
     /// Hand it in for the next part; none if this is the last.
     #[cfg_attr(feature = "openapi", schema(required))]
     pub next_cursor: Option<String>,
+    /// Partitions of the store of which not everything is shown: that could not be looked at now, or
+    /// that stand still.
+    pub missing_partitions: Vec<MissingPartition>,
 }
 
-/// A list that was read from the brokers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Listed {
-    /// The halves.
-    pub page: Page<HalfView>,
-    /// Partitions that stand still, and why: what lies behind in them is not listed.
-    pub stopped: Vec<String>,
+/// A partition of which a list does not show everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MissingPartition {
+    /// The store's partition.
+    pub partition: i32,
+    /// Why.
+    pub reason: String,
+    /// It stands still: what lies before that is shown, and what lies behind is not. If false, it could
+    /// not be looked at, and nothing of it is shown.
+    pub stopped: bool,
 }
 
 /// A half message in a list.
@@ -57,7 +66,11 @@ pub struct HalfView {
     pub offset: i64,
     /// How often it was reopened.
     pub epoch: u32,
-    /// When it was stored, RFC 3339.
+    /// When it was stored first, RFC 3339, however often it was reopened. While it is in its first life,
+    /// that is its record's time, by the store's broker. Of one that was parked since, it is the time in its
+    /// id, which its application's clock gave just before, unless the log still tells the record's when
+    /// it is shown by itself. Of one whose application gave it an id that is no UUIDv7, it is when
+    /// it was parked or reopened last.
     #[cfg_attr(feature = "openapi", schema(format = "date-time"))]
     pub stored_at: String,
     /// Seconds since then.
@@ -122,8 +135,6 @@ impl HalfView {
             What::Open(open, until) => Self {
                 state: "open",
                 epoch: open.epoch.0,
-                stored_at: rfc3339(open.appended_ms),
-                age_seconds: age(open.appended_ms),
                 attempts: open.attempts,
                 next_check_at: until.map(|until| {
                     let ms = i64::try_from(until.as_millis()).unwrap_or(i64::MAX);
@@ -134,21 +145,24 @@ impl HalfView {
                     .as_ref()
                     .map(|(outcome, reason)| format!("{}: {reason}", outcome.as_str())),
                 failing_since: open.failing_since_ms.map(rfc3339),
-                ..Self::base(seen.partition, &open.half)
+                ..Self::base(seen.partition, &open.half, stored_ms(open))
             },
             What::Parked(parked, _) => Self {
                 state: "parked",
                 epoch: parked.epoch.0,
                 attempts: parked.attempts,
                 last_outcome: Some(format!("{}: {}", parked.cause.as_str(), parked.reason)),
-                ..Self::base(seen.partition, &parked.half)
+                ..Self::base(
+                    seen.partition,
+                    &parked.half,
+                    made_ms(parked.half.meta.id, parked.parked_ms),
+                )
             },
             What::Closed(closed) => Self::closed(seen.partition, closed),
         }
     }
 
-    fn base(partition: i32, half: &Half) -> Self {
-        let stored_ms = half.meta.timestamp_ms;
+    fn base(partition: i32, half: &Half, stored_ms: i64) -> Self {
         Self {
             transaction_id: half.meta.id.to_string(),
             local_transaction_id: half.meta.local_transaction.map(|id| id.to_string()),
@@ -170,18 +184,19 @@ impl HalfView {
     }
 
     fn closed(partition: i32, closed: &Closed) -> Self {
+        let stored_ms = first_ms(closed.id, closed.epoch, closed.stored_ms);
         Self {
             transaction_id: closed.id.to_string(),
             local_transaction_id: None,
-            purpose: closed.purpose.clone(),
-            topic: closed.topic.clone(),
+            purpose: closed.meta.purpose.clone(),
+            topic: closed.meta.topic.clone(),
             key: None,
             state: state_of(closed.verdict),
             partition,
             offset: closed.half.0,
             epoch: closed.epoch.0,
-            stored_at: rfc3339(closed.stored_ms),
-            age_seconds: age(closed.stored_ms),
+            stored_at: rfc3339(stored_ms),
+            age_seconds: age(stored_ms),
             attempts: closed.attempts,
             next_check_at: None,
             last_outcome: Some(decided(closed)),
@@ -204,6 +219,10 @@ impl HalfDetail {
         let traced_half = traced.and_then(|traced| traced.half.as_ref());
         let local = traced_half.and_then(|half| half.meta.local_transaction);
         half.local_transaction_id = half.local_transaction_id.or(local.map(|id| id.to_string()));
+        let begin = traced.and_then(|traced| traced.steps.first());
+        if let Some(begin) = begin.filter(|step| matches!(step.record, Record::Half(_))) {
+            (half.stored_at, half.age_seconds) = (rfc3339(begin.at_ms), age(begin.at_ms));
+        }
         Self {
             application: body.or(traced_half).map(|half| half.meta.application.clone()),
             history: match traced {
@@ -241,6 +260,22 @@ fn decided(closed: &Closed) -> String {
 
 fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// When an open half message was stored first, milliseconds since the epoch.
+pub(crate) fn stored_ms(open: &Open) -> i64 {
+    first_ms(open.half.meta.id, open.epoch, open.appended_ms)
+}
+
+/// The record that begins a later life is a REOPEN.
+fn first_ms(id: TransactionId, epoch: Epoch, began_ms: i64) -> i64 {
+    if epoch == Epoch::default() { began_ms } else { made_ms(id, began_ms) }
+}
+
+/// What the id tells, if it does, of something that was there at this time: clocks differ, and the user's
+/// own timestamp says nothing about it.
+fn made_ms(id: TransactionId, was_there_ms: i64) -> i64 {
+    id.made_ms().map_or(was_there_ms, |made| made.min(was_there_ms))
 }
 
 fn age(stored_ms: i64) -> i64 {

@@ -156,6 +156,20 @@ impl ProducerConfig {
                 needed: TRANSACTION_TIMEOUT_RANGE,
             });
         }
+        // librdkafka refuses a transactional client then, and the first one is made when partitions are taken
+        // over. Where nothing is set, it takes what fits.
+        let socket = self.kafka.properties.get("socket.timeout.ms");
+        let socket = socket.and_then(|value| value.trim().parse::<u128>().ok());
+        let longest = self.transaction_timeout.as_millis() + 100;
+        if let Some(set) =
+            socket.filter(|set| self.emission == Emission::ExactlyOnce && *set > longest)
+        {
+            return Err(ConfigError::Range {
+                setting: "the Kafka property socket.timeout.ms",
+                value: set.to_string(),
+                needed: "at most transaction_timeout and 100 ms: remove it, or raise transaction_timeout",
+            });
+        }
         Ok(())
     }
 
@@ -217,6 +231,7 @@ mod tests {
     use halfmsg_kafka::KafkaConfig;
 
     use super::*;
+    use crate::resolver::delivery;
 
     fn config() -> ProducerConfig {
         ProducerConfig::new(KafkaConfig::new("127.0.0.1:9092"), "shop", "orders")
@@ -227,6 +242,23 @@ mod tests {
         let mut config = config();
         config.check_after = Duration::from_secs(5);
         assert!(matches!(config.validate(), Err(ConfigError::CheckTooEarly { .. })));
+    }
+
+    /// What librdkafka says only when the first partition is taken over.
+    #[test]
+    fn refuses_what_no_transactional_client_takes() {
+        for (millis, emission, is_right) in [
+            ("10100", Emission::ExactlyOnce, true),
+            ("10101", Emission::ExactlyOnce, false),
+            ("60000", Emission::AtLeastOnce, true),
+        ] {
+            let mut config = config();
+            config.emission = emission;
+            config.kafka.properties.insert("socket.timeout.ms".into(), millis.into());
+            let found = config.validate();
+            assert_eq!(found.is_ok(), is_right, "{millis}: {found:?}");
+            assert_eq!(delivery::client(&config, 0).is_ok(), is_right, "{millis}");
+        }
     }
 
     #[test]

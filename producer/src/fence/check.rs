@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::FenceError;
 use super::table::{self, State};
+use crate::life;
 use crate::listener::{ListenerResult, LocalTransactionState};
 use crate::message::HalfMessage;
 
@@ -63,7 +64,7 @@ pub async fn check(
     let known = states(db, &ids, options).await;
     let answer = |half: &HalfMessage| match &known {
         Ok(known) => match known.get(&half.local_transaction_id) {
-            Some(state) => Ok(state.clone()?),
+            Some(state) => Ok(told(half, state.clone())?),
             None => Ok(LocalTransactionState::Unknown),
         },
         Err(error) => Err(error.clone().into()),
@@ -84,7 +85,7 @@ pub async fn check_one(
     answers.pop().unwrap_or(Ok(LocalTransactionState::Unknown))
 }
 
-type Known = HashMap<TransactionId, Result<LocalTransactionState, FenceError>>;
+type Known = HashMap<TransactionId, Result<State, FenceError>>;
 
 /// What is known of these, which are in the order of their keys.
 async fn states(
@@ -105,9 +106,9 @@ async fn states(
     let mut missing = Vec::new();
     for id in ids {
         match states.remove(id) {
-            Some(state) => drop(known.insert(*id, told(*id, state))),
+            Some(state) => drop(known.insert(*id, state)),
             None if rows.mark.covers(*id) => {
-                known.insert(*id, told(*id, Err(FenceError::Forgotten(*id))));
+                known.insert(*id, Err(FenceError::Forgotten(*id)));
             }
             None => missing.push(*id),
         }
@@ -118,21 +119,22 @@ async fn states(
         let to_write = u32::try_from(missing.len() - at).unwrap_or(u32::MAX);
         let wait = options.lock_timeout.min(to_wait / to_write);
         let state = bounded(left.min(wait + WRITE_GRACE), close(db, *id, wait)).await;
-        known.insert(*id, told(*id, state));
+        known.insert(*id, state);
     }
     Ok(known)
 }
 
-/// Of the local transaction, or of what kept the database from telling.
+/// What its row says of a half, or what kept the database from telling.
 fn told(
-    transaction_id: TransactionId,
+    half: &HalfMessage,
     state: Result<State, FenceError>,
 ) -> Result<LocalTransactionState, FenceError> {
     match state {
         Ok(State::Entered) => Ok(LocalTransactionState::Commit),
         Ok(State::Tombstone) => Ok(LocalTransactionState::Rollback),
         Err(error @ (FenceError::Contended(_) | FenceError::Forgotten(_))) => {
-            tracing::warn!(%transaction_id, %error, "what became of it is not known yet");
+            let (transaction_id, key) = (half.transaction_id, life::text(half.key.as_deref()));
+            tracing::warn!(%transaction_id, key, %error, "what became of it is not known yet");
             Ok(LocalTransactionState::Unknown)
         }
         Err(error) => Err(error),

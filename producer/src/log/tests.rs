@@ -24,7 +24,8 @@ fn log(broker: &EmbeddedBroker) -> StoreLog {
 
 async fn append(log: &StoreLog) -> Result<i64, AppendError> {
     let part = Part { payload: Some(b"x"), ..Part::default() };
-    log.append_by(0, b"packed", part, Instant::now() + DEADLINE).await
+    let written = log.append_by(0, b"packed", part, Instant::now() + DEADLINE).await?;
+    Ok(written.offset)
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {

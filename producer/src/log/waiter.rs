@@ -5,14 +5,25 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use halfmsg_protocol::HalfRef;
 use halfmsg_traces::Span;
 use rdkafka::error::KafkaError;
 
+use crate::life;
 use crate::resolver::Input;
 
-/// Where an acknowledged record stands, or what the client said.
-pub(crate) type Appended = Result<i64, KafkaError>;
+/// Where an acknowledged record stands, and since when by the store's clock: what whoever reads it
+/// finds as its timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) offset: i64,
+    /// Milliseconds since the epoch.
+    pub(crate) appended_ms: i64,
+}
+
+/// That, or what the client said.
+pub(crate) type Appended = Result<Written, KafkaError>;
 
 /// Who waits for an acknowledgement.
 pub(crate) enum Waiter {
@@ -24,6 +35,8 @@ pub(crate) enum Waiter {
         partition: i32,
         generation: u64,
         of: HalfRef,
+        /// The message's ordering key, for the log.
+        key: Option<Bytes>,
         /// That of a decision, if somebody takes spans. It ends with the wait.
         span: Mutex<Option<Span>>,
     },
@@ -60,13 +73,17 @@ impl Waiter {
                     waker.wake();
                 }
             }
-            Self::Resolver { inputs, partition, generation, of, span } => {
+            Self::Resolver { inputs, partition, generation, of, key, span } => {
                 let span = span.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let (Some(mut span), Err(error)) = (span, &result) {
                     halfmsg_traces::failed(&mut span, "not_stored", &error.to_string());
                 }
                 if let Err(error) = result {
-                    tracing::warn!(transaction_id = %of.id, partition, %error, "a record was not stored");
+                    let key = life::text(key.as_deref());
+                    tracing::warn!(
+                        transaction_id = %of.id, key, partition, %error,
+                        "a record was not stored"
+                    );
                     let (partition, generation, of) = (*partition, *generation, *of);
                     // The resolver may have ended; then nothing is left to retry here.
                     drop(inputs.send(Input::AppendFailed { partition, generation, of }));
@@ -109,11 +126,15 @@ mod tests {
 
     use super::*;
 
+    fn written(offset: i64) -> Appended {
+        Ok(Written { offset, appended_ms: 1 })
+    }
+
     #[tokio::test]
     async fn an_end_before_the_wait_is_not_missed() {
         let waiter = Waiter::caller();
-        waiter.done(Ok(7));
-        assert_eq!(Acked(&waiter).await, Ok(7));
+        waiter.done(written(7));
+        assert_eq!(Acked(&waiter).await, written(7));
     }
 
     #[tokio::test]
@@ -122,15 +143,15 @@ mod tests {
         let other = Arc::clone(&waiter);
         let mut acked = std::pin::pin!(Acked(&waiter));
         assert!(futures::poll!(&mut acked).is_pending());
-        std::thread::spawn(move || other.done(Ok(8)));
-        assert_eq!(acked.await, Ok(8));
+        std::thread::spawn(move || other.done(written(8)));
+        assert_eq!(acked.await, written(8));
     }
 
     #[tokio::test]
     async fn the_first_end_holds() {
         let waiter = Waiter::caller();
         waiter.done(Err(KafkaError::Canceled));
-        waiter.done(Ok(9));
+        waiter.done(written(9));
         assert_eq!(Acked(&waiter).await, Err(KafkaError::Canceled));
     }
 }

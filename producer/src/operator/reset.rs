@@ -60,10 +60,11 @@ impl ResetPlan {
 }
 
 impl OperatorClient {
-    /// What a reset would do, without doing it.
+    /// What a reset would do, without doing it. Of an offset below the low-water mark the whole log is
+    /// looked at: it may lie between two copies of one half message.
     ///
     /// # Errors
-    /// [`AdminError::Refused`] for an offset outside the log, and others.
+    /// [`AdminError::Refused`] for an offset outside the log or between two copies, and others.
     pub async fn plan_reset(&self, partition: i32, to: ResetTo) -> Result<ResetPlan, AdminError> {
         let from = match to {
             ResetTo::Start => 0,
@@ -71,7 +72,7 @@ impl OperatorClient {
             ResetTo::End => i64::MAX,
         };
         let wanted = Wanted { only: Some(partition), from: Some(from), ..Wanted::default() };
-        let parts = self.desk.snapshot(wanted).await?;
+        let parts = self.desk.snapshot_of_all(wanted).await?;
         let Some(part) = parts.first() else {
             return Err(AdminError::Refused(format!("the store has no partition {partition}")));
         };
@@ -86,6 +87,15 @@ impl OperatorClient {
                 )));
             }
         };
+        // The first copy of one that the log does not hold any more is known from the parked topic.
+        let between = part.ledger.between_copies(target).filter(|(before, _)| *before >= start);
+        if let Some((before, behind)) = between {
+            return Err(AdminError::Refused(format!(
+                "a half message stands in the log before offset {target}, and a copy of it behind: a \
+                 replay from there would take the copy for a message that nobody has decided; \
+                 take {before} or {behind}"
+            )));
+        }
         Ok(plan(part, target))
     }
 

@@ -2,18 +2,15 @@
 
 use std::sync::Arc;
 
-use halfmsg_protocol::{
-    Answer, Command, Event, HalfRef, Ignored, NotAsked, Progress, Question, Record,
-};
+use halfmsg_protocol::{Command, Event, Ignored, Progress, Question, Record};
 
+use super::asking::Asking;
 use super::emitter::{Item, JobEnd, Work};
 use super::watch::observe_deliveries;
-use super::{Input, Resolver, tell};
-use crate::bodies::Bodies;
-use crate::checker::Asked;
+use super::{Resolver, tell};
 use crate::clock;
+use crate::life;
 use crate::log::Waiter;
-use crate::message::HalfMessage;
 use crate::parked::ParkedRecord;
 
 impl Resolver {
@@ -23,7 +20,7 @@ impl Resolver {
         (partition, generation): (i32, u64),
         items: Vec<Item>,
         progress: Option<Progress>,
-        end: JobEnd,
+        (end, ended_ms): (JobEnd, i64),
     ) {
         let Some(owned) = self.owned.get_mut(&partition) else { return };
         if owned.generation != generation {
@@ -36,17 +33,20 @@ impl Resolver {
         let halves = tell::deliveries(&self.life, &items);
         observe_deliveries(&self.metrics, &items, &end);
         let ended = owned.lane.ended(items, progress, end);
-        if !ended.done.is_empty() || ended.stored.is_some() {
+        if !ended.done.is_empty() || !ended.unmarked.is_empty() || ended.stored.is_some() {
             self.wanted.works(partition);
             self.renewals = 0;
         }
-        for (at, delivered) in ended.done {
-            if delivered {
-                self.metrics.delivered();
-            }
+        let known_from = owned.end_at_takeover;
+        let done = ended.done.iter().filter(|(_, delivered)| *delivered).map(|(at, _)| *at);
+        for at in done.chain(ended.unmarked) {
+            self.metrics.delivered();
             if let Some(half) = halves.get(&at) {
-                self.life.delivered(half);
+                // A decision that the log held at the takeover, an earlier owner may have carried out.
+                self.life.delivered(half, (at >= known_from).then_some(ended_ms));
             }
+        }
+        for (at, _) in ended.done {
             self.step(partition, Some(generation), Event::CarriedOut { at });
         }
         for (at, reason) in ended.refused {
@@ -94,24 +94,37 @@ impl Resolver {
             Command::WriteParked { at, parked } => {
                 self.life.parked(&parked);
                 let cause = parked.cause;
-                send(at, Work::Park(parked));
+                send(at, Work::Park(Box::new(parked)));
                 if let Some(owned) = self.owned.get_mut(&partition) {
                     owned.uncounted.parked(at, cause);
                 }
             }
             Command::CopyForeign { at } => {
                 let body = std::mem::take(&mut self.foreign);
-                send(at, Work::Foreign(ParkedRecord::foreign(partition, at, body)));
+                let record = ParkedRecord::foreign(partition, at, body);
+                send(at, Work::Foreign(Box::new(record)));
             }
             Command::Ask(questions) => self.ask(partition, generation, questions),
             Command::Append(record) => self.append(partition, generation, &record),
             Command::Note { id, at, why } => {
                 self.metrics.ignored(why);
                 if why == Ignored::Conflict {
+                    let owned = self.owned.get(&partition);
+                    let parked = owned.and_then(|owned| owned.core.ledger().find_parked(id));
+                    let key = parked.and_then(|parked| parked.half.body.key.as_deref());
                     tracing::warn!(
-                        transaction_id = %id, partition, offset = at,
+                        transaction_id = %id, key = life::text(key), partition, offset = at,
                         "a decision contradicts an earlier one, or came while the message was \
                          parked; the first one holds"
+                    );
+                }
+                if let Ignored::Reused { first } = why {
+                    tracing::error!(
+                        transaction_id = %id, topic = self.store, partition, offset = at,
+                        first = first.0,
+                        "another message was stored under the id of one that the store holds \
+                         already: it is neither delivered nor asked about, and its decision changes \
+                         nothing; give each message an id of its own"
                     );
                 }
             }
@@ -135,60 +148,18 @@ impl Resolver {
             self.metrics.decided(decision.origin, decision.verdict);
             span = self.decision_span(partition, decision);
         }
-        let inputs = self.to_self.clone();
-        let waiter = Waiter::Resolver { inputs, partition, generation, of, span: span.into() };
+        let open = self.owned.get(&partition).and_then(|owned| owned.core.ledger().open(of.half));
+        let key = open.and_then(|open| open.half.body.key.clone());
+        let (inputs, span) = (self.to_self.clone(), span.into());
+        let waiter = Waiter::Resolver { inputs, partition, generation, of, key, span };
         self.log.append(partition, record, &Default::default(), waiter);
     }
 
     fn ask(&mut self, partition: i32, generation: u64, questions: Vec<Question>) {
-        let (checker, inputs) = (Arc::clone(&self.checker), self.to_self.clone());
-        let bodies = Arc::clone(&self.bodies);
-        let of: Vec<HalfRef> = questions.iter().map(|question| question.of).collect();
-        self.runtime.spawn(async move {
-            let answers = match whole(bodies, partition, questions).await {
-                Ok(questions) => {
-                    let asked = questions.iter().map(|question| asked(partition, question));
-                    checker.ask(asked.collect()).await
-                }
-                Err(error) => {
-                    tracing::warn!(partition, error, "halves cannot be read to ask about them");
-                    vec![Answer::NotAsked(NotAsked::Busy); of.len()]
-                }
-            };
-            for (of, answer) in of.into_iter().zip(answers) {
-                // The resolver may have ended meanwhile; its successor asks again.
-                drop(inputs.send(Input::Answered { partition, generation, of, answer }));
-            }
-            drop(inputs.send(Input::BatchOver { partition, generation }));
-        });
-    }
-}
-
-/// The questions with the bodies that memory had no room for.
-async fn whole(
-    bodies: Arc<Bodies>,
-    partition: i32,
-    mut questions: Vec<Question>,
-) -> Result<Vec<Question>, String> {
-    if questions.iter().all(|question| !question.half.is_stub) {
-        return Ok(questions);
-    }
-    let read = tokio::task::spawn_blocking(move || {
-        let halves: Vec<_> = questions.iter().map(|question| &question.half).collect();
-        let whole = bodies.open(partition, &halves).map_err(|error| error.to_string())?;
-        for question in &mut questions {
-            if let Some(half) = whole.get(&question.half.stored_at) {
-                question.half = Arc::clone(half);
-            }
-        }
-        Ok(questions)
-    });
-    read.await.unwrap_or_else(|error| Err(error.to_string()))
-}
-
-fn asked(partition: i32, question: &Question) -> Asked {
-    Asked {
-        application: question.half.meta.application.clone(),
-        half: HalfMessage::new(partition, &question.half, question.of.epoch.0, question.attempts),
+        let Some(owned) = self.owned.get(&partition) else { return };
+        let (inputs, ended) = (self.to_self.clone(), owned.questions.ended());
+        let asking = Asking::new(inputs, (partition, generation), &questions, ended);
+        let (checker, bodies) = (Arc::clone(&self.checker), Arc::clone(&self.bodies));
+        self.runtime.spawn(asking.ask(checker, bodies, questions));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use halfmsg_protocol::{Half, LOCAL_TRANSACTION_ID_HEADER, TRANSACTION_ID_HEADER};
 use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
@@ -22,6 +23,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// of ours, is the topic's to take or to refuse. The client holds one batch at a time.
 const RECORD_BYTES: &str = "1000000000";
 const QUEUE_KB: &str = "2147483647";
+/// Messages without a key stay with one partition of their target for so many milliseconds: else each
+/// of a batch would go to another one, and a Kafka transaction end in all of them (KIP-480).
+const STICKY_MILLIS: &str = "10";
+const STICKY: &str = "sticky.partitioning.linger.ms";
 /// The client's default for records of one request to one partition; topics for small messages take
 /// less.
 const REQUEST_BYTES: usize = 1_000_000;
@@ -101,6 +106,10 @@ pub(crate) type Outgoing<'a> = BaseRecord<'a, [u8], [u8], Box<Report>>;
 
 /// The client of one store partition.
 pub(crate) fn client(config: &ProducerConfig, partition: i32) -> Result<Client, KafkaError> {
+    settings(config, partition).create_with_context(LaneContext)
+}
+
+fn settings(config: &ProducerConfig, partition: i32) -> ClientConfig {
     let max_record_bytes = crate::topics::parked_record_bytes(config);
     let mut client = config.kafka.producer();
     client
@@ -112,6 +121,9 @@ pub(crate) fn client(config: &ProducerConfig, partition: i32) -> Result<Client, 
         // Each item is two records at most, and marks are cleared along with them.
         .set("queue.buffering.max.messages", (4 * config.batch_messages + 1_000).to_string())
         .set("queue.buffering.max.kbytes", QUEUE_KB);
+    if !config.kafka.properties.contains_key(STICKY) {
+        client.set(STICKY, STICKY_MILLIS);
+    }
     match config.emission {
         // A broker that is away holds deliveries up for as long as it takes.
         Emission::AtLeastOnce => client.set("message.timeout.ms", "0"),
@@ -123,7 +135,7 @@ pub(crate) fn client(config: &ProducerConfig, partition: i32) -> Result<Client, 
                 .set("message.timeout.ms", &timeout)
         }
     };
-    client.create_with_context(LaneContext)
+    client
 }
 
 /// The delivered record: the user's key, payload, headers and timestamp, and the transaction id as
@@ -181,6 +193,8 @@ fn headers(from: &[(String, Option<Bytes>)]) -> OwnedHeaders {
 pub(crate) enum Blame {
     /// Its topic: it is missing, or not for us.
     Topic,
+    /// Whoever gives the rights: there is none to write to its topic, or it has not reached every broker.
+    Right,
     /// A message of its batch, which the broker refuses as a whole.
     Batch,
     /// Nobody that sending again would not help.
@@ -206,10 +220,55 @@ pub(crate) fn blame(error: &KafkaError) -> Blame {
         Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
         | Code::MessageBatchTooLarge
-        | Code::TopicAuthorizationFailed
         | Code::InvalidRecord
         | Code::InvalidTimestamp
         | Code::PolicyViolation => Blame::Batch,
+        Code::TopicAuthorizationFailed => Blame::Right,
         _ => Blame::Nobody,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halfmsg_kafka::EmbeddedBroker;
+    use rdkafka::producer::Producer;
+
+    use super::*;
+
+    const PARTITIONS: i32 = 16;
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// Where a batch of unkeyed messages goes, with what was set by hand.
+    fn partitions_of_a_batch(by_hand: &[(&str, &str)]) -> usize {
+        let broker = EmbeddedBroker::start().expect("a loopback port");
+        broker.create_topic("t", PARTITIONS).expect("a topic");
+        let mut config = ProducerConfig::new(broker.config(), "app", "group");
+        let by_hand = by_hand.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        config.kafka.properties.extend(by_hand);
+        let client = client(&config, 0).expect("a client");
+        let metadata = client.client().fetch_metadata(Some("t"), DEADLINE);
+        metadata.expect("the topic is known");
+        let reports = Reports::of(1_000);
+        for index in 0..1_000 {
+            let report = Box::new(Report { batch: Arc::clone(&reports), index });
+            let record: Outgoing<'_> = BaseRecord::with_opaque_to("t", report).payload(b"x");
+            client.send(record).map_err(|(error, _)| error).expect("room in the queue");
+        }
+        client.flush(DEADLINE).expect("delivered");
+        let ends = (0..PARTITIONS).map(|partition| {
+            client.client().fetch_watermarks("t", partition, DEADLINE).expect("it answers").1
+        });
+        ends.filter(|end| *end > 0).count()
+    }
+
+    #[test]
+    fn a_batch_without_keys_goes_to_few_partitions() {
+        let config = ProducerConfig::new(halfmsg_kafka::KafkaConfig::new("b:1"), "app", "group");
+        assert_eq!(settings(&config, 0).get(STICKY), Some(STICKY_MILLIS));
+        // For as long as a busy machine takes to send them.
+        let few = partitions_of_a_batch(&[(STICKY, "60000")]);
+        assert!(few < PARTITIONS as usize / 2, "{few} partitions");
+        let all = partitions_of_a_batch(&[(STICKY, "0")]);
+        assert_eq!(all, PARTITIONS as usize, "unless told otherwise");
     }
 }

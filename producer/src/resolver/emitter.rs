@@ -16,6 +16,7 @@ use super::Input;
 use super::assignment::StoreContext;
 use super::claim::Claim;
 use super::worker::Worker;
+use crate::clock;
 use crate::config::ProducerConfig;
 use crate::parked::ParkedRecord;
 use crate::targets::Targets;
@@ -41,9 +42,9 @@ pub(crate) enum Work {
     /// Nothing but the mark of a settled message.
     Settle(HalfRef),
     /// The message to the parked topic.
-    Park(ParkedHalf),
+    Park(Box<ParkedHalf>),
     /// A copy of a record that is none of ours, to the parked topic.
-    Foreign(ParkedRecord),
+    Foreign(Box<ParkedRecord>),
 }
 
 impl Item {
@@ -111,6 +112,8 @@ pub(crate) enum Trouble {
     Suspect(String),
     /// A passing reason.
     Passing(String),
+    /// It is delivered; the mark of it is not written yet.
+    Unmarked(String),
 }
 
 /// How a batch ended.
@@ -207,7 +210,8 @@ fn run(
         let Some(end) = worker.carry_out(&job) else { return ended.busy = false };
         ended.busy = false;
         let Job { items, progress, .. } = job;
-        let report = Input::Emitted { partition, generation, items, progress, end };
+        let ended_ms = clock::wall_ms();
+        let report = Input::Emitted { partition, generation, items, progress, end, ended_ms };
         if ended.inputs.send(report).is_err() {
             return;
         }
@@ -227,8 +231,8 @@ impl Drop for Ended {
         if self.busy {
             let (partition, generation) = (self.partition, self.generation);
             let end = JobEnd::Lost("the emitter's thread panicked".into());
-            let report =
-                Input::Emitted { partition, generation, items: Vec::new(), progress: None, end };
+            let (items, progress, ended_ms) = (Vec::new(), None, clock::wall_ms());
+            let report = Input::Emitted { partition, generation, items, progress, end, ended_ms };
             drop(self.inputs.send(report));
         }
     }

@@ -7,7 +7,7 @@
 //! up; one whose target is missing holds up those for the same target, and in exactly-once mode all
 //! behind it, until it is refused (`MISSING_FOR`).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use halfmsg_protocol::{Progress, ResolverCore, TransactionId};
@@ -54,6 +54,8 @@ impl Limits {
 pub(crate) struct Ended {
     /// Carried out: the record, and whether a message was delivered.
     pub(crate) done: Vec<(i64, bool)>,
+    /// Delivered, and not carried out before that is marked.
+    pub(crate) unmarked: Vec<i64>,
     /// Refused for good: the decision, and why.
     pub(crate) refused: Vec<(i64, String)>,
     /// Progress that is stored now.
@@ -237,7 +239,7 @@ impl Lane {
         if !self.limits.exactly_once {
             return Ok(None);
         }
-        let batch: BTreeSet<i64> = items.iter().map(|item| item.at).collect();
+        let batch: Vec<i64> = items.iter().map(|item| item.at).collect();
         let progress = core.progress_after(&batch);
         let covers = |last: &i64| progress.is_some_and(|progress| *last < progress.position);
         if !batch.last().is_none_or(covers) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use halfmsg_protocol::{Progress, ResolverCore};
 
+use super::asking::Questions;
 use super::lane::Lane;
 use super::watch::Uncounted;
 
@@ -11,6 +12,7 @@ use super::watch::Uncounted;
 pub(crate) struct Owned {
     pub(crate) core: ResolverCore,
     pub(crate) lane: Lane,
+    pub(super) questions: Questions,
     /// Tells this ownership from an earlier one of the same partition.
     pub(crate) generation: u64,
     /// Why it is not read on, if it is not.
@@ -23,6 +25,8 @@ pub(crate) struct Owned {
     pub(crate) is_throttled: bool,
     /// Its log is not the one that progress was stored for: what is stored stays as it is.
     pub(crate) is_lost: bool,
+    /// What was missing of its log at the takeover although it was needed.
+    pub(super) cut: Option<String>,
     /// The end of the log when it was taken over.
     pub(crate) end_at_takeover: i64,
     /// The end of the log was reached since.
@@ -30,7 +34,7 @@ pub(crate) struct Owned {
     pub(super) uncounted: Uncounted,
     /// What is stored as progress, if it is known.
     pub(super) stored: Option<Progress>,
-    /// The log was cut here.
+    /// The log is known to be cut here.
     pub(super) trimmed_below: i64,
 }
 

@@ -8,6 +8,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::asking::Questions;
 use super::assignment::{self, Change};
 use super::claim::Claim;
 use super::emitter::EmitterParts;
@@ -20,6 +21,9 @@ use super::watch::{Renewal, Uncounted};
 use super::{Input, Owned, Resolver};
 use crate::clock;
 use crate::config::{Assignment, Emission, RETRY_DELAY};
+
+#[cfg(test)]
+mod tests;
 
 /// Threads that still hold the consumer, when stopping.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
@@ -85,7 +89,7 @@ impl Resolver {
             generation: self.generation,
             claim: Arc::clone(&claim),
         };
-        match takeover::start(parts, partitions.clone()) {
+        match takeover::start(parts, partitions.clone(), self.seen.clone()) {
             Ok(()) => self.wanted.takes(self.generation, claim),
             Err(error) => {
                 tracing::error!(%error, "no thread for taking partitions over");
@@ -94,22 +98,25 @@ impl Resolver {
         }
     }
 
-    pub(super) fn taken_over(&mut self, end: TakeoverEnd) {
+    /// The takeover under way hands these over; others may follow.
+    pub(super) fn taken(&mut self, generation: u64, taken: Vec<Taken>) {
         // Given up meanwhile: what was taken is let go.
-        if !self.wanted.taken(end.generation) {
-            return;
-        }
-        self.shared.takeover_failed(end.why);
-        self.wanted.add(end.failed, Instant::now() + RETRY_DELAY);
-        if end.taken.is_empty() {
+        if !self.wanted.is_taking(generation) || taken.is_empty() {
             return;
         }
         let now = Instant::now();
         self.replay = Some((now, now));
-        for taken in end.taken {
-            self.own(taken, end.generation);
+        for taken in taken {
+            self.own(taken, generation);
         }
         self.reassign();
+    }
+
+    pub(super) fn taken_over(&mut self, end: TakeoverEnd) {
+        if self.wanted.taken(end.generation) {
+            self.shared.takeover_failed(end.why);
+            self.wanted.add(end.failed, Instant::now() + RETRY_DELAY);
+        }
     }
 
     fn own(&mut self, taken: Taken, generation: u64) {
@@ -121,17 +128,26 @@ impl Resolver {
             progress.forget(partition);
         }
         let (stopped, is_lost) = (found.stopped.clone(), found.stopped.is_some());
+        let cut = found.cut.clone();
+        if cut.is_some() {
+            self.metrics.log_cut();
+        }
+        if found.is_progress_unknown {
+            self.metrics.progress_unknown();
+        }
         let skipped = found.skipped();
         let takeover = found.takeover(clock::wall_ms(), self.now);
         let owned = Owned {
             core: ResolverCore::new(self.config.core(), takeover),
             lane: Lane::new(emitter, self.limits),
+            questions: Questions::default(),
             generation,
             stopped,
             stopped_at: None,
             skipped,
             is_throttled: false,
             is_lost,
+            cut,
             end_at_takeover,
             caught_up: false,
             uncounted: Uncounted::default(),
@@ -189,8 +205,25 @@ impl Resolver {
     /// The client has given up fetching: where it stands is looked up again, and tried until it
     /// answers.
     pub(super) fn take_over_anew(&mut self) {
+        self.note_seen();
         let partitions: Vec<i32> = std::mem::take(&mut self.owned).into_keys().collect();
         self.wanted.add(partitions, Instant::now() + RETRY_DELAY);
+    }
+
+    /// What is read of a log that is not another's tells it from one that is made anew under its name.
+    pub(super) fn note_seen(&mut self) {
+        let read = self.owned.iter().filter(|(_, owned)| owned.stopped.is_none());
+        self.seen.extend(read.map(|(of, owned)| (*of, owned.core.ledger().position())));
+    }
+
+    /// A fatal error is told only once, to who polls then: that may have been a drain.
+    pub(super) fn look_for_fatal(&mut self) {
+        if !self.is_renewed {
+            return;
+        }
+        if let Some((code, _)) = self.consumer.client().fatal_error() {
+            self.give_consumer_up(code);
+        }
     }
 
     /// A fatal error: another process has our `group.instance.id`, or the client is beyond repair.
@@ -219,7 +252,8 @@ impl Resolver {
 
     fn renew_consumer(&mut self) {
         self.consumer.context().close();
-        let consumer = match assignment::consumer(&self.config, self.metrics.clone()) {
+        let partitions = self.shared.partitions();
+        let consumer = match assignment::consumer(&self.config, partitions, self.metrics.clone()) {
             Ok(consumer) => consumer,
             Err(error) => {
                 tracing::error!(%error, "the consumer cannot be made anew");
@@ -277,6 +311,8 @@ impl Resolver {
     /// Waits, up to the deadline, until outcomes are carried out and progress is stored.
     fn drain(&mut self, deadline: Duration) {
         let until = Instant::now() + deadline;
+        // The next owner asks again; nobody here hears of the answers.
+        self.owned.values().for_each(|owned| owned.questions.end());
         while Instant::now() < until {
             self.drain_inputs();
             self.owned.values_mut().for_each(|owned| owned.lane.hurry());
@@ -291,7 +327,8 @@ impl Resolver {
                 return;
             }
             // Paused or not, records read now would be read again by the next owner: only the
-            // callbacks of this poll matter.
+            // callbacks of this poll matter. An error that it tells is told again, or, if it is fatal,
+            // asked for by the next tick.
             self.pause_all();
             drop(self.consumer.poll(POLL));
         }
@@ -309,6 +346,7 @@ impl Resolver {
                     | Input::BatchOver { .. }
                     | Input::AppendFailed { .. }
                     | Input::Skipped { .. }
+                    | Input::Taken { .. }
                     | Input::TakenOver(_),
                 ) => {}
                 Ok(input) => self.input(input),

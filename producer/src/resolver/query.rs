@@ -1,12 +1,12 @@
 //! What the views and operators ask a resolver; answered between two polls, from memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use halfmsg_protocol::{Closed, Half, HalfOffset, Ledger, Open, ParkedHalf, TransactionId};
 use tokio::sync::oneshot;
 
-use super::{Event, Owned, Resolver};
+use super::{Owned, Resolver};
 
 /// Which halves a list shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +30,16 @@ pub(crate) enum Query {
     Find { id: TransactionId, reply: oneshot::Sender<Known<Option<Seen>>> },
     /// Open and parked halves that share this local transaction.
     Sharing { local: TransactionId, reply: oneshot::Sender<Known<Vec<TransactionId>>> },
-    /// Ask about this half now; answers whether it is open here.
-    CheckNow { id: TransactionId, reply: oneshot::Sender<bool> },
     /// The offset of the next record of a partition, if it is owned here.
     Position { partition: i32, reply: oneshot::Sender<Option<i64>> },
 }
 
 /// What is known here, and of which partitions everything is known.
+#[derive(Default)]
 pub(crate) struct Known<T> {
     pub(crate) partitions: BTreeSet<i32>,
+    /// Those of them that stand still, and why: of what lies behind that nothing is known.
+    pub(crate) stopped: BTreeMap<i32, String>,
     pub(crate) what: T,
 }
 
@@ -61,6 +62,15 @@ pub(crate) enum What {
 }
 
 impl Seen {
+    /// The ordering key, unless the message is closed: nothing keeps it then.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        match &self.what {
+            What::Open(open, _) => open.half.body.key.as_deref(),
+            What::Parked(parked, _) => parked.half.body.key.as_deref(),
+            What::Closed(_) => None,
+        }
+    }
+
     pub(crate) fn place(&self) -> (i32, i64) {
         let offset = match &self.what {
             What::Open(open, _) => open.half.offset,
@@ -103,19 +113,16 @@ impl Resolver {
             Query::Find { ref reply, .. } if reply.is_closed() => {}
             Query::List { state, from, limit, reply } => {
                 let what = self.list(state, from, limit);
-                let _ = reply.send(Known { partitions: self.known(), what });
+                let _ = reply.send(self.known(what));
             }
             Query::Find { id, reply } => {
                 let what = self.find(id);
-                let _ = reply.send(Known { partitions: self.known(), what });
+                let _ = reply.send(self.known(what));
             }
             Query::Sharing { local, reply } => {
                 let known = self.owned.values().filter(|owned| !owned.is_behind());
                 let what = known.flat_map(|owned| sharing(owned.core.ledger(), local)).collect();
-                let _ = reply.send(Known { partitions: self.known(), what });
-            }
-            Query::CheckNow { id, reply } => {
-                let _ = reply.send(self.check_now(id));
+                let _ = reply.send(self.known(what));
             }
             Query::Position { partition, reply } => {
                 let position =
@@ -125,10 +132,16 @@ impl Resolver {
         }
     }
 
-    /// The partitions of which everything up to the takeover was read.
-    fn known(&self) -> BTreeSet<i32> {
-        let known = self.owned.iter().filter(|(_, owned)| !owned.is_behind());
-        known.map(|(partition, _)| *partition).collect()
+    /// This, and the partitions of which everything up to the takeover was read, or up to where they
+    /// stand still.
+    fn known<T>(&self, what: T) -> Known<T> {
+        let known = || self.owned.iter().filter(|(_, owned)| !owned.is_behind());
+        let why = |(partition, owned): (&i32, &Owned)| Some((*partition, owned.stopped.clone()?));
+        Known {
+            partitions: known().map(|(partition, _)| *partition).collect(),
+            stopped: known().filter_map(why).collect(),
+            what,
+        }
     }
 
     fn list(&self, state: Option<HalfState>, from: (i32, i64), limit: usize) -> Vec<Seen> {
@@ -184,15 +197,5 @@ impl Resolver {
             self.owned.get(&partition).and_then(|owned| owned.core.next_check(open.half.offset));
         let until = next.map(|due| due.saturating_sub(now));
         self.seen(partition, What::Open(open.clone(), until))
-    }
-
-    fn check_now(&mut self, id: TransactionId) -> bool {
-        let found = self.owned.iter().find_map(|(partition, owned)| {
-            let half = owned.core.ledger().find_open(id)?.half.offset;
-            Some((*partition, owned.generation, half))
-        });
-        let Some((partition, generation, half)) = found else { return false };
-        self.step(partition, Some(generation), Event::CheckNow { half });
-        true
     }
 }

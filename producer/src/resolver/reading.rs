@@ -1,5 +1,6 @@
 //! Polls the store: records to the cores, errors to where they are mended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use halfmsg_protocol::{Body, DecodeError, Event, Record, codec};
@@ -9,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use super::Resolver;
+use super::replaying::TurnEnd;
 use crate::parked::{body_of, packed, users_body};
 use crate::scan::is_denied;
 
@@ -20,19 +22,14 @@ const BUSY_POLL: Duration = Duration::from_millis(1);
 const RECORDS_PER_TURN: usize = 1_024;
 
 /// Bytes read between two looks at the memory that bodies take.
-const BYTES_PER_TURN: usize = 4 * 1_024 * 1_024;
+pub(super) const BYTES_PER_TURN: usize = 4 * 1_024 * 1_024;
 
-/// What one poll gave.
-enum Polled {
-    Record(i32, i64, Read),
-    Failed(KafkaError),
-}
-
-/// What a store record is.
-enum Read {
-    Record(i64, Box<Record>, Body),
-    Foreign(DecodeError, Body),
-    Newer(DecodeError),
+/// The user's part of a record: only some have one.
+pub(super) fn body_for(record: &Record, message: &BorrowedMessage<'_>) -> Body {
+    match record {
+        Record::Half(_) | Record::Reopen(_) => users_body(message),
+        Record::Decision(_) | Record::Checked(_) | Record::Park(_) => Body::default(),
+    }
 }
 
 impl Resolver {
@@ -42,52 +39,66 @@ impl Resolver {
             std::thread::sleep(POLL);
             return true;
         }
+        let consumer = Arc::clone(&self.consumer);
         let waiting = self.owned.values().any(|owned| owned.lane.is_waiting());
         let mut wait = if waiting { BUSY_POLL } else { POLL };
+        match self.read_replay(&consumer, wait) {
+            None => {}
+            Some(TurnEnd::Idle) => return true,
+            Some(TurnEnd::Bound) => return false,
+            Some(TurnEnd::Other(polled)) => return !self.polled(polled),
+        }
         let mut bytes = 0;
         for _ in 0..RECORDS_PER_TURN {
             if bytes > BYTES_PER_TURN {
                 return false;
             }
-            let polled = match self.consumer.poll(wait) {
-                None => return true,
-                Some(Ok(message)) => {
-                    bytes += message.payload_len();
-                    Polled::Record(message.partition(), message.offset(), read_record(&message))
-                }
-                Some(Err(error)) => Polled::Failed(error),
-            };
-            match polled {
-                Polled::Record(partition, offset, read) => self.record(partition, offset, read),
-                Polled::Failed(KafkaError::PartitionEOF(partition)) => self.caught_up(partition),
-                Polled::Failed(error) => {
-                    self.poll_failed(&error);
-                    return true;
-                }
+            let Some(polled) = consumer.poll(wait) else { return true };
+            bytes += polled.as_ref().map_or(0, BorrowedMessage::payload_len);
+            if !self.polled(polled) {
+                return true;
             }
             wait = Duration::ZERO;
         }
         false
     }
 
-    fn record(&mut self, partition: i32, offset: i64, read: Read) {
-        let event = match read {
-            Read::Record(appended_ms, record, body) => {
-                self.appended_ms = appended_ms;
-                return self.step_record(partition, (offset, appended_ms), *record, body);
+    /// False after an error: there is nothing more to read now.
+    fn polled(&mut self, polled: Result<BorrowedMessage<'_>, KafkaError>) -> bool {
+        match polled {
+            Ok(message) => self.record(&message),
+            Err(KafkaError::PartitionEOF(partition)) => self.caught_up(partition),
+            Err(error) => {
+                self.poll_failed(&error);
+                return false;
             }
-            Read::Foreign(error, body) => {
+        }
+        true
+    }
+
+    fn record(&mut self, message: &BorrowedMessage<'_>) {
+        let (partition, offset) = (message.partition(), message.offset());
+        let decoded = match packed(message) {
+            Some(bytes) => codec::decode(bytes),
+            None => Err(DecodeError::Foreign("it has no halfmsg header")),
+        };
+        match decoded {
+            Ok(record) => {
+                self.appended_ms = message.timestamp().to_millis().unwrap_or(0);
+                let body = body_for(&record, message);
+                self.step_record(partition, (offset, self.appended_ms), record, body);
+            }
+            Err(error @ DecodeError::Foreign(_)) => {
                 tracing::error!(
                     topic = self.store, partition, offset, %error,
                     "a record of the store is none of ours; it is copied to the parked topic"
                 );
                 self.metrics.foreign();
-                self.foreign = body;
-                Event::Foreign { offset }
+                self.foreign = body_of(message);
+                self.step(partition, None, Event::Foreign { offset });
             }
-            Read::Newer(error) => return self.stop_partition(partition, offset, &error),
-        };
-        self.step(partition, None, event);
+            Err(error @ DecodeError::Newer(_)) => self.stop_partition(partition, offset, &error),
+        }
     }
 
     /// Leaves the partition where it is: it stays ours, and is not read on, unless an operator has
@@ -115,6 +126,8 @@ impl Resolver {
         }
         if let Some(owned) = self.owned.get_mut(&partition) {
             owned.caught_up = true;
+            // The client's own figures come later, and say nothing of what was never fetched.
+            self.metrics.lag(partition, Some(0));
         }
     }
 
@@ -169,25 +182,5 @@ impl Resolver {
         if let Err(error) = changed {
             tracing::warn!(%error, partition, "reading the partition cannot be paused or resumed");
         }
-    }
-}
-
-fn read_record(message: &BorrowedMessage<'_>) -> Read {
-    let decoded = match packed(message) {
-        Some(bytes) => codec::decode(bytes),
-        None => Err(DecodeError::Foreign("it has no halfmsg header")),
-    };
-    match decoded {
-        Ok(record) => {
-            let appended_ms = message.timestamp().to_millis().unwrap_or(0);
-            // Nothing else has a user's part.
-            let body = match &record {
-                Record::Half(_) | Record::Reopen(_) => users_body(message),
-                Record::Decision(_) | Record::Checked(_) | Record::Park(_) => Body::default(),
-            };
-            Read::Record(appended_ms, Box::new(record), body)
-        }
-        Err(error @ DecodeError::Foreign(_)) => Read::Foreign(error, body_of(message)),
-        Err(error @ DecodeError::Newer(_)) => Read::Newer(error),
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn sent(job: &Job, whole: &Whole, began: SystemTime, end: &JobEnd) {
         let Some(parent) = context::of_headers(&half.body.headers) else { continue };
         let refused = match trouble {
             Some(Trouble::Refused(why)) => Some(why),
-            None if is_done => None,
+            None | Some(Trouble::Unmarked(_)) if is_done => None,
             _ => continue,
         };
         let id = [messaging::message_id(half.meta.id)];
@@ -45,14 +45,12 @@ pub(super) fn sent(job: &Job, whole: &Whole, began: SystemTime, end: &JobEnd) {
 }
 
 impl Resolver {
-    /// The span of a decision of the check-back. None for a message whose body, and with it the
-    /// context that it carries, memory has no room for.
+    /// The span of a decision of the check-back, below the context of the message that was asked
+    /// about: its body, which has the context, may have left memory meanwhile.
     pub(super) fn decision_span(&self, partition: i32, decision: &Decision) -> Option<Span> {
-        if !is_on() {
-            return None;
-        }
+        let parent = self.asked_in.as_ref()?;
         let open = self.owned.get(&partition)?.core.ledger().open(decision.of.half)?;
         let half = HalfMessage::new(partition, &open.half, decision.of.epoch.0, 0);
-        spans::decision(&half, decision.verdict, decision.origin)
+        Some(spans::decision(&half, parent, decision.verdict, decision.origin))
     }
 }

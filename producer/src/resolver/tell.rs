@@ -8,7 +8,7 @@ use halfmsg_protocol::{Answer, Body, Event, Half, HalfRef, Record, Reopen};
 
 use super::Resolver;
 use super::emitter::{Item, Work};
-use crate::life::Life;
+use crate::life::{Life, Read};
 
 /// The messages that a batch delivers, by the offset of their decisions; none if nobody observes.
 pub(super) fn deliveries(life: &Life, items: &[Item]) -> HashMap<i64, Arc<Half>> {
@@ -34,9 +34,12 @@ impl Resolver {
         let mut reopen = None;
         if self.life.is_observed() {
             match &record {
-                Record::Decision(decision) => self.decision = Some(decision.clone()),
+                Record::Decision(decision) => {
+                    let record = decision.clone();
+                    self.decision = Some(Read { at_ms: appended_ms, record });
+                }
                 Record::Reopen(record) if self.is_shut(partition, record) => {
-                    reopen = Some(record.clone());
+                    reopen = Some(Read { at_ms: appended_ms, record: Reopen::clone(record) });
                 }
                 _ => {}
             }
@@ -45,7 +48,8 @@ impl Resolver {
         self.decision = None;
         let Some(reopen) = reopen else { return };
         let owned = self.owned.get(&partition);
-        if let Some(open) = owned.and_then(|owned| owned.core.ledger().open(reopen.of.half)) {
+        if let Some(open) = owned.and_then(|owned| owned.core.ledger().open(reopen.record.of.half))
+        {
             self.life.reopened(&open.half, &reopen);
         }
     }

@@ -36,6 +36,11 @@ impl Wanted {
         self.not_before.is_empty()
     }
 
+    /// How many are ours to take, and not taken.
+    pub(super) fn count(&self) -> usize {
+        self.not_before.len()
+    }
+
     pub(super) fn clear(&mut self) {
         self.not_before.clear();
         self.withdraw();
@@ -58,6 +63,11 @@ impl Wanted {
     /// A takeover begins.
     pub(super) fn takes(&mut self, generation: u64, claim: Arc<Claim>) {
         self.taking = Some((generation, claim));
+    }
+
+    /// Whether it is the takeover under way, and counts.
+    pub(super) fn is_taking(&self, generation: u64) -> bool {
+        self.taking.as_ref().is_some_and(|(taking, _)| *taking == generation)
     }
 
     /// A takeover has ended; false if it counts no more.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use halfmsg_protocol::{HalfOffset, Ledger, ParkCause, Progress};
+use halfmsg_protocol::{Epoch, HalfOffset, Ledger, ParkCause, Progress};
 
-use super::emitter::{Item, JobEnd, Work};
+use super::emitter::{Item, JobEnd, Trouble, Work};
 use super::{Owned, Resolver};
-use crate::admin::view::rfc3339;
+use crate::admin::view::{rfc3339, stored_ms};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::shared::Standing;
@@ -15,6 +15,10 @@ use crate::shared::Standing;
 /// An outcome that is not carried out for longer is told as a problem: a broker that moves takes
 /// less, and a target that is missing is refused before.
 pub(crate) const OUTCOME_OVERDUE: Duration = Duration::from_secs(30);
+
+/// Between two counts of the parked messages, and two looks for the oldest open one: each may go through
+/// all of them, and there may be very many.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Messages that are parked and not yet counted: only progress that is stored tells that no owner
 /// parks them again.
@@ -47,13 +51,28 @@ pub(super) fn observe_deliveries(metrics: &Metrics, items: &[Item], end: &JobEnd
     let wall_ms = clock::wall_ms();
     let mut troubles = troubles.iter().peekable();
     for (index, item) in items.iter().enumerate() {
-        let is_done = troubles.next_if(|(at, _)| *at == index).is_none();
+        let trouble = troubles.next_if(|(at, _)| *at == index).map(|(_, trouble)| trouble);
+        let is_done = matches!(trouble, None | Some(Trouble::Unmarked(_)));
         // A broker that keeps no times says 0.
         if is_done && item.appended_ms > 0 && matches!(item.work, Work::Deliver(..)) {
             let took = u64::try_from(wall_ms - item.appended_ms).unwrap_or(0);
             metrics.delivered_after(Duration::from_millis(took));
         }
     }
+}
+
+/// When the oldest open half was stored. One that was reopened keeps its place, and not all of them
+/// know when that was. Behind the first that is in its first life, all were stored later.
+fn oldest_ms(ledger: &Ledger) -> Option<i64> {
+    let mut oldest: Option<i64> = None;
+    for open in ledger.open_from(HalfOffset(0)) {
+        let stored = stored_ms(open);
+        oldest = Some(oldest.map_or(stored, |oldest| oldest.min(stored)));
+        if open.epoch == Epoch::default() {
+            break;
+        }
+    }
+    oldest
 }
 
 impl Resolver {
@@ -64,15 +83,24 @@ impl Resolver {
             renewing: self.renewing(),
             overdue: self.overdue(),
             failing: self.failing(),
+            cut: self.owned.values().filter_map(|owned| owned.cut.clone()).collect(),
         };
         self.shared.publish(&self.owned, standing);
+        let stopped = self.owned.values().filter(|owned| owned.stopped.is_some()).count();
+        self.metrics.standing_still(stopped, self.wanted.count());
         let wall_ms = clock::wall_ms();
+        let counts = self.counted.is_none_or(|at| at.elapsed() >= COUNT_INTERVAL);
+        if counts {
+            self.counted = Some(Instant::now());
+        }
         for (partition, owned) in &self.owned {
             let ledger = owned.core.ledger();
-            let oldest = ledger.open_from(HalfOffset(0)).next();
-            let age = oldest.map_or(0, |open| wall_ms.saturating_sub(open.half.meta.timestamp_ms));
-            let (open, failing) = (ledger.open_count(), ledger.failing_count());
-            self.metrics.open(*partition, open, failing, age);
+            self.metrics.open(*partition, ledger.open_count(), ledger.failing_count());
+            if counts {
+                let age = oldest_ms(ledger).map_or(0, |oldest| wall_ms.saturating_sub(oldest));
+                self.metrics.oldest_open(*partition, age);
+                self.metrics.parked_now(*partition, ledger.parked_count());
+            }
         }
         let owned: BTreeSet<i32> = self.owned.keys().copied().collect();
         for gone in self.shown.difference(&owned) {
@@ -124,7 +152,10 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
+    use halfmsg_protocol::TransactionId;
+
     use super::*;
+    use crate::admin::view::ages::{id, reopened};
 
     #[test]
     fn a_parked_message_counts_once_and_only_when_nobody_parks_it_again() {
@@ -137,5 +168,15 @@ mod tests {
         assert_eq!(uncounted.stored(at(9)), []);
         assert_eq!(uncounted.stored(at(20)), [ParkCause::Undeliverable]);
         assert_eq!(uncounted.stored(at(20)), []);
+    }
+
+    #[test]
+    fn reopening_makes_no_half_younger() {
+        let stored = |ids| oldest_ms(&reopened(ids));
+        assert_eq!(stored([id(990), id(1_990)]), Some(990));
+        // A clock that is ahead, and an id that tells nothing: then at least the other one counts.
+        assert_eq!(stored([id(9_000), id(1_990)]), Some(2_000));
+        assert_eq!(stored([TransactionId::from_bytes([1; 16]), id(1_990)]), Some(2_000));
+        assert_eq!(oldest_ms(&Ledger::new(0, [])), None);
     }
 }

@@ -25,6 +25,7 @@ use crate::bodies::{StoreReader, Whole};
 use crate::config::{CrashPoint, Emission};
 use crate::stored::{self, offsets};
 
+mod hanging;
 mod judging;
 mod refusal;
 mod sending;
@@ -32,6 +33,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 
+use hanging::{Hanging, Pending};
 use judging::cannot_be_read;
 
 /// One blocking call of the client.
@@ -95,6 +97,9 @@ impl<'a> Worker<'a> {
             // Nobody is fenced by what follows: whoever takes the partition meanwhile fences this.
             worker.fencing = None;
             worker.end_what_hangs()?;
+        } else if !worker.is_progress_readable(&worker.parts.consumer) {
+            // No transaction of this mode could end it.
+            return Err(worker.why_unreadable());
         } else if let Err(error) = worker.client.client().fetch_metadata(Some(&worker.store), STEP)
         {
             // Only a connection in advance: without it the first delivery would wait for one.
@@ -127,42 +132,42 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Ends what the broker has forgotten to end. The former owner's transactions are over now, so
-    /// that nothing can be pending; but a broker that knew no leader for a partition of one of them,
-    /// as while it starts, may take it for deleted and leave it without its end (KAFKA-20734; Apache
-    /// Kafka 4.3.0 to 4.4.0). Progress that hangs so can be read by nobody, and no partition of the
-    /// replica could be taken over any more.
-    ///
-    /// Whether it was committed cannot be known. It is given up: nothing is lost, and what was
-    /// delivered with it is delivered again.
     fn end_what_hangs(&self) -> Result<(), String> {
-        if self.is_progress_readable(&self.parts.consumer) {
-            return Ok(());
+        let given_up = hanging::end_what_hangs(self).map_err(|why| match why {
+            Hanging::Unreadable => NO_PROGRESS.into(),
+            Hanging::NotOurs => self.why_unreadable(),
+            Hanging::Stuck(Stuck::Abort(error) | Stuck::Lost(error)) => {
+                format!("ending what hangs: {error}")
+            }
+            Hanging::Stuck(Stuck::Stopped) => WITHDRAWN.to_owned(),
+        })?;
+        if given_up {
+            tracing::error!(
+                topic = self.store,
+                partition = self.partition,
+                "the broker had never ended a transaction of the former owner (KAFKA-20734): what was \
+                 delivered in it may be delivered again"
+            );
         }
-        // Who does not wait for transactions can read it, if it is one that hangs.
-        let others = stored::client(&self.parts.config.kafka, &self.store);
-        if !others.is_ok_and(|client| self.is_progress_readable(&client)) {
-            return Err(NO_PROGRESS.into());
-        }
-        let why = |stuck| match stuck {
-            Stuck::Abort(error) | Stuck::Lost(error) => format!("ending what hangs: {error}"),
-            Stuck::Stopped => WITHDRAWN.to_owned(),
-        };
-        self.insist(|| self.client.begin_transaction()).map_err(why)?;
-        // The abort ends all that is pending of this transactional id, whatever is named here.
-        let stored = self.store(Progress { low_water: 0, position: 0 });
-        self.insist(|| self.client.abort_transaction(STEP)).map_err(why)?;
-        stored.map_err(why)?;
-        if !self.is_progress_readable(&self.parts.consumer) {
-            return Err(NO_PROGRESS.into());
-        }
-        tracing::error!(
-            topic = self.store,
-            partition = self.partition,
-            "the broker had never ended a transaction of the former owner (KAFKA-20734): what was \
-             delivered in it may be delivered again"
-        );
         Ok(())
+    }
+
+    /// Why progress cannot be read that no transaction of this client's can end, and what to do.
+    fn why_unreadable(&self) -> String {
+        if !Pending::is_pending(self) {
+            return NO_PROGRESS.into();
+        }
+        let (store, partition) = (&self.store, self.partition);
+        let id = self.parts.config.transactional_id(partition);
+        format!(
+            "the progress of {store}[{partition}] belongs to a transaction that has not ended and that \
+             this replica cannot end: it was begun with emission exactly-once, or under another \
+             transactional id than '{id}'. If its owner has died, it ends by itself within its \
+             transaction timeout. If this lasts longer, the broker has lost the end (KAFKA-20734, \
+             Apache Kafka 4.3.0 to 4.4.0): start a replica as it was then, with emission exactly-once \
+             and the same group and prefix, which ends it; or end it with kafka-transactions.sh \
+             find-hanging and abort, on the topic __consumer_offsets"
+        )
     }
 
     /// It is not while a transaction that stores it has no end.
@@ -242,7 +247,7 @@ impl<'a> Worker<'a> {
             self.client.purge(PurgeConfig::default().queue());
             return None;
         }
-        troubles.extend(self.judge(job, marks.failures()));
+        troubles.extend(self.unmarked(marks.failures()));
         troubles.sort_by_key(|(index, _)| *index);
         if let Some((code, text)) = self.client.client().fatal_error() {
             tracing::error!(%code, text, partition = self.partition, "the client is made anew");
@@ -297,7 +302,7 @@ impl<'a> Worker<'a> {
     }
 
     fn abort(&self, troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {
-        match self.insist(|| self.client.abort_transaction(STEP)) {
+        match self.end_all() {
             Ok(()) => Some(JobEnd::Aborted(troubles)),
             Err(Stuck::Abort(error) | Stuck::Lost(error)) => Some(JobEnd::Lost(error.to_string())),
             Err(Stuck::Stopped) => None,
@@ -337,5 +342,28 @@ impl<'a> Worker<'a> {
             tracing::error!(?point, "aborting, as configured");
             std::process::abort();
         }
+    }
+}
+
+impl Pending for Worker<'_> {
+    fn is_readable(&self) -> bool {
+        self.is_progress_readable(&self.parts.consumer)
+    }
+
+    fn is_pending(&self) -> bool {
+        let others = stored::client(&self.parts.config.kafka, &self.store);
+        others.is_ok_and(|client| self.is_progress_readable(&client))
+    }
+
+    fn begin(&self) -> Result<(), Stuck> {
+        self.insist(|| self.client.begin_transaction())
+    }
+
+    fn name_progress(&self) -> Result<(), Stuck> {
+        self.store(Progress { low_water: 0, position: 0 })
+    }
+
+    fn end_all(&self) -> Result<(), Stuck> {
+        self.insist(|| self.client.abort_transaction(STEP))
     }
 }

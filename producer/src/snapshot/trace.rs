@@ -18,7 +18,10 @@ use crate::stored;
 const STEPS_KEPT: usize = 1_000;
 
 /// Records at the end of a partition that are looked through for what was closed lately.
-const LATELY: i64 = 50_000;
+pub(crate) const LATELY: i64 = 50_000;
+
+/// A message that is stored so long after its id was made may be the second of that id.
+const STORED_WITHIN_MS: i64 = 10_000;
 
 /// A record about the message.
 #[derive(Debug, Clone)]
@@ -56,6 +59,32 @@ impl Traced {
             (None, None) => What::Closed(self.ledger.find_closed(id)?.clone()),
         };
         Some(Seen { partition: self.partition, owned: false, stopped: None, what })
+    }
+
+    /// Where the message itself stands, if this begins with a copy of it: what is said of it is about
+    /// the first one. What names none before was said when the copy was all that anybody knew of.
+    fn copied_from(&self) -> Option<(i32, HalfOffset)> {
+        let first = self.steps.first().filter(|step| matches!(step.record, Record::Half(_)))?;
+        let named = self.steps.iter().filter_map(|step| match &step.record {
+            Record::Half(_) => None,
+            Record::Decision(decision) => Some(decision.of.half),
+            Record::Checked(checked) => Some(checked.of.half),
+            Record::Park(park) => Some(park.of.half),
+            Record::Reopen(reopen) => Some(reopen.of.half),
+        });
+        let before = named.min().filter(|half| half.0 < first.offset)?;
+        Some((self.partition, before))
+    }
+
+    /// Whether this may begin with another message that was stored under the id of one before, and is
+    /// lost: nobody could tell from here. Whoever looks here knows that no message of this id is open;
+    /// and an id begins with the moment when it was made, shortly before its message is stored.
+    fn may_be_second(&self, id: TransactionId) -> bool {
+        let Some(Step { record: Record::Half(_), at_ms, .. }) = self.steps.first() else {
+            return false;
+        };
+        let made_ms = id.as_bytes()[..6].iter().fold(0, |ms, byte| ms << 8 | i64::from(*byte));
+        at_ms.saturating_sub(made_ms) > STORED_WITHIN_MS || self.ledger.find_closed(id).is_none()
     }
 
     /// The offset of the decision that delivers it, if it is committed.
@@ -106,8 +135,8 @@ impl Traced {
 /// Where to look.
 #[derive(Debug, Clone)]
 pub(crate) enum Where {
-    /// In the last records of every partition but these.
-    Lately(BTreeSet<i32>),
+    /// In the last records of every partition but these; so many of each.
+    Lately(BTreeSet<i32>, i64),
     /// Everywhere, from the beginning of the logs.
     Everywhere,
     /// In this partition, from its HALF on.
@@ -129,17 +158,23 @@ pub(crate) fn trace(
     let partitions: Vec<i32> = match &place {
         Where::From(partition, _) => vec![*partition],
         Where::Everywhere => (0..count(&client, &store, look)?).collect(),
-        Where::Lately(except) => {
+        Where::Lately(except, _) => {
             (0..count(&client, &store, look)?).filter(|of| !except.contains(of)).collect()
         }
     };
-    let mut ranges = BTreeMap::new();
+    let (mut ranges, mut cut) = (BTreeMap::new(), BTreeSet::new());
     for partition in partitions {
         let bounds = client.fetch_watermarks(&store, partition, look.step());
         let (mut start, end) = bounds.map_err(|error| unreachable(&error))?;
         start = match place {
             Where::From(_, half) => start.max(half.0).min(end),
-            Where::Lately(_) => start.max(end.saturating_sub(LATELY)),
+            Where::Lately(_, records) => {
+                let lately = start.max(end.saturating_sub(records));
+                if lately > start {
+                    cut.insert(partition);
+                }
+                lately
+            }
             Where::Everywhere => start,
         };
         ranges.insert(partition, start..end);
@@ -153,5 +188,15 @@ pub(crate) fn trace(
         }
         _ => Walk::On,
     })?;
-    Ok(traced)
+    let anew = match (&place, &traced) {
+        (Where::Lately(..), Some(traced)) if cut.contains(&traced.partition) => {
+            let whole = (traced.partition, HalfOffset(0));
+            traced.copied_from().or(traced.may_be_second(id).then_some(whole))
+        }
+        _ => None,
+    };
+    match anew {
+        Some((partition, half)) => trace(config, id, Where::From(partition, half), look),
+        None => Ok(traced),
+    }
 }

@@ -18,7 +18,7 @@ use crate::parked::packed;
 
 /// One wait for a record.
 const POLL: Duration = Duration::from_millis(50);
-/// One request about offsets.
+/// One request about offsets, if the look has not more than twice this time in all.
 const STEP: Duration = Duration::from_secs(5);
 /// Records between two reports.
 const REPORT_EVERY: u64 = 4_096;
@@ -46,9 +46,10 @@ impl Look {
         self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 
-    /// The time for one request.
+    /// The time for one request: half of it all, so that one who has more patience with a slow broker
+    /// than the default is not given up on by its first request.
     pub(crate) fn step(&self) -> Duration {
-        self.left().min(STEP)
+        self.left().min(STEP.max(self.limits.deadline / 2))
     }
 
     fn report(&self, progress: SnapshotProgress) {

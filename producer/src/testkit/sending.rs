@@ -15,7 +15,7 @@ use crate::clock;
 use crate::error::{DecisionError, Invalid, PrepareError};
 use crate::listener::LocalTransactionState;
 use crate::message::{HalfMessage, Message};
-use crate::several::MAX_MESSAGES;
+use crate::several::{MAX_MESSAGES, local_transaction};
 use crate::transaction::{LocalOutcome, SendResult, half_ref, verdict};
 
 impl TestKit {
@@ -91,14 +91,16 @@ impl TestKit {
         if !(1..=most).contains(&count) {
             return Err(PrepareError::from(Invalid::MessageCount { count, most }).into());
         }
-        let local = self.new_transaction_id();
+        let local = local_transaction(&messages).map_err(PrepareError::from)?;
+        let are_named = messages.iter().any(|message| message.id.is_some());
         let mut halves = Vec::with_capacity(count);
         for message in messages {
             match inner.store(purpose, message, Some(local)) {
                 Ok(half) => halves.push(half),
                 Err(error) => {
-                    for half in &halves {
-                        // Lost, it is the check-back's, as with the real producer.
+                    // As with the real producer: what the caller names may have run before.
+                    for half in halves.iter().filter(|_| !are_named) {
+                        // Lost, it is the check-back's.
                         drop(inner.record(half, Verdict::Rollback, Origin::Producer)?);
                     }
                     return Err(error);
@@ -194,24 +196,29 @@ impl Inner {
     ) -> Result<HalfMessage, KitError> {
         let config = &self.config;
         let least = config.prepare_deadline + config.local_deadline;
-        message.validate(config.max_message_bytes, least).map_err(PrepareError::from)?;
+        let most = config.longest_check_after();
+        message.validate(config.max_message_bytes, least, most).map_err(PrepareError::from)?;
         if self.alive(|world| world.takes(Fault::PrepareFails))? {
             return Err(self.unavailable(None).into());
         }
+        if let Some(id) = message.id.filter(|id| !self.used.take(*id)) {
+            return Err(PrepareError::from(Invalid::IdUsed(id)).into());
+        }
         let id = message.id.unwrap_or_else(|| TransactionId::from_uuid(uuid::Uuid::now_v7()));
-        let record = Record::Half(HalfMeta {
+        let record = Record::Half(Arc::new(HalfMeta {
             id,
             application: config.application.clone(),
             purpose: purpose.to_owned(),
             topic: message.topic.clone(),
-            timestamp_ms: clock::wall_ms(),
+            timestamp_ms: message.timestamp_ms.unwrap_or_else(clock::wall_ms),
             check_after: message.check_after,
             local_transaction: local,
-        });
+        }));
+        let stays_with = message.stays_with().map(<[u8]>::to_vec);
         let Message { topic, key, headers, payload, .. } = message;
         let body = Body { key: key.clone(), headers: headers.clone(), payload: payload.clone() };
         let (partition, offset, unheard) = self.alive(|world| {
-            let partition = self.partitioner.choose(key.as_deref(), world.partitions());
+            let partition = self.partitioner.choose(stays_with.as_deref(), world.partitions());
             let offset = world.append(partition, &record, body);
             (partition, offset, world.takes(Fault::PrepareUnacknowledged))
         })?;

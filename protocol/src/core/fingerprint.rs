@@ -3,7 +3,9 @@
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use super::{ResolverCore, Timer};
+use super::ResolverCore;
+use super::asking::LEAST_HAD;
+use super::timers::Timer;
 
 impl ResolverCore {
     /// Feeds everything that later steps depend on, in a canonical order; `now` is the clock that
@@ -25,18 +27,26 @@ impl ResolverCore {
         ledger.fingerprint(into);
         (self.is_replaying().then_some(carried_out_below), wall_ms, batches, stored_below)
             .hash(into);
-        left(config.no_listener_grace, now.saturating_sub(*owned_since)).hash(into);
+        self.is_replaying().then(|| from(now, *owned_since)).hash(into);
         let mut timers: Vec<_> = timers.iter().collect();
         timers.sort_unstable_by_key(|(half, _)| **half);
         for (half, timer) in timers {
-            let Timer { due, phase, applied, age, asked_here, failing } = timer;
-            let age = *age + now.saturating_sub(*applied);
+            let Timer { due, phase, applied, age, asked_here, failing, put_off } = timer;
+            let had_for = now.saturating_sub(*applied);
+            let age = age.saturating_add(had_for);
+            let grace = (
+                left(config.no_listener_grace, had_for),
+                left(LEAST_HAD, had_for),
+                left(config.oldest_unheard(), age),
+            );
+            // Without a limit nothing is left to count down to.
+            (config.no_listener_grace < Duration::MAX).then_some(grace).hash(into);
             (half, from(now, *due), phase, left(config.max_age, age), asked_here > &0).hash(into);
             let failing = failing.as_ref().map(|failing| {
                 let age = failing.age + now.saturating_sub(failing.applied);
                 (left(config.max_age, age), failing.times)
             });
-            failing.hash(into);
+            (failing, put_off).hash(into);
         }
         for (over, half) in lingering {
             (from(now, *over), half).hash(into);

@@ -20,7 +20,8 @@ pub struct CoreConfig {
     /// Age at which a half is parked, after at least one real attempt by this owner; while its
     /// checks fail, only once they have failed for as long.
     pub max_age: Duration,
-    /// How long this owner waits for a listener before it parks a half that has none.
+    /// How long this owner waits for a listener before it parks a half that has none: from when it
+    /// has the half. Of one that is older than `max_age` and this together, five minutes are enough.
     pub no_listener_grace: Duration,
     /// Until an attempt that could not be made, or a record that could not be appended, is tried
     /// again.
@@ -72,14 +73,16 @@ pub enum NotAsked {
     NoListener,
     /// The half is being asked about already, or the process is stopping.
     Busy,
+    /// It may hang, and there was neither place nor time to ask about it beside the others.
+    NoPlace,
+    /// An earlier call about it was given up and goes on, so that nobody can ask.
+    Blocked,
+    /// Its body is not in memory and cannot be read now.
+    Unread,
 }
 
 /// What happens to a partition.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an event is taken in at once and never kept; nearly all are records"
-)]
 pub enum Event {
     /// A record of the store.
     Record {

@@ -9,9 +9,15 @@
 //! - [`delivery`]: what is carried out, and what is retried
 //! - [`takeover`]: what a new owner does with a replayed log
 
+use std::sync::Arc;
+
+use super::asking::decision;
 use super::*;
+use crate::ids::Epoch;
 use crate::ledger::{Ignored, ParkedState};
-use crate::record::{CheckOutcome, HalfMeta, Reopen};
+use crate::record::{
+    CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause, Reopen, Verdict,
+};
 use crate::schedule::Backoff;
 
 mod attempts;
@@ -150,8 +156,8 @@ fn of(n: u16, half: i64) -> HalfRef {
     HalfRef { id: id(n), half: HalfOffset(half), epoch: Epoch(0) }
 }
 
-fn meta(n: u16, check_after: Option<Duration>) -> HalfMeta {
-    HalfMeta {
+fn meta(n: u16, check_after: Option<Duration>) -> Arc<HalfMeta> {
+    Arc::new(HalfMeta {
         id: id(n),
         application: "app".into(),
         purpose: "purpose".into(),
@@ -159,7 +165,7 @@ fn meta(n: u16, check_after: Option<Duration>) -> HalfMeta {
         timestamp_ms: 0,
         check_after,
         local_transaction: None,
-    }
+    })
 }
 
 fn decided(of: HalfRef, verdict: Verdict) -> Record {
@@ -167,8 +173,8 @@ fn decided(of: HalfRef, verdict: Verdict) -> Record {
 }
 
 fn reopen(of: HalfRef) -> Record {
-    let meta = HalfMeta { id: of.id, ..meta(0, None) };
-    Record::Reopen(Reopen { of, meta, operator: "ada".into(), reason: String::new() })
+    let meta = Arc::new(HalfMeta { id: of.id, ..(*meta(0, None)).clone() });
+    Record::Reopen(Box::new(Reopen { of, meta, operator: "ada".into(), reason: String::new() }))
 }
 
 fn park(of: HalfRef, attempts: u32, cause: ParkCause) -> Record {
@@ -177,11 +183,15 @@ fn park(of: HalfRef, attempts: u32, cause: ParkCause) -> Record {
 
 fn checked(of: HalfRef, attempt: u32) -> Record {
     let outcome = CheckOutcome::Unknown;
-    Record::Checked(Checked { of, attempt, outcome, reason: String::new() })
+    Record::Checked(Checked { of, attempt, outcome, reason: String::new(), asked_by: None })
 }
 
 fn unknown() -> Answer {
     Answer::Unknown("not yet".into())
+}
+
+fn no_listener() -> Answer {
+    Answer::NotAsked(NotAsked::NoListener)
 }
 
 /// The halves that the commands ask about.

@@ -96,7 +96,7 @@ impl Ledger {
     /// The decision at this offset is carried out: if the message had been parked, it no longer
     /// is. But what the parked topic says of the same life is newer than a replayed decision: its
     /// delivery was refused.
-    fn settle(&mut self, of: HalfRef, at: i64, replay: bool) {
+    pub(super) fn settle(&mut self, of: HalfRef, at: i64, replay: bool) {
         let parked = self.parked.get(&of.half);
         // An entry of another message at this offset is one of another log, and stays.
         let Some(parked) = parked.filter(|parked| parked.half.meta.id == of.id) else { return };

@@ -1,12 +1,15 @@
 //! The closed halves of a partition that are remembered: to tell a repeated decision from a
 //! contradicting one, and to show what became of a message.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use super::Open;
+use crate::hash::OffsetMap;
 use crate::ids::{Epoch, HalfOffset, TransactionId};
-use crate::record::{Decision, Origin, Verdict};
+use crate::record::{Decision, HalfMeta, Origin, Verdict};
 
 /// Of so many closed halves a partition can tell a repeated decision from a contradicting one; the
 /// oldest is forgotten first.
@@ -21,10 +24,8 @@ pub struct Closed {
     pub id: TransactionId,
     /// The offset of its HALF record.
     pub half: HalfOffset,
-    /// The kind of local transaction.
-    pub purpose: String,
-    /// The target topic.
-    pub topic: String,
+    /// The message, without its body.
+    pub meta: Arc<HalfMeta>,
     /// Which way it went.
     pub verdict: Verdict,
     /// Who decided.
@@ -35,7 +36,8 @@ pub struct Closed {
     pub attempts: u32,
     /// The life in which it was decided.
     pub epoch: Epoch,
-    /// When it was stored, milliseconds since the epoch.
+    /// When the life in which it was decided began, by the append time of its HALF or its last REOPEN,
+    /// milliseconds since the epoch.
     pub stored_ms: i64,
     /// The offset of the decision.
     pub decided_at: i64,
@@ -48,8 +50,7 @@ impl Closed {
         Self {
             id: decision.of.id,
             half: decision.of.half,
-            purpose: open.half.meta.purpose.clone(),
-            topic: open.half.meta.topic.clone(),
+            meta: Arc::clone(&open.half.meta),
             verdict: decision.verdict,
             origin: decision.origin,
             reason: decision.reason,
@@ -70,19 +71,37 @@ pub(super) struct Told {
     decided_at: i64,
 }
 
+/// Which decision, when, and by whom.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Decided {
+    half: HalfOffset,
+    at: i64,
+    ms: i64,
+    origin: Origin,
+}
+
+/// One of which it is known no longer what became of it.
+pub(super) struct Forgotten {
+    pub(super) id: TransactionId,
+    pub(super) half: HalfOffset,
+    pub(super) decided_ms: i64,
+    /// Somebody else than its application decided, who may have been faster than a copy.
+    pub(super) may_be_copied: bool,
+}
+
 /// The newest closed halves: what became of [`CLOSED_KEPT`] of them, and [`CLOSED_SHOWN`] whole.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClosedRing {
-    told: HashMap<HalfOffset, Told>,
-    order: VecDeque<(HalfOffset, i64)>,
+    told: OffsetMap<Told>,
+    order: VecDeque<Decided>,
     shown: VecDeque<Closed>,
 }
 
 impl ClosedRing {
     /// The one that is forgotten for it.
-    pub(super) fn push(&mut self, closed: Closed) -> Option<(TransactionId, HalfOffset)> {
-        let Closed { id, half, verdict, decided_at, .. } = closed;
-        self.order.push_back((half, decided_at));
+    pub(super) fn push(&mut self, closed: Closed) -> Option<Forgotten> {
+        let Closed { id, half, verdict, decided_at, decided_ms, origin, .. } = closed;
+        self.order.push_back(Decided { half, at: decided_at, ms: decided_ms, origin });
         self.told.insert(half, Told { id, verdict, decided_at });
         self.shown.push_back(closed);
         if self.shown.len() > CLOSED_SHOWN {
@@ -91,11 +110,15 @@ impl ClosedRing {
         if self.order.len() <= CLOSED_KEPT {
             return None;
         }
-        let (half, decided_at) = self.order.pop_front()?;
+        let Decided { half, at, ms: decided_ms, origin } = self.order.pop_front()?;
         // A reopened half may stand in the order twice; only its last decision counts.
-        let is_last = self.told.get(&half).is_some_and(|told| told.decided_at == decided_at);
-        let told = if is_last { self.told.remove(&half) } else { None };
-        told.map(|told| (told.id, half))
+        let Entry::Occupied(told) = self.told.entry(half) else { return None };
+        if told.get().decided_at != at {
+            return None;
+        }
+        let told = told.remove();
+        let may_be_copied = origin != Origin::Producer;
+        Some(Forgotten { id: told.id, half, decided_ms, may_be_copied })
     }
 
     pub(super) fn get(&self, half: HalfOffset) -> Option<Told> {
@@ -128,12 +151,23 @@ impl ClosedRing {
 mod tests {
     use super::*;
 
+    fn meta() -> Arc<HalfMeta> {
+        Arc::new(HalfMeta {
+            id: TransactionId::from_bytes([0; 16]),
+            application: String::new(),
+            purpose: String::new(),
+            topic: String::new(),
+            timestamp_ms: 0,
+            check_after: None,
+            local_transaction: None,
+        })
+    }
+
     fn closed(half: i64, decided_at: i64) -> Closed {
         Closed {
             id: TransactionId::from_bytes([0; 16]),
             half: HalfOffset(half),
-            purpose: String::new(),
-            topic: String::new(),
+            meta: meta(),
             verdict: Verdict::Commit,
             origin: Origin::Producer,
             reason: String::new(),

@@ -18,8 +18,9 @@ impl Ledger {
             settled,
             held,
             lingering,
+            forgotten,
             began_to_linger: _,
-            lets_linger: _,
+            copy_window_ms: _,
             copies,
             pending,
             closed,
@@ -33,6 +34,7 @@ impl Ledger {
         (body_bytes, stubs_below, held.len(), lingering.len()).hash(into);
         held.keys().for_each(|offset| offset.hash(into));
         lingering.keys().for_each(|offset| offset.hash(into));
+        forgotten.hash(into);
         copies.fingerprint(into);
         closed.fingerprint(into);
     }

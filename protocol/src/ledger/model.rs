@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::print::Print;
 use crate::ids::{Epoch, HalfOffset};
 use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, ParkCause};
 
@@ -9,7 +10,7 @@ use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, ParkCause};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Half {
     /// What is ours.
-    pub meta: HalfMeta,
+    pub meta: Arc<HalfMeta>,
     /// The user's part; of a stub, at most the key.
     pub body: Body,
     /// The offset of its HALF record: its identity in the partition.
@@ -19,6 +20,8 @@ pub struct Half {
     pub stored_at: i64,
     /// Bytes of the whole body.
     pub bytes: usize,
+    /// What tells a copy of it from another message of the same id.
+    pub print: Print,
     /// The body is not kept in memory: it is read again when it is needed.
     pub is_stub: bool,
 }
@@ -28,9 +31,10 @@ pub const STUB_KEY_BYTES: usize = 256;
 
 impl Half {
     /// A message with its whole body.
-    pub fn new(meta: HalfMeta, body: Body, offset: HalfOffset, stored_at: i64) -> Self {
+    pub fn new(meta: Arc<HalfMeta>, body: Body, offset: HalfOffset, stored_at: i64) -> Self {
         let bytes = body.len();
-        Self { meta, body, offset, stored_at, bytes, is_stub: false }
+        let print = Print::of(&meta, body.key.as_ref(), body.payload.as_deref());
+        Self { meta, body, offset, stored_at, bytes, print, is_stub: false }
     }
 
     /// The same without its body, but for a short key.
@@ -40,13 +44,13 @@ impl Half {
         // A copy, because a slice of the record would keep all of it in memory.
         let key = key.map(|key| bytes::Bytes::copy_from_slice(key));
         let body = Body { key, ..Body::default() };
-        Self { meta: self.meta.clone(), body, is_stub: true, ..*self }
+        Self { meta: Arc::clone(&self.meta), body, is_stub: true, ..*self }
     }
 
     /// A stub with the body that was read again.
     #[must_use]
     pub fn with(&self, body: Body) -> Self {
-        Self { meta: self.meta.clone(), body, is_stub: false, ..*self }
+        Self { meta: Arc::clone(&self.meta), body, is_stub: false, ..*self }
     }
 }
 
@@ -133,6 +137,12 @@ pub enum Ignored {
     Stale,
     /// A message that the log holds already: its client sent it again.
     Copy,
+    /// Another message under the id of one that the log holds already: it is lost, because whoever
+    /// reads deliveries takes the second one of an id for a repetition.
+    Reused {
+        /// The message that has the id.
+        first: HalfOffset,
+    },
 }
 
 /// What a record led to.

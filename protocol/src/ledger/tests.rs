@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`bodies`]: which bodies are kept in memory
+//! - [`copies`]: a message that stands in the log more than once, and ids that are used again
 //! - [`deciding`]: the first decision wins
 //! - [`parking`]: giving up, and undeliverable messages
 //! - [`reopening`]: which REOPEN counts
@@ -9,9 +10,10 @@
 //! - [`takeover`]: what a new owner makes of the log and the parked topic
 
 use super::*;
-use crate::record::{CheckOutcome, Origin};
+use crate::record::{CheckOutcome, Checked, Decision, HalfMeta, Origin, Park, ParkCause, Reopen};
 
 mod bodies;
+mod copies;
 mod deciding;
 mod failing;
 mod parking;
@@ -88,7 +90,8 @@ impl Fold {
         ParkedState::Parked(self.ledger.parked[&of.half].clone())
     }
 
-    /// A new owner that replays the log from there; records below the position are carried out.
+    /// A new owner that replays the log from there; records below the position are carried out. The
+    /// short way that a replay takes leads to the same state at every record.
     fn taken_over(
         &self,
         low_water: i64,
@@ -96,24 +99,38 @@ impl Fold {
         parked: impl IntoIterator<Item = ParkedState>,
     ) -> (Fold, Vec<(i64, Outcome)>) {
         let mut ledger = Ledger::new(low_water, parked);
+        let mut short = ledger.clone();
         let mut outcomes = Vec::new();
         for (offset, record) in (0_i64..).zip(&self.log).filter(|(at, _)| *at >= low_water) {
-            let outcome = ledger.apply(record.clone(), Body::default(), offset, 1_000 + offset);
-            match offset < position {
-                true => ledger.replayed(offset),
-                false => outcomes.push((offset, outcome)),
+            let (at, body) = (1_000 + offset, Body::default());
+            let outcome = ledger.apply(record.clone(), body.clone(), offset, at);
+            if offset < position {
+                ledger.replayed(offset);
+                let shortly = short.apply_replayed(record.clone(), body, offset, at);
+                assert_eq!(format!("{shortly:?}"), format!("{outcome:?}"), "{offset}");
+            } else {
+                outcomes.push((offset, outcome));
+                short.apply(record.clone(), body, offset, at);
             }
+            assert_eq!(state(&short), state(&ledger), "{offset}: {record:?}");
         }
         (Fold { ledger, log: self.log.clone() }, outcomes)
     }
+}
+
+/// All that later records depend on.
+fn state(ledger: &Ledger) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    ledger.fingerprint(&mut hasher);
+    std::hash::Hasher::finish(&hasher)
 }
 
 fn transaction(n: u8) -> TransactionId {
     TransactionId::from_bytes([n; 16])
 }
 
-fn meta(id: u8) -> HalfMeta {
-    HalfMeta {
+fn meta(id: u8) -> Arc<HalfMeta> {
+    Arc::new(HalfMeta {
         id: transaction(id),
         application: "app".into(),
         purpose: "purpose".into(),
@@ -121,7 +138,7 @@ fn meta(id: u8) -> HalfMeta {
         timestamp_ms: 0,
         check_after: None,
         local_transaction: None,
-    }
+    })
 }
 
 fn decision(of: HalfRef, verdict: Verdict) -> Record {
@@ -130,13 +147,14 @@ fn decision(of: HalfRef, verdict: Verdict) -> Record {
 }
 
 fn reopen(of: HalfRef) -> Record {
-    let meta = HalfMeta { id: of.id, ..meta(0) };
-    Record::Reopen(Reopen { of, meta, operator: "ada".into(), reason: String::new() })
+    let meta = Arc::new(HalfMeta { id: of.id, ..(*meta(0)).clone() });
+    Record::Reopen(Box::new(Reopen { of, meta, operator: "ada".into(), reason: String::new() }))
 }
 
 fn checked(of: HalfRef, attempt: u32) -> Record {
     let outcome = CheckOutcome::Unknown;
-    Record::Checked(Checked { of, attempt, outcome, reason: format!("attempt {attempt}") })
+    let reason = format!("attempt {attempt}");
+    Record::Checked(Checked { of, attempt, outcome, reason, asked_by: None })
 }
 
 /// The same half in another life.

@@ -9,6 +9,14 @@ impl Ledger {
         self.position
     }
 
+    /// If a replay that began here would take a copy for a message of its own, because it stands
+    /// behind this offset and the message before it: the nearest offsets before and behind where one
+    /// may begin.
+    pub fn between_copies(&self, at: i64) -> Option<(i64, i64)> {
+        let before = self.copies.beginning(at);
+        (before < at).then(|| (before, self.copies.behind(at)))
+    }
+
     /// The open half at this offset, or the one of which a copy stands there.
     pub fn open(&self, half: HalfOffset) -> Option<&Open> {
         self.open.get(&self.copies.first(half))

@@ -26,11 +26,12 @@ impl World {
         }
     }
 
-    /// A replay never begins between two copies of a message.
+    /// A replay never begins between two copies of a message, or a message and another of its id.
     fn beginning(&self, low_water: i64) -> i64 {
         let halves = self.spec().halves;
         let between = |half: &&SpecHalf| {
-            half.offset < low_water && half.copies.last().is_some_and(|last| *last >= low_water)
+            let last = half.copies.last().max(half.others.last());
+            half.offset < low_water && last.is_some_and(|last| *last >= low_water)
         };
         let before = halves.iter().filter(between).map(|half| half.offset).min();
         before.map_or(low_water, |before| self.beginning(before))

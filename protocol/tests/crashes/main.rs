@@ -1,6 +1,6 @@
 //! Random histories of records, random points of death: whatever the old owner had done, and
 //! whatever of it is known, a new one that starts from stored progress and the parked topic ends
-//! as if nobody had died.
+//! as if nobody had died. The log is trimmed meanwhile, also by requests that outlive their owner.
 //!
 //! # Layout
 //! - [`checks`]: what must hold after every step, and at the end
@@ -78,18 +78,23 @@ fn histories_reach_every_state() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let (mut reopened, mut refused, mut again, mut copied) = (0, 0, 0, 0);
+    let (mut reopened, mut refused, mut again, mut copied, mut reused) = (0, 0, 0, 0, 0);
+    let (mut cut, mut cut_late) = (0, 0);
     for _ in 0..500 {
         let steps: Vec<Step> = steps_with_refusals().new_tree(&mut runner).unwrap().current();
         let mut world = World::new(false);
         run(&mut world, steps);
+        (cut, cut_late) = (cut + world.cut, cut_late + world.cut_late);
         world.finish();
         let spec = world.spec();
         reopened += spec.halves.iter().filter(|half| half.reopened > 0).count();
         refused += spec.halves.iter().filter(|half| world.was_refused(half.id)).count();
         copied += spec.halves.iter().filter(|half| !half.copies.is_empty()).count();
+        reused += spec.halves.iter().filter(|half| !half.others.is_empty()).count();
         again += spec.halves.iter().filter(|half| world.delivered(half.id) > 1).count();
     }
-    let found = (reopened, refused, again, copied);
-    assert!(reopened > 30 && refused > 30 && again > 10 && copied > 100, "{found:?}");
+    let found = (reopened, refused, again, copied, reused);
+    assert!(reopened > 30 && refused > 30 && again > 10, "{found:?}");
+    assert!(copied > 100 && reused > 50, "{found:?}");
+    assert!(cut > 20 && cut_late > 5, "cut {cut} times, {cut_late} for one who was dead");
 }

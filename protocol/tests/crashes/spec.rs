@@ -18,6 +18,9 @@ pub(crate) struct SpecHalf {
     pub(crate) reopened: u32,
     /// Where its client wrote it again.
     pub(crate) copies: Vec<i64>,
+    /// Where somebody stored another message under its id, which is lost.
+    pub(crate) others: Vec<i64>,
+    topic: String,
     /// Its application has decided, so that no copy follows.
     pub(crate) is_acknowledged: bool,
 }
@@ -45,12 +48,19 @@ impl Spec {
         match record {
             Record::Half(meta) => {
                 if let Some(half) = self.halves.iter_mut().find(|half| half.id == meta.id) {
-                    return half.copies.push(offset);
+                    let is_copy = half.topic == meta.topic;
+                    return if is_copy { &mut half.copies } else { &mut half.others }.push(offset);
                 }
-                let state = State::Open { epoch: 0, attempts: 0, stored_at: offset };
-                let (reopened, copies, is_acknowledged) = (0, Vec::new(), false);
-                let id = meta.id;
-                self.halves.push(SpecHalf { id, offset, state, reopened, copies, is_acknowledged });
+                self.halves.push(SpecHalf {
+                    id: meta.id,
+                    offset,
+                    state: State::Open { epoch: 0, attempts: 0, stored_at: offset },
+                    reopened: 0,
+                    copies: Vec::new(),
+                    others: Vec::new(),
+                    topic: meta.topic.clone(),
+                    is_acknowledged: false,
+                });
             }
             Record::Decision(decision) => {
                 let Some(half) = self.named(decision.of) else { return };

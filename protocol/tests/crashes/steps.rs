@@ -1,5 +1,7 @@
 //! What can happen, in an order that proptest chooses and shrinks.
 
+use std::sync::Arc;
+
 use halfmsg_protocol::{
     CheckOutcome, Checked, Decision, Epoch, HalfMeta, HalfOffset, HalfRef, Origin, Park, ParkCause,
     Record, Reopen, TransactionId, Verdict,
@@ -23,6 +25,9 @@ pub(crate) enum Step {
     Half,
     /// The client of a message that is not acknowledged writes it again.
     Copy(usize),
+    /// Somebody stores another message under the id of one that is not acknowledged, and perhaps
+    /// decides it.
+    Reuse(usize, Option<Verdict>),
     About {
         which: usize,
         kind: Kind,
@@ -42,6 +47,9 @@ pub(crate) enum Step {
     Store,
     ReportStored,
     Tick,
+    /// With the progress that the owner has stored until then.
+    Trim,
+    Delete(usize),
     Crash,
 }
 
@@ -73,10 +81,15 @@ fn refusal() -> impl Strategy<Value = Step> {
     prop_oneof![2 => (0..4_usize).prop_map(Step::Refuse), 1 => Just(Step::Tick)]
 }
 
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![Just(Verdict::Commit), Just(Verdict::Rollback)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Half),
         2 => (0..8_usize).prop_map(Step::Copy),
+        1 => (0..8_usize, prop::option::of(verdict())).prop_map(|(at, by)| Step::Reuse(at, by)),
         10 => about(),
         1 => prop_oneof![Just(Step::Foreign), Just(Step::Gap)],
         10 => (1..6_u8).prop_map(Step::Read),
@@ -85,6 +98,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..4_usize).prop_map(Step::Acknowledge),
         3 => Just(Step::Store),
         2 => Just(Step::ReportStored),
+        2 => Just(Step::Trim),
+        2 => (0..4_usize).prop_map(Step::Delete),
         2 => Just(Step::Crash),
     ]
 }
@@ -107,6 +122,7 @@ pub(crate) fn run(world: &mut World, steps: Vec<Step>) {
                 world.append(Record::Half(meta(id)));
             }
             Step::Copy(which) => copy(world, which),
+            Step::Reuse(which, decides) => reuse(world, which, decides),
             Step::About { which, kind, epoch, attempt, wrong_id } => {
                 about_half(world, which, kind, epoch, attempt, wrong_id);
             }
@@ -120,6 +136,12 @@ pub(crate) fn run(world: &mut World, steps: Vec<Step>) {
             Step::Store => world.store(),
             Step::ReportStored => world.report_stored(),
             Step::Tick => world.tick(),
+            Step::Trim => {
+                world.store();
+                world.report_stored();
+                world.trim();
+            }
+            Step::Delete(which) => world.delete(which),
             Step::Crash => world.crash(),
         }
     }
@@ -130,6 +152,24 @@ fn copy(world: &mut World, which: usize) {
     let Some(which) = which.checked_rem(halves.len()) else { return };
     if !halves[which].is_acknowledged {
         world.append(Record::Half(meta(halves[which].id)));
+    }
+}
+
+fn reuse(world: &mut World, which: usize, decides: Option<Verdict>) {
+    let halves = world.spec().halves;
+    let Some(which) = which.checked_rem(halves.len()) else { return };
+    let (id, at) = (halves[which].id, world.end());
+    if halves[which].is_acknowledged {
+        return;
+    }
+    world.append(Record::Half(Arc::new(HalfMeta {
+        topic: "another".into(),
+        ..(*meta(id)).clone()
+    })));
+    if let Some(verdict) = decides {
+        let of = HalfRef { id, half: HalfOffset(at), epoch: Epoch(0) };
+        let (origin, reason) = (Origin::Producer, String::new());
+        world.append(Record::Decision(Decision { of, verdict, origin, operator: None, reason }));
     }
 }
 
@@ -152,11 +192,11 @@ fn about_half(world: &mut World, which: usize, kind: Kind, epoch: i8, attempt: i
         }
         Kind::Checked => {
             let (attempt, outcome) = (skewed(attempts + 1), CheckOutcome::Unknown);
-            Record::Checked(Checked { of, attempt, outcome, reason })
+            Record::Checked(Checked { of, attempt, outcome, reason, asked_by: None })
         }
         Kind::Park(cause) => Record::Park(Park { of, attempts: skewed(attempts), cause, reason }),
         Kind::Reopen => {
-            Record::Reopen(Reopen { of, meta: meta(id), operator: String::new(), reason })
+            Record::Reopen(Box::new(Reopen { of, meta: meta(id), operator: String::new(), reason }))
         }
     };
     world.append(record);
@@ -177,8 +217,8 @@ fn transaction(n: i64) -> TransactionId {
     TransactionId::from_bytes(i128::from(n).to_be_bytes())
 }
 
-fn meta(id: TransactionId) -> HalfMeta {
-    HalfMeta {
+fn meta(id: TransactionId) -> Arc<HalfMeta> {
+    Arc::new(HalfMeta {
         id,
         application: "app".into(),
         purpose: "purpose".into(),
@@ -186,5 +226,5 @@ fn meta(id: TransactionId) -> HalfMeta {
         timestamp_ms: 0,
         check_after: None,
         local_transaction: None,
-    }
+    })
 }

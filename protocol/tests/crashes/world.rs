@@ -47,11 +47,25 @@ pub(crate) struct Owner {
     done: Vec<i64>,
     /// Progress that is stored, and not known to be.
     stored: Option<Progress>,
+    /// Progress that is known to be stored.
+    known: Option<Progress>,
+}
+
+/// A request to delete what lies below; its owner may be dead when it reaches the broker.
+struct Cut {
+    below: i64,
+    asked_by: u32,
 }
 
 pub(crate) struct World {
     log: Vec<(i64, Entry)>,
+    /// Records below are deleted; the list keeps them for the spec.
+    start: i64,
     pub(crate) end: i64,
+    cuts: Vec<Cut>,
+    /// Requests that did delete something, and those of them whose owner was dead.
+    pub(crate) cut: u32,
+    pub(crate) cut_late: u32,
     pub(crate) progress: Progress,
     pub(crate) topic: BTreeMap<TransactionId, ParkedState>,
     delivered: BTreeMap<TransactionId, u32>,
@@ -89,6 +103,7 @@ impl Owner {
             writes: VecDeque::new(),
             done: Vec::new(),
             stored: None,
+            known: None,
         }
     }
 }
@@ -98,7 +113,11 @@ impl World {
         let progress = Progress { low_water: 0, position: 0 };
         Self {
             log: Vec::new(),
+            start: 0,
             end: 0,
+            cuts: Vec::new(),
+            cut: 0,
+            cut_late: 0,
             progress,
             topic: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -179,7 +198,8 @@ impl World {
 
     /// The owner reads one record, or finds the end.
     pub(crate) fn read(&mut self) {
-        let found = self.log.iter().find(|(offset, _)| *offset >= self.owner.next);
+        let first = self.owner.next.max(self.start);
+        let found = self.log.iter().find(|(offset, _)| *offset >= first);
         let (next, event) = match found {
             None => (self.end, Event::CaughtUp { position: self.end }),
             Some((offset, Entry::Foreign)) => (offset + 1, Event::Foreign { offset: *offset }),
@@ -288,16 +308,43 @@ impl World {
     /// Now it knows.
     pub(crate) fn report_stored(&mut self) {
         if let Some(progress) = self.owner.stored.take() {
+            self.owner.known = Some(progress);
             for key in self.owner.core.progress_stored(progress) {
                 self.owner.writes.push_back(Write { at: None, key, state: None });
             }
         }
     }
 
+    /// The owner asks the broker to delete what nobody needs any more.
+    pub(crate) fn trim(&mut self) {
+        if let Some(Progress { low_water, .. }) = self.owner.known {
+            self.cuts.push(Cut { below: low_water, asked_by: self.crashes });
+        }
+    }
+
+    /// Such a request reaches the broker; whether anybody hears of it changes nothing.
+    pub(crate) fn delete(&mut self, which: usize) {
+        let Some(which) = which.checked_rem(self.cuts.len()) else { return };
+        let Cut { below, asked_by } = self.cuts.swap_remove(which);
+        if below > self.start {
+            self.start = below;
+            self.cut += 1;
+            self.cut_late += u32::from(asked_by < self.crashes);
+        }
+        self.assert_log_is_whole();
+    }
+
     /// The owner dies, and a new one takes over.
     pub(crate) fn crash(&mut self) {
+        self.assert_log_is_whole();
         self.crashes += 1;
         self.owner = Owner::new(self.progress, self.topic.values().cloned().collect());
+    }
+
+    /// A replay begins at the stored low-water mark, and finds everything from there on.
+    fn assert_log_is_whole(&self) {
+        let (start, progress) = (self.start, self.progress);
+        assert!(start <= progress.low_water, "cut below {start}, replayed from {progress:?}");
     }
 
     fn is_busy(&self) -> bool {
@@ -327,6 +374,10 @@ impl World {
         self.report_stored();
         while !self.owner.writes.is_empty() {
             self.write();
+        }
+        self.trim();
+        while !self.cuts.is_empty() {
+            self.delete(0);
         }
         assert_eq!(self.progress.position, self.end, "everything is carried out");
     }

@@ -20,6 +20,7 @@ pub(crate) enum Said {
     Unknown,
     Failed,
     NotAsked,
+    NoListener,
 }
 
 /// What becomes of a record on its way to the store.
@@ -113,7 +114,7 @@ fn fair(world: &World, owner: &Owner) -> Vec<Step> {
 }
 
 fn unfair(world: &World, owner: &Owner) -> Vec<Step> {
-    let Budget { answers, not_asked, failed, failures, .. } = world.budget;
+    let Budget { answers, not_asked, unheard, failed, failures, .. } = world.budget;
     let mut steps = Vec::new();
     for of in owner.questions.iter().flatten() {
         if answers > 0 {
@@ -125,6 +126,9 @@ fn unfair(world: &World, owner: &Owner) -> Vec<Step> {
         }
         if not_asked > 0 {
             steps.push(Step::Answer(*of, Said::NotAsked));
+        }
+        if unheard > 0 {
+            steps.push(Step::Answer(*of, Said::NoListener));
         }
     }
     if failures > 0 && !owner.appends.is_empty() {
@@ -225,7 +229,7 @@ pub(crate) fn apply(making: &Making, world: &mut World, action: Action) {
         Action::Reopen(of) => {
             world.budget.reopens -= 1;
             let (meta, operator, reason) = (meta(of.id), String::new(), String::new());
-            world.append(Some(Record::Reopen(Reopen { of, meta, operator, reason })));
+            world.append(Some(Record::Reopen(Box::new(Reopen { of, meta, operator, reason }))));
         }
         Action::Foreign => {
             world.budget.foreign -= 1;
@@ -297,6 +301,10 @@ fn answer(world: &mut World, number: usize, of: HalfRef, said: Said) {
             world.budget.not_asked -= 1;
             Answer::NotAsked(NotAsked::Busy)
         }
+        Said::NoListener => {
+            world.budget.unheard -= 1;
+            Answer::NotAsked(NotAsked::NoListener)
+        }
     };
     let owner = &mut world.owners[number];
     owner.step(Event::Answered { of, answer });
@@ -327,8 +335,8 @@ fn land(world: &mut World, number: usize, landing: Landing) {
     }
 }
 
-fn meta(id: TransactionId) -> HalfMeta {
-    HalfMeta {
+fn meta(id: TransactionId) -> Arc<HalfMeta> {
+    Arc::new(HalfMeta {
         id,
         application: "a".into(),
         purpose: "p".into(),
@@ -336,5 +344,5 @@ fn meta(id: TransactionId) -> HalfMeta {
         timestamp_ms: 0,
         check_after: None,
         local_transaction: None,
-    }
+    })
 }

@@ -150,7 +150,7 @@ fn exactly_once(world: &mut World, number: usize, emit: Emit) {
         // In the order of the log: a refused delivery that is parked comes before what follows it.
         collected.sort_by_key(|item| item.at().unwrap_or(i64::MIN));
         let items: Vec<Item> = collected.drain(..count).collect();
-        let batch = items.iter().filter_map(Item::at).collect();
+        let batch: Vec<i64> = items.iter().filter_map(Item::at).collect();
         let progress = owner.core.progress_after(&batch);
         *transaction = progress.map(|progress| Transaction { items, progress, committed: false });
         return;

@@ -211,6 +211,8 @@ pub(crate) enum Reach {
     Reopened,
     Undone,
     GivenUp,
+    Unheard,
+    TooOld,
     Refused,
 }
 
@@ -224,6 +226,8 @@ impl Reach {
             Self::Reopened => "reached: reopened and delivered",
             Self::Undone => "reached: reopened, rolled back and settled",
             Self::GivenUp => "reached: given up after its checks",
+            Self::Unheard => "reached: given up for want of a listener",
+            Self::TooOld => "reached: given up for its age",
             Self::Refused => "reached: parked as undeliverable",
         }
     }
@@ -245,6 +249,8 @@ impl Reach {
                 epoch > 0 && verdict == Verdict::Rollback && at < world.progress.position
             }),
             Self::GivenUp => is_parked_for(world, ParkCause::MaxChecks),
+            Self::Unheard => is_parked_for(world, ParkCause::NoListener),
+            Self::TooOld => is_parked_for(world, ParkCause::MaxAge),
             Self::Refused => is_parked_for(world, ParkCause::Undeliverable),
         }
     }

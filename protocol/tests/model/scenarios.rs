@@ -5,6 +5,8 @@
 //! replace a newer one: so where an old owner lives on in that mode, the model has neither REOPEN
 //! nor refusals, and claims nothing about them.
 
+use std::time::Duration;
+
 use crate::properties::Reach;
 use crate::world::Budget;
 
@@ -14,9 +16,25 @@ pub(crate) struct Scenario {
     pub(crate) exactly_once: bool,
     /// Whether halves that nobody decides are checked, and parked in the end.
     pub(crate) checks: bool,
+    pub(crate) limits: Limits,
     pub(crate) budget: Budget,
     pub(crate) reaches: &'static [Reach],
 }
+
+/// When a half is given up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_checks: u32,
+    pub(crate) max_age: Duration,
+    pub(crate) no_listener_grace: Duration,
+}
+
+const BY_CHECKS: Limits =
+    Limits { max_checks: 1, max_age: Duration::MAX, no_listener_grace: Duration::MAX };
+/// At the first question that finds no listener.
+const UNHEARD: Limits = Limits { no_listener_grace: Duration::ZERO, ..BY_CHECKS };
+/// As old as it is at its first check; its attempts would last for longer.
+const BY_AGE: Limits = Limits { max_checks: 3, max_age: Duration::from_secs(1), ..BY_CHECKS };
 
 /// One half, and nothing that may happen to it.
 const NONE: Budget = Budget {
@@ -24,6 +42,7 @@ const NONE: Budget = Budget {
     decisions: 0,
     answers: 0,
     not_asked: 0,
+    unheard: 0,
     failed: 0,
     reopens: 0,
     refusals: 0,
@@ -34,20 +53,26 @@ const NONE: Budget = Budget {
 };
 
 fn exactly_once(name: &'static str, budget: Budget, reaches: &'static [Reach]) -> Scenario {
-    Scenario { name, exactly_once: true, checks: false, budget, reaches }
+    Scenario { name, exactly_once: true, checks: false, limits: BY_CHECKS, budget, reaches }
 }
 
 fn at_least_once(name: &'static str, budget: Budget, reaches: &'static [Reach]) -> Scenario {
-    Scenario { name, exactly_once: false, checks: false, budget, reaches }
+    Scenario { name, exactly_once: false, checks: false, limits: BY_CHECKS, budget, reaches }
 }
 
 fn checked(scenario: Scenario) -> Scenario {
     Scenario { checks: true, ..scenario }
 }
 
+fn limited(limits: Limits, scenario: Scenario) -> Scenario {
+    checked(Scenario { limits, ..scenario })
+}
+
 /// What every test run explores.
 pub(crate) fn small() -> Vec<Scenario> {
-    use Reach::{Conflict, Fenced, GivenUp, Refused, Reopened, Twice, TwoOwners, Undone};
+    use Reach::{
+        Conflict, Fenced, GivenUp, Refused, Reopened, TooOld, Twice, TwoOwners, Undone, Unheard,
+    };
     vec![
         exactly_once(
             "exactly once: an old owner, a crash, a refusal",
@@ -79,6 +104,22 @@ pub(crate) fn small() -> Vec<Scenario> {
             Budget { decisions: 1, failed: 2, crashes: 1, ..NONE },
             &[GivenUp, Conflict],
         )),
+        limited(
+            UNHEARD,
+            exactly_once(
+                "exactly once: no listener, a crash",
+                Budget { decisions: 1, unheard: 1, crashes: 1, ..NONE },
+                &[Unheard, GivenUp, Conflict],
+            ),
+        ),
+        limited(
+            BY_AGE,
+            exactly_once(
+                "exactly once: too old, checks that fail, a crash",
+                Budget { failed: 1, crashes: 1, ..NONE },
+                &[TooOld],
+            ),
+        ),
         at_least_once(
             "at least once: an old owner",
             Budget { decisions: 2, answers: 1, stale: 1, ..NONE },

@@ -21,6 +21,8 @@ pub(crate) struct Budget {
     pub(crate) answers: u8,
     /// Checks that cannot be made.
     pub(crate) not_asked: u8,
+    /// Questions to an owner without a listener.
+    pub(crate) unheard: u8,
     /// Checks that fail.
     pub(crate) failed: u8,
     /// REOPENs of an operator, each by what any live owner shows.

@@ -5,7 +5,6 @@ use std::future::Future;
 
 use axum::extract::Request;
 use axum::http::HeaderValue;
-use axum::response::Response;
 use halfmsg_traces::opentelemetry::KeyValue;
 use halfmsg_traces::opentelemetry::trace::{Span as _, SpanBuilder, SpanKind};
 use halfmsg_traces::{Span, begin as begin_span, context, failed, is_on};
@@ -33,14 +32,18 @@ pub(super) fn begin(request: &mut Request, method: &str, route: &str) -> Option<
     Some(span)
 }
 
-/// Answers in the span.
-pub(super) async fn answer(span: &mut Span, work: impl Future<Output = Response>) -> Response {
-    let own = span.span_context().clone();
-    let response = context::within(&own, work).await;
-    let status = response.status();
-    span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
-    if status.is_server_error() {
-        failed(span, "server_error", status.as_str());
+/// Works in the span.
+pub(super) fn within<F: Future>(span: &Span, work: F) -> impl Future<Output = F::Output> + use<F> {
+    context::within(span.span_context(), work)
+}
+
+/// The request was answered with this status, or its caller went away before.
+pub(super) fn end(span: &mut Span, status: Option<u16>) {
+    let Some(status) = status else {
+        return failed(span, "caller_gone", "the caller went away before the answer");
+    };
+    span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+    if status >= 500 {
+        failed(span, "server_error", &status.to_string());
     }
-    response
 }

@@ -14,6 +14,7 @@ use crate::deduct::tell;
 use crate::fault::{Fault, STALL};
 use crate::model::{DeductionState, Item, Items, Refusal};
 use crate::store::barrier::{Deduct, DeductRequest};
+use crate::store::order_problem;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::default().routes(routes!(deduct))
@@ -73,7 +74,8 @@ async fn deduct(
     // A client that hangs up leaves no deduction in the middle, and none untold.
     let asked = DeductRequest { order_id, items: items.clone(), induced };
     let work = async move {
-        let done = api.deductions.deduct(asked.clone()).await?;
+        let done = api.deductions.deduct(asked.clone()).await;
+        let done = done.map_err(|error| order_problem(order_id, error))?;
         tell(&api.metrics, (order_id, None), &asked.items, &done);
         Ok(done)
     };

@@ -115,14 +115,25 @@ fn unknown(sku: &str) -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "unknown_sku", "there is no such product").with("sku", sku)
 }
 
+/// Which product.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+struct OfProduct {
+    /// The product
+    #[param(max_length = 64, pattern = "^[A-Za-z0-9._-]+$", example = "apple")]
+    sku: String,
+}
+
 /// Shows a product
 #[utoipa::path(
     get, path = "/products/{sku}", tag = "products", operation_id = "show_product",
-    params(("sku" = String, Path, description = "The product", max_length = 64,
-        pattern = "^[A-Za-z0-9._-]+$", example = "apple")),
+    params(OfProduct),
     responses((status = 200, description = "The product", body = Product), FindProblems)
 )]
-async fn find(State(api): State<Api>, Path(sku): Path<String>) -> Result<Json<Product>, ApiError> {
+async fn find(
+    State(api): State<Api>,
+    Path(OfProduct { sku }): Path<OfProduct>,
+) -> Result<Json<Product>, ApiError> {
     api.store.product(&known(&sku)?).await?.map(Json).ok_or_else(|| unknown(&sku))
 }
 
@@ -150,8 +161,7 @@ struct PutProduct {
 /// Makes a product, or changes its name and price
 #[utoipa::path(
     put, path = "/products/{sku}", tag = "products", operation_id = "put_product",
-    params(("sku" = String, Path, description = "The product", max_length = 64,
-        pattern = "^[A-Za-z0-9._-]+$", example = "apple")),
+    params(OfProduct),
     request_body = PutProduct,
     responses(
         (status = 200, description = "Changed", body = Product),
@@ -161,7 +171,7 @@ struct PutProduct {
 )]
 async fn put(
     State(api): State<Api>,
-    Path(sku): Path<String>,
+    Path(OfProduct { sku }): Path<OfProduct>,
     Json(product): Json<PutProduct>,
 ) -> Result<(StatusCode, Json<Product>), ApiError> {
     validate::sku("sku", &sku)?;
@@ -201,8 +211,7 @@ struct Receipt {
 /// Adds stock of a product, once per reference
 #[utoipa::path(
     post, path = "/products/{sku}/receipts", tag = "products", operation_id = "receive_stock",
-    params(("sku" = String, Path, description = "The product", max_length = 64,
-        pattern = "^[A-Za-z0-9._-]+$", example = "apple")),
+    params(OfProduct),
     request_body = Receive,
     responses(
         (status = 200, description = "Added before, under this reference", body = Receipt),
@@ -212,7 +221,7 @@ struct Receipt {
 )]
 async fn receive(
     State(api): State<Api>,
-    Path(sku): Path<String>,
+    Path(OfProduct { sku }): Path<OfProduct>,
     Json(receive): Json<Receive>,
 ) -> Result<(StatusCode, Json<Receipt>), ApiError> {
     let sku = known(&sku)?;
@@ -286,11 +295,13 @@ struct Stock {
 /// What is available of a product
 #[utoipa::path(
     get, path = "/stock/{sku}", tag = "stock", operation_id = "show_stock",
-    params(("sku" = String, Path, description = "The product", max_length = 64,
-        pattern = "^[A-Za-z0-9._-]+$", example = "apple")),
+    params(OfProduct),
     responses((status = 200, description = "Its stock", body = Stock), FindProblems)
 )]
-async fn stock(State(api): State<Api>, Path(sku): Path<String>) -> Result<Json<Stock>, ApiError> {
+async fn stock(
+    State(api): State<Api>,
+    Path(OfProduct { sku }): Path<OfProduct>,
+) -> Result<Json<Stock>, ApiError> {
     let found = api.store.product(&known(&sku)?).await?.ok_or_else(|| unknown(&sku))?;
     Ok(Json(Stock { sku: found.sku, available: found.available }))
 }

@@ -2,18 +2,19 @@
 
 use std::time::Instant;
 
+use halfmsg_consumer::testkit::{EveryWait, dies_at};
 use halfmsg_service_kit::db::begin_write;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{DEADLINE, available, items, product, request, restore_one, retried};
+use super::{DEADLINE, available, items, product, request, restore_one, retried, store_of};
 use crate::group_commit::GroupCommit;
 use crate::metrics::StockMetrics;
 use crate::model::DeductionState;
 use crate::store::barrier::{Deduct, DeductRequest, deduct_in_tx, restore_in_tx};
-use crate::store::{StockStore, StoreError};
+use crate::store::{LOCK_TIMEOUT, StockStore, StoreError};
 
 /// One leader, so that what waits for it is one group.
 struct World {
@@ -22,62 +23,50 @@ struct World {
     group: GroupCommit,
 }
 
-type Answers = JoinSet<(usize, Result<Deduct, StoreError>)>;
+pub(super) type Answers = JoinSet<(usize, Result<Deduct, StoreError>)>;
 
 impl World {
     fn new(database: &DatabaseConnection) -> Self {
-        let (store, metrics) = (StockStore::new(database.clone()), StockMetrics::default());
+        let (store, metrics) = (store_of(database), StockMetrics::default());
         let group = GroupCommit::with_leaders(store.clone(), metrics.clone(), 64, 1);
         Self { store, metrics, group }
     }
 
-    /// Asks for all of these; they wait until `leader` may go on, and then go together.
-    async fn ask_behind(&self, blocked: &Blocked, requests: &[DeductRequest]) -> Answers {
+    /// Asks for all of these, one behind the other, which then go together.
+    async fn ask(&self, requests: &[DeductRequest]) -> Answers {
+        let held_back = self.group.hold_back().await;
         let mut answers = Answers::new();
-        let own = blocked.another();
-        let ask = |number: usize, request: DeductRequest, answers: &mut Answers| {
+        for (number, request) in requests.iter().cloned().enumerate() {
             let group = self.group.clone();
             answers.spawn(async move { (number, group.deduct(request).await) });
-        };
-        let before = self.metrics.deduction_transactions();
-        ask(usize::MAX, own, &mut answers);
-        until("the leader is at work", || self.metrics.deduction_transactions() > before).await;
-        for (number, request) in requests.iter().enumerate() {
-            ask(number, request.clone(), &mut answers);
+            until("it waits", || self.group.waiting() == number + 1).await;
         }
-        until("all of them wait", || self.group.waiting() == requests.len()).await;
+        drop(held_back);
         answers
     }
 }
 
-/// A product whose stock another transaction holds; on SQLite it holds everything.
-struct Blocked {
-    sku: String,
-    holder: sea_orm::DatabaseTransaction,
+pub(super) fn ask(group: &GroupCommit, requests: &[DeductRequest]) -> Answers {
+    let mut answers = Answers::new();
+    for (number, request) in requests.iter().cloned().enumerate() {
+        let group = group.clone();
+        answers.spawn(async move { (number, group.deduct(request).await) });
+    }
+    answers
 }
 
-impl Blocked {
-    async fn new(world: &World, database: &DatabaseConnection) -> Self {
-        let sku = product(&world.store, 1_000).await;
-        let holder = begin_write(database).await.unwrap();
-        deduct_in_tx(&holder, Uuid::now_v7(), &items(&[(&sku, 1)]), false).await.unwrap();
-        Self { sku, holder }
-    }
-
-    fn another(&self) -> DeductRequest {
-        deduction(Uuid::now_v7(), &self.sku, 1)
-    }
-
-    async fn release(self) {
-        self.holder.rollback().await.unwrap();
-    }
+/// Another transaction that holds a product's stock; on SQLite it holds everything.
+pub(super) async fn holder(database: &DatabaseConnection, sku: &str) -> DatabaseTransaction {
+    let holder = begin_write(database).await.unwrap();
+    deduct_in_tx(&holder, Uuid::now_v7(), &items(&[(sku, 1)]), false).await.unwrap();
+    holder
 }
 
-fn deduction(order_id: Uuid, sku: &str, quantity: i64) -> DeductRequest {
+pub(super) fn deduction(order_id: Uuid, sku: &str, quantity: i64) -> DeductRequest {
     DeductRequest { order_id, items: items(&[(sku, quantity)]), induced: false }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < DEADLINE, "{what}");
@@ -85,15 +74,15 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// The answers in the order of the requests, without the leader's.
-async fn all(answers: Answers, count: usize) -> Vec<Result<Deduct, StoreError>> {
+/// The answers in the order of the requests.
+async fn all(answers: Answers) -> Vec<Result<Deduct, StoreError>> {
     let mut done = timeout(DEADLINE, answers.join_all()).await.unwrap();
     done.sort_by_key(|(number, _)| *number);
-    done.into_iter().map(|(_, answer)| answer).take(count).collect()
+    done.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// A hot product, asked for by more than it lasts for, one order twice, one void, one refused in any
-/// case: two transactions, and to each the answer that it had got alone.
+/// case: one transaction, and to each the answer that it had got alone.
 pub async fn those_that_wait_go_together(database: &DatabaseConnection) {
     let world = World::new(database);
     let sku = product(&world.store, 10).await;
@@ -107,12 +96,9 @@ pub async fn those_that_wait_go_together(database: &DatabaseConnection) {
     requests[9] = DeductRequest { induced: true, ..deduction(induced, &sku, 1) };
     requests.push(deduction(Uuid::now_v7(), &sku, 100));
     requests.extend((0..4).map(|_| deduction(Uuid::now_v7(), &sku, 1)));
-    let blocked = Blocked::new(&world, database).await;
-    let answers = world.ask_behind(&blocked, &requests).await;
-    blocked.release().await;
-    let answers: Vec<_> =
-        all(answers, requests.len()).await.into_iter().map(Result::unwrap).collect();
-    assert_eq!(world.metrics.deduction_transactions(), 2, "the leader's, and one for all");
+    let answers = world.ask(&requests).await;
+    let answers: Vec<_> = all(answers).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(world.metrics.deduction_transactions(), 1, "one for all");
     assert_eq!(answers[3], Deduct::Deducted { before: true });
     assert_eq!(answers[5], Deduct::OtherItems);
     assert_eq!(answers[7], Deduct::OrderVoid(DeductionState::Void));
@@ -146,10 +132,8 @@ pub async fn a_taken_barrier_holds_up_one(database: &DatabaseConnection) {
     restore_in_tx(&restoring, &[request(held, &sku)]).await.unwrap();
     let mut requests: Vec<_> = (0..8).map(|_| deduction(Uuid::now_v7(), &sku, 1)).collect();
     requests[4].order_id = held;
-    let blocked = Blocked::new(&world, database).await;
-    let mut answers = world.ask_behind(&blocked, &requests).await;
-    blocked.release().await;
-    for _ in 0..8 {
+    let mut answers = world.ask(&requests).await;
+    for _ in 0..7 {
         let (number, answer) =
             timeout(DEADLINE, answers.join_next()).await.unwrap().unwrap().unwrap();
         assert_ne!(number, 4, "it cannot know yet");
@@ -181,10 +165,8 @@ pub async fn an_unreadable_row_costs_no_other(database: &DatabaseConnection) {
     assert_eq!(database.execute_unprepared(&damage).await.unwrap().rows_affected(), 1);
     let mut requests: Vec<_> = (0..6).map(|_| deduction(Uuid::now_v7(), &sku, 1)).collect();
     requests[2] = refused;
-    let blocked = Blocked::new(&world, database).await;
-    let answers = world.ask_behind(&blocked, &requests).await;
-    blocked.release().await;
-    for (number, answer) in all(answers, requests.len()).await.into_iter().enumerate() {
+    let answers = world.ask(&requests).await;
+    for (number, answer) in all(answers).await.into_iter().enumerate() {
         match answer {
             Err(StoreError::Unreadable(_)) => assert_eq!(number, 2),
             answer => assert_eq!(answer.unwrap(), Deduct::Deducted { before: false }, "{number}"),
@@ -199,20 +181,91 @@ pub async fn who_hangs_up_holds_up_nobody(database: &DatabaseConnection) {
     let world = World::new(database);
     let sku = product(&world.store, 10).await;
     let requests: Vec<_> = (0..4).map(|_| deduction(Uuid::now_v7(), &sku, 1)).collect();
-    let blocked = Blocked::new(&world, database).await;
-    let answers = world.ask_behind(&blocked, &requests).await;
-    // All of them hang up, the leader's client too: only that one is under way.
-    drop(answers);
-    let (group, last) = (world.group.clone(), deduction(Uuid::now_v7(), &sku, 2));
-    let last = tokio::spawn(async move { group.deduct(last).await });
+    let held_back = world.group.hold_back().await;
+    let early = ask(&world.group, &requests);
+    until("they wait", || world.group.waiting() == requests.len()).await;
+    drop(early);
+    let last = ask(&world.group, &[deduction(Uuid::now_v7(), &sku, 2)]);
     until("it waits too", || world.group.waiting() == requests.len() + 1).await;
-    let taken = blocked.sku.clone();
-    blocked.release().await;
-    let last = timeout(DEADLINE, last).await.unwrap().unwrap().unwrap();
-    assert_eq!(last, Deduct::Deducted { before: false });
+    drop(held_back);
+    let last = all(last).await.pop().unwrap().unwrap();
+    assert_eq!(
+        (last, available(&world.store, &sku).await),
+        (Deduct::Deducted { before: false }, 8)
+    );
+    // In the middle of its transaction.
+    let taken = product(&world.store, 10).await;
+    let holder = holder(database, &taken).await;
+    let before = world.metrics.deduction_transactions();
+    let late = ask(&world.group, &[deduction(Uuid::now_v7(), &taken, 1)]);
+    until("it is under way", || world.metrics.deduction_transactions() > before).await;
+    drop(late);
+    holder.rollback().await.unwrap();
     timeout(DEADLINE, world.group.drain()).await.unwrap();
-    assert_eq!(available(&world.store, &taken).await, 999);
-    assert_eq!(available(&world.store, &sku).await, 8);
+    let left = available(&world.store, &taken).await;
+    // Where its first transaction waited for too long, there is none for somebody who is gone.
+    assert!(left == 9 || left == 10, "{left}");
+}
+
+/// A product that somebody holds for longer than anybody waits: who wants another one has its answer
+/// all the same, and who wants this one ends as a transaction of its own would, by the lock. (SQLite
+/// has one lock for all: who holds it holds up everybody, and nobody once it is free.)
+pub async fn a_locked_product_holds_up_its_own(database: &DatabaseConnection) {
+    const HELD: usize = 16;
+    const FREE: usize = 64;
+    let (store, metrics) = (store_of(database), StockMetrics::default());
+    let group = GroupCommit::new(store.clone(), metrics, 64);
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(product(&store, 1_000).await);
+    }
+    // The last in the order of locks: who waits for it with others locked would hold those up.
+    let locked = product(&store, 1_000).await;
+    assert!(others.iter().all(|sku| *sku < locked));
+    let of_locked = |number: usize| {
+        let mut wanted = deduction(Uuid::now_v7(), &locked, 1);
+        if number.is_multiple_of(2) {
+            wanted.items = items(&[(&locked, 1), (&others[number % 4], 1)]);
+        }
+        wanted
+    };
+    let of_other = |number: usize| deduction(Uuid::now_v7(), &others[number % 4], 1);
+    let held: Vec<_> = (0..HELD).map(of_locked).collect();
+    let free: Vec<_> = (0..FREE).map(of_other).collect();
+    let holder = holder(database, &locked).await;
+    let held_back = group.hold_back().await;
+    let held_answers = ask(&group, &held);
+    until("those of the locked product wait", || group.waiting() == HELD).await;
+    let free_answers = ask(&group, &free);
+    until("all of them wait", || group.waiting() == HELD + FREE).await;
+    drop(held_back);
+    let mut holder = Some(holder);
+    let one_lock = database.get_database_backend() == DbBackend::Sqlite;
+    if let Some(holder) = holder.take_if(|_| one_lock) {
+        holder.rollback().await.unwrap();
+    }
+    for answer in all(free_answers).await {
+        assert_eq!(answer.unwrap(), Deduct::Deducted { before: false });
+    }
+    // While those of the locked product wait, others come.
+    let more: Vec<_> = (0..FREE).map(of_other).collect();
+    for answer in all(ask(&group, &more)).await {
+        assert_eq!(answer.unwrap(), Deduct::Deducted { before: false });
+    }
+    for answer in all(held_answers).await {
+        match answer {
+            Ok(answer) => assert!(one_lock, "{answer:?} in spite of the lock"),
+            Err(error) => assert!(!one_lock && error.is_contended(), "{error}"),
+        }
+    }
+    if let Some(holder) = holder {
+        holder.rollback().await.unwrap();
+    }
+    for request in &held {
+        retried(|| group.deduct(request.clone())).await;
+    }
+    assert_eq!(available(&store, &locked).await, 1_000 - HELD as i64);
+    assert_eq!(group.waiting(), 0);
 }
 
 /// Many at once on a few products, as many leaders as the database takes: as much is sold as there
@@ -220,7 +273,7 @@ pub async fn who_hangs_up_holds_up_nobody(database: &DatabaseConnection) {
 pub async fn a_crowd_sells_what_there_is(database: &DatabaseConnection) {
     const CALLERS: usize = 120;
     const STOCK: i64 = 50;
-    let (store, metrics) = (StockStore::new(database.clone()), StockMetrics::default());
+    let (store, metrics) = (store_of(database), StockMetrics::default());
     let group = GroupCommit::new(store.clone(), metrics, 16);
     let skus = [product(&store, STOCK).await, product(&store, STOCK).await];
     let mut tasks = JoinSet::new();
@@ -244,23 +297,19 @@ pub async fn a_crowd_sells_what_there_is(database: &DatabaseConnection) {
 
 /// Wherever the process dies, a group was deducted whole or not at all; asked again, each is once.
 pub async fn a_group_dies_whole(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
-    // What answers at once is not waited for: five in a row must run through.
-    let (mut waits, mut deaths, mut survivors) = (0, 0, 0);
-    while survivors < 5 {
-        waits += 1;
-        assert!(waits < 100, "it never ran through");
+    let store = store_of(database);
+    let mut tries = EveryWait::default();
+    while let Some(waits) = tries.next_try() {
         let sku = product(&store, 3).await;
         let requests: Vec<_> = (0..4).map(|_| deduction(Uuid::now_v7(), &sku, 1)).collect();
-        let died = super::dies_at(waits, store.deduct_together(&requests)).await.is_none();
+        let together = store.deduct_together(&requests, LOCK_TIMEOUT);
+        let died = dies_at(waits, together).await.is_none();
         let left = available(&store, &sku).await;
         assert!(left == 3 || left == 0, "at wait {waits}: {left}");
         for request in &requests {
             retried(|| store.deduct(request.order_id, &request.items, false)).await;
         }
         assert_eq!(available(&store, &sku).await, 0, "at wait {waits}");
-        deaths += i32::from(died);
-        survivors = if died { 0 } else { survivors + 1 };
+        tries.died(died);
     }
-    assert!(deaths >= 2, "it died {deaths} times");
 }

@@ -6,16 +6,16 @@ use uuid::Uuid;
 
 use super::{
     available, item, items, moved, movements, new_sku, product, request, restore, restore_one,
+    store_of,
 };
 use crate::model::{DeductionState, Refusal};
 use crate::seed::SeedProduct;
-use crate::store::StockStore;
 use crate::store::barrier::{Deduct, DeductRequest, Restore, deduct_all_in_tx};
 use crate::store::receipts::{MAX_AVAILABLE, Received};
 
 /// Null compensation: nothing comes back, and the late deduct takes nothing.
 pub async fn restore_before_deduct(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     assert_eq!(restore_one(database, order, &sku).await, Restore::Voided);
     let late = store.deduct(order, &items(&[(&sku, 3)]), false).await.unwrap();
@@ -28,7 +28,7 @@ pub async fn restore_before_deduct(database: &DatabaseConnection) {
 
 /// The hanging request: what was restored is not taken again.
 pub async fn deduct_after_restore(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     let wanted = items(&[(&sku, 3)]);
     let done = store.deduct(order, &wanted, false).await.unwrap();
@@ -47,7 +47,7 @@ pub async fn deduct_after_restore(database: &DatabaseConnection) {
 
 /// A repetition of either changes nothing.
 pub async fn restore_twice_and_deduct_twice(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     let wanted = items(&[(&sku, 3)]);
     for before in [false, true, true] {
@@ -67,7 +67,7 @@ pub async fn restore_twice_and_deduct_twice(database: &DatabaseConnection) {
 
 /// The first answer stands, and a restore of it changes nothing.
 pub async fn a_refused_deduct_repeated_after_stock_came_in(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 2).await, Uuid::now_v7());
     let wanted = items(&[(&sku, 3)]);
     let refusal = Refusal::InsufficientStock { sku: sku.clone(), requested: 3, available: 2 };
@@ -86,7 +86,7 @@ pub async fn a_refused_deduct_repeated_after_stock_came_in(database: &DatabaseCo
 
 /// One order cannot take two different things, whether the first was deducted or refused.
 pub async fn other_items_change_nothing(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let sku = product(&store, 10).await;
     for first in [3, 11] {
         let order = Uuid::now_v7();
@@ -99,7 +99,7 @@ pub async fn other_items_change_nothing(database: &DatabaseConnection) {
 
 /// One lack or one unknown sku refuses the whole order; the exact rest can be taken.
 pub async fn all_or_none(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (much, little) = (product(&store, 10).await, product(&store, 1).await);
     let lack = store.deduct(Uuid::now_v7(), &items(&[(&much, 5), (&little, 2)]), false).await;
     let refusal = Refusal::InsufficientStock { sku: little.clone(), requested: 2, available: 1 };
@@ -115,7 +115,7 @@ pub async fn all_or_none(database: &DatabaseConnection) {
 /// Many deductions in one transaction end as if each came after the one before: the earlier ones
 /// take what there is, a repetition hears the first answer, a void order stays void.
 pub async fn a_batch_is_as_one_after_the_other(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, other) = (product(&store, 10).await, product(&store, 10).await);
     let ids: [Uuid; 5] = std::array::from_fn(|_| Uuid::now_v7());
     let [small, large, rest, void, before] = ids;
@@ -161,7 +161,7 @@ pub async fn a_batch_is_as_one_after_the_other(database: &DatabaseConnection) {
 
 /// A reference counts once per sku, and only with its quantity.
 pub async fn a_receipt_counts_once(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, other) = (product(&store, 0).await, product(&store, 0).await);
     for (sku, quantity, expected) in [
         (sku.as_str(), 5, Received::Added { available: 5 }),
@@ -183,7 +183,7 @@ pub async fn a_receipt_counts_once(database: &DatabaseConnection) {
 
 /// A seed adds what is not there, at every start, and touches nothing else.
 pub async fn a_seed_counts_once(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (there, new) = (product(&store, 0).await, new_sku());
     let seed =
         [&there, &new].map(|sku| SeedProduct { sku: sku.clone(), quantity: 7, price_cents: 120 });

@@ -11,16 +11,15 @@ use uuid::Uuid;
 
 use super::{
     DEADLINE, available, item, items, moved, movements, product, request, restore, restore_one,
-    retried,
+    retried, store_of,
 };
 use crate::model::DeductionState;
-use crate::store::StockStore;
 use crate::store::barrier::{Deduct, Restore, deduct_in_tx, restore_in_tx};
 use crate::store::receipts::Received;
 
 /// The restore waits for the deduct, and then gives back exactly what it took.
 pub async fn a_restore_that_meets_an_uncommitted_deduct(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     let deducting = begin_write(database).await.unwrap();
     let done = deduct_in_tx(&deducting, order, &items(&[(&sku, 3)]), false).await.unwrap();
@@ -35,7 +34,7 @@ pub async fn a_restore_that_meets_an_uncommitted_deduct(database: &DatabaseConne
 
 /// The restore waits, finds the barrier free, and closes it.
 pub async fn a_restore_that_meets_a_deduct_that_is_rolled_back(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     let wanted = items(&[(&sku, 3)]);
     let deducting = begin_write(database).await.unwrap();
@@ -52,7 +51,7 @@ pub async fn a_restore_that_meets_a_deduct_that_is_rolled_back(database: &Databa
 
 /// The deduct waits for the restore, and then takes nothing.
 pub async fn a_deduct_that_meets_an_uncommitted_restore(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     let restoring = begin_write(database).await.unwrap();
     let voided = restore_in_tx(&restoring, &[request(order, &sku)]).await.unwrap();
@@ -71,7 +70,7 @@ pub async fn a_deduct_that_meets_an_uncommitted_restore(database: &DatabaseConne
 pub async fn a_hot_product_is_never_oversold(database: &DatabaseConnection) {
     const ORDERS: usize = 16;
     const STOCK: i64 = 10;
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     for quantity in [1, 3] {
         let sku = product(&store, STOCK).await;
         let mut tasks = JoinSet::new();
@@ -91,7 +90,7 @@ pub async fn a_hot_product_is_never_oversold(database: &DatabaseConnection) {
 
 /// The same request many times at once takes its items once.
 pub async fn one_order_deducted_by_many_at_once(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let (sku, order) = (product(&store, 10).await, Uuid::now_v7());
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
@@ -107,7 +106,7 @@ pub async fn one_order_deducted_by_many_at_once(database: &DatabaseConnection) {
 
 /// A receipt that is sent many times at once adds once.
 pub async fn one_receipt_by_many_at_once(database: &DatabaseConnection) {
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let sku = product(&store, 0).await;
     let mut tasks = JoinSet::new();
     for _ in 0..8 {
@@ -125,7 +124,7 @@ pub async fn conservation_under_load(database: &DatabaseConnection) {
     const ORDERS: usize = 60;
     const WORKERS: usize = 8;
     const STOCK: i64 = 40;
-    let store = StockStore::new(database.clone());
+    let store = store_of(database);
     let mut skus = Vec::new();
     for _ in 0..3 {
         skus.push(product(&store, STOCK).await);
@@ -167,7 +166,7 @@ async fn work(
 ) {
     let (one, other) = (&skus[at % 3], &skus[(at + 1) % 3]);
     if worker.is_multiple_of(2) || at.is_multiple_of(3) {
-        let store = StockStore::new(database.clone());
+        let store = store_of(database);
         let wanted = items(&[(one, 2), (other, 1)]);
         retried(|| store.deduct(orders[at], &wanted, false)).await;
     } else {

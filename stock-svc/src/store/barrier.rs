@@ -34,9 +34,7 @@ use super::movements::{Kind, NewMovement};
 use super::{ROWS_PER_STATEMENT, StoreError};
 use crate::model::{DeductionState, Item};
 
-pub use deduct::{
-    Deduct, DeductRequest, SHARED_BARRIER_WAIT, TogetherError, deduct_all_in_tx, deduct_in_tx,
-};
+pub use deduct::{Deduct, DeductRequest, TogetherError, deduct_all_in_tx, deduct_in_tx};
 pub use restore::{Restore, RestoreRequest, restore_in_tx};
 
 /// What somebody wants to write into the barrier of an order if it is free.

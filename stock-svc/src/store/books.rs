@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement};
 use serde::Serialize;
 
-use super::{StockStore, StoreError, within};
+use super::{StockStore, StoreError};
 
 /// One statement, so that what is available and the movements are of one moment.
 const BOOKS: &str = "\
@@ -59,7 +59,7 @@ impl StockStore {
         after: Option<&str>,
         limit: u64,
     ) -> Result<Vec<StockBook>, StoreError> {
-        within(async {
+        self.within(async {
             let values = [after.unwrap_or_default().into(), limit.into()];
             let backend = self.database.get_database_backend();
             let statement = Statement::from_sql_and_values(backend, BOOKS, values);

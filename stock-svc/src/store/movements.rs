@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::entity::movement;
-use super::{ROWS_PER_STATEMENT, StockStore, StoreError, within};
+use super::{ROWS_PER_STATEMENT, StockStore, StoreError};
 
 /// What kind of change. The names are those in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl StockStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn movements(&self, filter: MovementFilter) -> Result<Vec<Movement>, StoreError> {
-        within(async {
+        self.within(async {
             let mut find = movement::Entity::find();
             if let Some(order_id) = filter.order_id {
                 find = find.filter(movement::Column::OrderId.eq(order_id));

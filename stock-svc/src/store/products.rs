@@ -9,7 +9,7 @@ use sea_orm::{
 use serde::Serialize;
 
 use super::entity::{product, stock};
-use super::{LOCK_TIMEOUT, StockStore, StoreError, within};
+use super::{LOCK_TIMEOUT, StockStore, StoreError};
 
 /// A product, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -79,7 +79,7 @@ impl StockStore {
         name: &str,
         price_cents: i64,
     ) -> Result<(Product, bool), StoreError> {
-        within(async {
+        self.within(async {
             let transaction = self.begin(LOCK_TIMEOUT).await?;
             let made = insert_product_in_tx(&transaction, sku, name, price_cents).await?;
             if !made {
@@ -107,7 +107,7 @@ impl StockStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn product(&self, sku: &str) -> Result<Option<Product>, StoreError> {
-        within(async {
+        self.within(async {
             let find = product::Entity::find_by_id(sku).find_also_related(stock::Entity);
             Ok(find.one(&self.database).await?.map(Product::of))
         })
@@ -123,7 +123,7 @@ impl StockStore {
         after: Option<&str>,
         limit: u64,
     ) -> Result<Vec<Product>, StoreError> {
-        within(async {
+        self.within(async {
             let mut find = product::Entity::find();
             if let Some(after) = after {
                 find = find.filter(product::Column::Sku.gt(after));
@@ -144,7 +144,7 @@ impl StockStore {
     /// # Errors
     /// [`StoreError`].
     pub async fn products_named(&self, skus: &[String]) -> Result<Vec<Product>, StoreError> {
-        within(async {
+        self.within(async {
             let rows = product::Entity::find()
                 .filter(product::Column::Sku.is_in(skus))
                 .order_by_asc(product::Column::Sku)

@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter};
 
 use super::entity::{receipt, stock};
 use super::movements::{Kind, NewMovement, record_in_tx};
-use super::{LOCK_TIMEOUT, StockStore, StoreError, lock_stock_in_tx, within};
+use super::{LOCK_TIMEOUT, StockStore, StoreError, lock_stock_in_tx};
 
 /// The most that can be available of one product: the largest integer that every JSON client
 /// reads exactly.
@@ -48,7 +48,7 @@ impl StockStore {
         reference: &str,
         quantity: i64,
     ) -> Result<Received, StoreError> {
-        within(async {
+        self.within(async {
             let transaction = self.begin(LOCK_TIMEOUT).await?;
             let received = receive_in_tx(&transaction, sku, reference, quantity).await?;
             if matches!(received, Received::Added { .. }) {

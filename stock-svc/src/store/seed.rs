@@ -2,7 +2,7 @@
 
 use super::products::insert_product_in_tx;
 use super::receipts::{Received, receive_in_tx};
-use super::{LOCK_TIMEOUT, StockStore, StoreError, within};
+use super::{LOCK_TIMEOUT, StockStore, StoreError};
 use crate::seed::{REFERENCE, SeedProduct};
 
 impl StockStore {
@@ -26,7 +26,7 @@ impl StockStore {
 
     async fn seed_one(&self, product: &SeedProduct) -> Result<bool, StoreError> {
         let SeedProduct { sku, quantity, price_cents } = product;
-        within(async {
+        self.within(async {
             let transaction = self.begin(LOCK_TIMEOUT).await?;
             if !insert_product_in_tx(&transaction, sku, sku, *price_cents).await? {
                 return Ok(false);

@@ -4,7 +4,7 @@ use halfmsg_consumer::testkit::{self, ConsumerKit, Counts, Crash};
 use halfmsg_consumer::{Consumer, ReceivedMessage};
 use uuid::Uuid;
 
-use super::support::TestDb;
+use super::support::{TestDb, store_of};
 use crate::metrics::StockMetrics;
 use crate::model::{Item, Items};
 use crate::restore::Restorer;
@@ -24,11 +24,11 @@ impl World {
     async fn new() -> Self {
         let db = TestDb::new().await;
         let connection = db.connect().await;
-        let store = StockStore::new(connection.clone());
+        let store = store_of(&connection);
         store.put_product("apple", "Apple", 100).await.unwrap();
         store.receive("apple", "first", 10).await.unwrap();
         let builder = Consumer::builder(testkit::config(connection, "stock-svc"));
-        let kit = builder.subscribe(TOPIC, Restorer::new(StockMetrics::default()));
+        let kit = builder.subscribe(TOPIC, Restorer::new(store.clone(), StockMetrics::default()));
         Self { _db: db, store, kit: kit.test_kit().unwrap() }
     }
 

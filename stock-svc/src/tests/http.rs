@@ -7,26 +7,27 @@ use halfmsg_consumer::{Consumer, ConsumerConfig};
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_service_kit::{AdminToken, Frame, Letters};
 use http_body_util::BodyExt;
+use sea_orm::DatabaseConnection;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use uuid::Uuid;
 
-use super::support::{TOKEN, TestDb, until};
+use super::support::{TOKEN, TestDb, store_of, until};
 use crate::group_commit::{DEFAULT_ORDERS, GroupCommit};
 use crate::http::{Api, routes};
 use crate::metrics::StockMetrics;
 use crate::restore::Restorer;
-use crate::store::StockStore;
 
-struct World {
+pub(super) struct World {
     router: Router,
+    pub(super) database: DatabaseConnection,
     _db: TestDb,
 }
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     kind: String,
-    body: Value,
+    pub(super) body: Value,
 }
 
 impl World {
@@ -35,8 +36,9 @@ impl World {
         let database = db.connect().await;
         let config =
             ConsumerConfig::new(KafkaConfig::new("127.0.0.1:1"), database.clone(), "stock-svc");
-        let consumer = Consumer::builder(config).subscribe("t", Restorer::default());
-        let (store, metrics) = (StockStore::new(database), StockMetrics::default());
+        let (store, metrics) = (store_of(&database), StockMetrics::default());
+        let restorer = Restorer::new(store.clone(), metrics.clone());
+        let consumer = Consumer::builder(config).subscribe("t", restorer);
         let api = Api {
             deductions: GroupCommit::new(store.clone(), metrics.clone(), DEFAULT_ORDERS),
             store,
@@ -45,10 +47,10 @@ impl World {
             faults,
             metrics,
         };
-        Self { router: Frame::new().wrap(routes(api)), _db: db }
+        Self { router: Frame::new().wrap(routes(api)), database, _db: db }
     }
 
-    async fn seeded() -> Self {
+    pub(super) async fn seeded() -> Self {
         let world = Self::new(true, Some(TOKEN)).await;
         for (sku, quantity) in [("apple", 100), ("banana", 50)] {
             let product = json!({"name": sku, "price_cents": 25});
@@ -80,7 +82,7 @@ impl World {
         self.send(json_request("PUT", path, &body, None)).await
     }
 
-    async fn deduct(&self, order_id: Uuid, items: Value) -> Answer {
+    pub(super) async fn deduct(&self, order_id: Uuid, items: Value) -> Answer {
         self.post("/deductions", json!({"order_id": order_id, "items": items})).await
     }
 

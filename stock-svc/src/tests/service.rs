@@ -1,11 +1,17 @@
 //! The whole service: HTTP in front, the embedded broker behind.
 
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
 use halfmsg_kafka::EmbeddedBroker;
-use halfmsg_service_kit::settings::parse_from;
+use halfmsg_service_kit::settings::parse_flags;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use sea_orm::ConnectionTrait;
+use sea_orm::sea_query::{Expr, Query};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -32,20 +38,35 @@ impl Service {
             broker.create_topic(topic, 2).unwrap();
         }
         let producer = broker.config().producer().create().unwrap();
-        let (base, shutdown, task) = launch(&broker, database_url);
+        let (base, shutdown, task) = launch(&broker, database_url, &[]);
         let database_url = database_url.to_owned();
         let http = reqwest::Client::new();
-        let service = Self { broker, producer, database_url, http, base, shutdown, task };
-        service.ready().await;
+        let mut service = Self { broker, producer, database_url, http, base, shutdown, task };
+        service.ready(&[]).await;
         service
     }
 
-    async fn ready(&self) {
-        let path = format!("{}/health/ready", self.base);
-        self.until("ready", async || {
-            self.http.get(&path).send().await.is_ok_and(|answer| answer.status() == 200)
-        })
-        .await;
+    /// Waits until it is; one that gives its start up, because the database stands still, is started again,
+    /// as whoever watches a service does.
+    async fn ready(&mut self, flags: &[&str]) {
+        let began = Instant::now();
+        loop {
+            let path = format!("{}/health/ready", self.base);
+            if self.http.get(&path).send().await.is_ok_and(|answer| answer.status() == 200) {
+                return;
+            }
+            if self.task.is_finished() {
+                println!("started again: {:?}", (&mut self.task).await);
+                self.launch(flags);
+            }
+            assert!(began.elapsed() < PATIENCE, "it is not ready");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn launch(&mut self, flags: &[&str]) {
+        let (base, shutdown, task) = launch(&self.broker, &self.database_url, flags);
+        (self.base, self.shutdown, self.task) = (base, shutdown, task);
     }
 
     async fn stop(self) {
@@ -55,11 +76,18 @@ impl Service {
 
     /// As a crash would: nothing is drained.
     async fn restart(&mut self) {
+        self.die().await;
+        self.come_back(&[]).await;
+    }
+
+    async fn die(&mut self) {
         self.task.abort();
         assert!((&mut self.task).await.is_err());
-        let (base, shutdown, task) = launch(&self.broker, &self.database_url);
-        (self.base, self.shutdown, self.task) = (base, shutdown, task);
-        self.ready().await;
+    }
+
+    async fn come_back(&mut self, flags: &[&str]) {
+        self.launch(flags);
+        self.ready(flags).await;
     }
 
     async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
@@ -70,15 +98,21 @@ impl Service {
         .await;
     }
 
+    /// As clients do, asks again where the database did not answer in time: what is said twice counts once.
     async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-        let method = method.parse().unwrap();
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
-        request = request.bearer_auth(TOKEN);
-        if let Some(body) = body {
-            request = request.json(&body);
+        let began = Instant::now();
+        loop {
+            let method = method.parse().unwrap();
+            let mut request = self.http.request(method, format!("{}{path}", self.base));
+            request = request.bearer_auth(TOKEN);
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            let answer = request.send().await.unwrap();
+            if answer.status() != 503 || began.elapsed() > PATIENCE {
+                return (answer.status().as_u16(), answer.json().await.unwrap());
+            }
         }
-        let answer = request.send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     async fn seed(&self, sku: &str, quantity: i64) {
@@ -132,9 +166,10 @@ impl Service {
 fn launch(
     broker: &EmbeddedBroker,
     database_url: &str,
+    more: &[&str],
 ) -> (String, CancellationToken, JoinHandle<anyhow::Result<()>>) {
     let port = free_port();
-    let settings: Settings = parse_from([
+    let flags = [
         "stock-svc",
         "--embedded=on",
         "--faults=on",
@@ -143,8 +178,8 @@ fn launch(
         &format!("--kafka-brokers={}", broker.config().brokers),
         &format!("--database-url={database_url}"),
         &format!("--listen=127.0.0.1:{port}"),
-    ])
-    .unwrap();
+    ];
+    let settings: Settings = parse_flags(flags.into_iter().chain(more.iter().copied())).unwrap();
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(crate::run(settings, shutdown.clone()));
     (format!("http://127.0.0.1:{port}"), shutdown, task)
@@ -185,6 +220,45 @@ async fn restores_once() {
     assert_eq!(service.deduct(late, &sku, 2).await, 409);
     assert_eq!(service.deduct(orders[0], &sku, 2).await, 409);
     assert_eq!(service.available(&sku).await, 90);
+    service.stop().await;
+}
+
+/// Messages that are there together are restored by so many in a transaction, and by no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_messages_share_a_transaction() {
+    const STOCK: i64 = 2_400;
+    let db = TestDb::new().await;
+    let mut service = Service::start(&db.url).await;
+    let sku = format!("s{}", Uuid::now_v7().simple());
+    service.seed(&sku, STOCK).await;
+    // So many in a transaction at most, and in the largest at least. 500 is what they are without a setting.
+    for (most, least, messages) in [(3, 3, 40_i64), (500, 200, 1_200)] {
+        let orders: Vec<Uuid> = (0..messages).map(|_| Uuid::now_v7()).collect();
+        let deducted = futures::stream::iter(&orders)
+            .map(|order| service.deduct(*order, &sku, 2))
+            .buffer_unordered(50);
+        assert!(deducted.all(async |status| status == 200).await);
+        let database = db.connect().await;
+        database.execute_unprepared("DELETE FROM inbox").await.unwrap();
+        service.die().await;
+        let sent = orders.iter().map(|order| service.send_rollback(*order, &sku));
+        futures::future::join_all(sent).await;
+        let setting = format!("--messages-together={most}");
+        let settings: &[&str] = if most == 500 { &[] } else { &[setting.as_str()] };
+        service.come_back(settings).await;
+        service.until_available(&sku, STOCK).await;
+        // What is remembered in a transaction has the moment of that.
+        let mut together_found = Query::select();
+        together_found
+            .expr_as(Expr::cust("COUNT(*)"), "messages")
+            .from("inbox")
+            .group_by_col("received_at");
+        let rows = database.query_all(&together_found).await.unwrap();
+        let sizes: Vec<i64> = rows.iter().map(|row| row.try_get("", "messages").unwrap()).collect();
+        assert_eq!(sizes.iter().sum::<i64>(), messages, "{sizes:?}");
+        println!("at most {most}: {sizes:?}");
+        assert!((least..=most).contains(sizes.iter().max().unwrap()), "{most}: {sizes:?}");
+    }
     service.stop().await;
 }
 

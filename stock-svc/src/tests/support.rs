@@ -9,8 +9,10 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// Long enough for a busy machine, short enough to fail.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+use crate::store::StockStore;
+
+/// Long enough for a busy machine; only a failing test waits as long.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const TOKEN: &str = "s3cret";
 
 /// Waits until the condition holds.
@@ -47,6 +49,17 @@ impl TestDb {
     }
 
     pub(super) async fn connect(&self) -> DatabaseConnection {
-        db::connect(&self.url, &db::DbOptions::default()).await.unwrap()
+        let options = db::DbOptions {
+            acquire_timeout: PATIENCE,
+            sqlite_busy_timeout: PATIENCE,
+            statement_timeout: PATIENCE,
+            ..db::DbOptions::default()
+        };
+        db::connect(&self.url, &options).await.unwrap()
     }
+}
+
+/// The stock there, of which every operation may take as long as a busy machine needs.
+pub(super) fn store_of(database: &DatabaseConnection) -> StockStore {
+    StockStore::new(database.clone()).with_deadline(PATIENCE)
 }

@@ -10,7 +10,6 @@ use halfmsg_consumer::{
     Inbox, RetryLevels, TRANSACTION_ID_HEADER, TopicSettings,
 };
 use halfmsg_migrations::{ConsumerMigrator, migrate};
-use halfmsg_service_kit::db::DbOptions;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sea_orm::sea_query::{Order, Query};
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::handler::{Effects, effect_table};
-use crate::suite::database::Database;
+use crate::suite::database::{Database, patient};
 use crate::suite::env::PARTITIONS;
 use crate::suite::{Env, PATIENCE, until};
 
@@ -49,12 +48,18 @@ impl Ground {
     pub(crate) async fn new(env: Env) -> Self {
         let topic = env.topic("in").await;
         let database = env.database().await;
-        let pool = database.connect(&DbOptions::default()).await;
+        let pool = database.connect(&patient()).await;
         migrate::<ConsumerMigrator>(&pool).await.expect("the schema");
         let table = effect_table(pool.get_database_backend());
         pool.execute_unprepared(table).await.expect("a table");
         let mut client = env.kafka().producer();
-        let producer = client.set("partitioner", "murmur2_random").create().expect("a producer");
+        // Partitions that a case adds are soon known.
+        client.set("topic.metadata.refresh.interval.ms", "1000");
+        let producer = client
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+            .create()
+            .expect("a producer");
         Self { env: Arc::new(env), pool, topic, database: Arc::new(database), producer }
     }
 
@@ -72,6 +77,8 @@ impl Ground {
             longest_backoff: Duration::from_millis(200),
             retry: RetryLevels::new([]),
             retry_poll: Duration::from_millis(200),
+            // However long a stop has to wait for its offsets to be stored.
+            drain_deadline: PATIENCE / 2,
             topic: TopicSettings { partitions: PARTITIONS, ..TopicSettings::default() },
             ..ConsumerConfig::new(self.env.kafka(), self.pool.clone(), subscriber)
         }
@@ -110,17 +117,22 @@ impl Ground {
         id
     }
 
-    /// The same in the name of this transaction.
-    pub(crate) async fn send_as(&self, id: Uuid, key: &str, payload: &str) {
+    /// The same in the name of this transaction; returns the partition and the offset where it lies.
+    pub(crate) async fn send_as(&self, id: Uuid, key: &str, payload: &str) -> (i32, i64) {
         let id = id.to_string();
         let header = Header { key: TRANSACTION_ID_HEADER, value: Some(&id) };
         let headers = OwnedHeaders::new_with_capacity(1).insert(header);
         let record = FutureRecord::to(&self.topic).key(key).headers(headers).payload(payload);
-        self.producer.send(record, PATIENCE).await.expect("it is acknowledged");
+        let delivery = self.producer.send(record, PATIENCE).await.expect("it is acknowledged");
+        (delivery.partition, delivery.offset)
     }
 
-    /// Sends many at once: key and payload of each, in this order within a key.
-    pub(crate) async fn send_all(&self, messages: impl IntoIterator<Item = (String, String)>) {
+    /// Sends many at once: key and payload of each, in this order within a key. Returns the highest
+    /// partition that one went to.
+    pub(crate) async fn send_all(
+        &self,
+        messages: impl IntoIterator<Item = (String, String)>,
+    ) -> i32 {
         let mut on_their_way = Vec::new();
         for (key, payload) in messages {
             let id = Uuid::now_v7().to_string();
@@ -130,9 +142,12 @@ impl Ground {
             let sent = self.producer.send_result(record);
             on_their_way.push(sent.map_err(|(error, _)| error).expect("there is room"));
         }
+        let mut highest = 0;
         for one in on_their_way {
-            one.await.expect("the producer lives").expect("it is acknowledged");
+            let delivery = one.await.expect("the producer lives").expect("it is acknowledged");
+            highest = highest.max(delivery.partition);
         }
+        highest
     }
 
     /// The effects in their order.

@@ -68,13 +68,16 @@ impl Drop for Process {
 pub(crate) async fn c34_long_killed_20_times_in_50000_messages(env: Env) {
     let ground = Ground::new(env).await;
     let subscriber = ground.env.named("subscriber");
-    for part in 0..10 {
+    let send_part = async |part: usize| {
         let numbers = (0..MESSAGES / 10).map(|n| n + part * MESSAGES / 10);
         ground.send_all(numbers.map(|n| (format!("k{}", n % 1_000), format!("m{n}")))).await;
+    };
+    for part in 0..9 {
+        send_part(part).await;
     }
     for kill in 1..=KILLS {
         let mut process = Process::start(&ground, &subscriber);
-        let so_far = MESSAGES * kill / (KILLS + 1);
+        let so_far = MESSAGES * 9 / 10 * kill / (KILLS + 1);
         until(DEADLINE, &format!("{so_far} effects"), async || {
             let effects = count(&ground).await;
             if effects >= so_far { Ok(()) } else { Err(effects.to_string()) }
@@ -82,8 +85,8 @@ pub(crate) async fn c34_long_killed_20_times_in_50000_messages(env: Env) {
         .await;
         process.kill();
     }
-    let before = count(&ground).await;
-    assert!(before < MESSAGES, "the last kill came too late: {before}");
+    // However late the last kill came, there is something behind it.
+    send_part(9).await;
     let process = Process::start(&ground, &subscriber);
     ground.sees_within(MESSAGES, DEADLINE).await;
     drop(process);

@@ -9,6 +9,7 @@ use halfmsg_consumer::{ConsumerConfig, RetryLevels, reply_id};
 use halfmsg_protocol::TRANSACTION_ID_HEADER;
 use uuid::Uuid;
 
+use super::confirming::confirmed;
 use super::ground::{Ground, Running};
 use super::handler::{Effects, Rule};
 use crate::suite::reader::Reader;
@@ -176,16 +177,28 @@ pub(crate) async fn c38_a_reply_that_is_refused_holds_nothing_up(env: Env) {
     let handler = Effects::by(move |payload| {
         Rule::Reply(if payload == "lost" { missing.clone() } else { target.clone() })
     });
-    let running = ground.start(ground.config(), &handler);
+    let config = ground.config();
+    let group = config.subscriber.clone();
+    let running = ground.start(config, &handler);
     ground.send("k", "lost").await;
     ground.send("k", "found").await;
     reader.sees("found").await;
+    // The refused one waits in the table alone.
+    until(PATIENCE, "both offsets", async || match confirmed(&ground, &group).await {
+        2 => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await;
     until(PATIENCE, "one refused reply", async || match ground.rows("reply").await {
         1 => Ok(()),
         rows => Err(format!("{rows} wait")),
     })
     .await;
-    assert!(running.shows("halfmsg_consumer_replies_refused_total", "1"));
+    // It is counted behind the acknowledgement of the other one.
+    let counted = |times| running.shows("halfmsg_consumer_replies_refused_total", times);
+    running
+        .counts("it is refused, by each that sent it", |_: &_| counted("1") || counted("2"))
+        .await;
     assert_eq!(running.health.check(), Ok(()));
     running.stop().await;
     ground.one_each(["lost", "found"].map(str::to_owned)).await;
@@ -221,13 +234,21 @@ pub(crate) async fn c38_replies_too_large_together_go_one_by_one(env: Env) {
             });
         let rows = ground.rows("reply").await;
         if seen.len() == REPLIES && rows == 1 {
-            assert!(seen.values().all(|times| *times == 1), "sent twice: {:?}", seen.values());
+            // The first look after a start takes all that waits, also what is on its way; but those that
+            // went alone must not bring the others along, each time.
+            let twice = seen.values().filter(|times| **times > 1).count();
+            let most = seen.values().max().copied().unwrap_or_default();
+            assert!(most <= 2 && twice < REPLIES / 2, "sent again: {:?}", seen.values());
             return Ok(());
         }
         Err(format!("{} of {REPLIES} replies, {rows} wait", seen.len()))
     })
     .await;
-    assert!(running.shows("halfmsg_consumer_replies_refused_total", "1"), "{}", running.sample());
+    // It is counted behind the acknowledgement of the others.
+    let counted = |times| running.shows("halfmsg_consumer_replies_refused_total", times);
+    running
+        .counts("it is refused, by each that sent it", |_: &_| counted("1") || counted("2"))
+        .await;
     assert_eq!(running.health.check(), Ok(()));
     running.stop().await;
     ground.one_each(messages.into_iter().map(|(_, payload)| payload)).await;

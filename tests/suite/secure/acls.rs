@@ -8,7 +8,7 @@ use std::time::Duration;
 /// The list that is tested is the one that people read.
 const DOCUMENTED: &str = include_str!("../../../docs/kafka.md");
 /// One request.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 const DESCRIBE_ACLS: i16 = 29;
 const CREATE_ACLS: i16 = 30;
 const DELETE_ACLS: i16 = 31;

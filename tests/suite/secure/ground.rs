@@ -12,21 +12,20 @@ use halfmsg_consumer::{
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_migrations::{StockMigrator, migrate};
 use halfmsg_producer::{ProducerConfig, StartError, TransactionProducer};
-use halfmsg_service_kit::db::DbOptions;
 use sea_orm::sea_query::Query;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::super::broker::Broker;
-use super::super::database::{Database, Kind};
+use super::super::database::{Database, Kind, patient};
 use super::super::kafka_script::OwnKafka;
 use super::super::told::{Do, PURPOSE, Told};
 use super::super::{Env, PATIENCE, until};
 use super::acls::{self, Names, Right};
 
-/// Waiting for a broker that does not let anybody in.
-const START_DEADLINE: Duration = Duration::from_secs(10);
+/// Waiting for a broker that is away. Longer than any machine stands still.
+pub(crate) const START_DEADLINE: Duration = PATIENCE;
 
 /// The broker, and the names of one producer group and its target on it.
 pub(crate) struct Ground {
@@ -40,7 +39,7 @@ impl Ground {
     pub(crate) async fn new(env: Env) -> Self {
         let env = env.with_broker(Broker::Own(OwnKafka::start_secure().await));
         let target = env.named("target");
-        let group = env.group().await;
+        let group = env.asking_group().await;
         Self { env, target, group }
     }
 
@@ -137,18 +136,31 @@ impl Ground {
 
     /// From now on the user has these rights, and no others.
     pub(crate) async fn only(&self, user: &str, rights: Vec<Right>) {
-        let broker = self.env.kafka().brokers;
-        let in_force = async |rights: usize| {
-            until(PATIENCE, "the rights to be in force", async || {
-                let found = acls::count(&broker, user);
-                if found == rights { Ok(()) } else { Err(format!("{found}, not {rights}")) }
-            })
-            .await;
-        };
+        let broker = self.open();
         acls::revoke_all(&broker, user);
-        in_force(0).await;
+        self.has(user, 0).await;
         acls::grant(&broker, user, &rights);
-        in_force(rights.len()).await;
+        self.has(user, rights.len()).await;
+    }
+
+    /// Waits until so many rights of the user are in force.
+    pub(crate) async fn has(&self, user: &str, rights: usize) {
+        let broker = self.open();
+        until(PATIENCE, "the rights to be in force", async || {
+            let found = acls::count(&broker, user);
+            if found == rights { Ok(()) } else { Err(format!("{found}, not {rights}")) }
+        })
+        .await;
+    }
+
+    /// The listener that asks nobody who it is.
+    pub(crate) fn open(&self) -> String {
+        self.env.kafka().brokers
+    }
+
+    /// Kafka's own tool for access control lists, as a shell calls it.
+    pub(crate) fn acls_tool(&self) -> String {
+        self.kafka().tool("acls")
     }
 
     /// Starts a producer as this client.
@@ -156,7 +168,16 @@ impl Ground {
         &self,
         kafka: KafkaConfig,
     ) -> Result<TransactionProducer, StartError> {
-        let config = ProducerConfig { kafka, start_deadline: START_DEADLINE, ..self.group.clone() };
+        self.producer_within(START_DEADLINE, kafka).await
+    }
+
+    /// The same, with so much patience.
+    pub(crate) async fn producer_within(
+        &self,
+        start_deadline: Duration,
+        kafka: KafkaConfig,
+    ) -> Result<TransactionProducer, StartError> {
+        let config = ProducerConfig { kafka, start_deadline, ..self.group.clone() };
         let builder = TransactionProducer::builder(config);
         builder.listener(PURPOSE, Told::otherwise(Do::Rollback)).start().await
     }
@@ -176,7 +197,7 @@ impl Ground {
         seen: Seen,
     ) -> Consuming {
         let database = Database::new(Kind::Sqlite).await;
-        let connection = database.connect(&DbOptions::default()).await;
+        let connection = database.connect(&patient()).await;
         migrate::<StockMigrator>(&connection).await.expect("an empty database");
         let config = ConsumerConfig::new(kafka, connection.clone(), subscriber);
         let consumer = Consumer::builder(config).subscribe(topic, seen.clone()).build();

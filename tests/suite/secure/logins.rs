@@ -6,10 +6,12 @@ use halfmsg_producer::Message;
 
 use super::super::Env;
 use super::super::told::{Do, PURPOSE};
-use super::ground::Ground;
+use super::ground::{Ground, START_DEADLINE};
 
 /// A refused login is told well before the wait for a broker that is away would end.
-const SOON: Duration = Duration::from_secs(12);
+const SOON: Duration = Duration::from_secs(START_DEADLINE.as_secs() / 2);
+/// The whole wait, where it is waited for.
+const WAITED: Duration = Duration::from_secs(10);
 
 /// By PLAIN, SCRAM, a client certificate, and SCRAM over TLS: a message is stored, decided,
 /// delivered and consumed, with the rights that the documentation lists and no others.
@@ -54,7 +56,6 @@ pub(crate) async fn secure_refused_logins_are_told(env: Env) {
         (ground.sasl("SCRAM-SHA-512", "alice", "alice-secret"), "SCRAM-SHA-512"),
         (ground.sasl_tls("alice", "alice-secret", "client.crt"), "certificate verify failed"),
         (ground.client("KAFKA_TLS_BROKERS", &certificate), "certificate"),
-        (ground.client("KAFKA_SASL_BROKERS", &certificate), "SSL"),
     ];
     for (kafka, part) in refused {
         let began = Instant::now();
@@ -66,15 +67,28 @@ pub(crate) async fn secure_refused_logins_are_told(env: Env) {
         let told = ground.consumer(kafka).await.complaint("HALFMSG_KAFKA_PROPERTIES").await;
         assert!(told.contains(part), "{part}: {told}");
     }
+    the_wrong_listener_is_told(&ground, &certificate).await;
     a_missing_login_is_told(&ground).await;
     a_missing_file_is_told(&ground).await;
+}
+
+/// TLS at a listener without it looks like a broker that hangs up, too.
+async fn the_wrong_listener_is_told(ground: &Ground, certificate: &[(&str, &str)]) {
+    let kafka = ground.client("KAFKA_SASL_BROKERS", certificate);
+    let Err(error) = ground.producer_within(WAITED, kafka.clone()).await else {
+        panic!("let in by TLS where there is none")
+    };
+    let told = ground.consumer(kafka).await.complaint("HALFMSG_KAFKA_PROPERTIES").await;
+    for text in [error.to_string(), told] {
+        assert!(text.contains("SSL") && text.contains("HALFMSG_KAFKA_PROPERTIES"), "{text}");
+    }
 }
 
 /// A client that does not log in where it must looks like a broker that hangs up: it may pass, so
 /// it is waited for, and the reason is told at the end.
 async fn a_missing_login_is_told(ground: &Ground) {
     for listener in ["KAFKA_SASL_BROKERS", "KAFKA_TLS_BROKERS"] {
-        let Err(error) = ground.producer(ground.client(listener, &[])).await else {
+        let Err(error) = ground.producer_within(WAITED, ground.client(listener, &[])).await else {
             panic!("let in without a login: {listener}")
         };
         let text = error.to_string();

@@ -8,17 +8,19 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::super::bounds::bounds;
 use super::super::env::PARTITIONS;
+use super::super::metrics::metric;
 use super::super::told::{Do, PURPOSE};
 use super::super::{Env, PATIENCE, until};
 use super::acls::Right;
 use super::ground::Ground;
 
 /// One call to Kafka.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Every right but this.
 pub(crate) fn without(rights: &[Right], missing: &Right) -> Vec<Right> {
@@ -148,6 +150,34 @@ pub(crate) async fn secure_each_missing_right_of_the_consumer_is_told(env: Env) 
     }
 }
 
+/// Read is taken from a consumer that runs, and given back: it tells the one, finds out about the other
+/// although no message comes, and goes on.
+pub(crate) async fn secure_a_right_that_is_given_back_makes_ready_again(env: Env) {
+    let ground = Ground::new(env).await;
+    ground.env.broker.create_topic(&ground.target, PARTITIONS, &[]).await;
+    let rights = ground.consumer_rights();
+    ground.only("bob", rights.clone()).await;
+    let running = ground.consumer(ground.plain("bob")).await;
+    running.ready().await;
+    let mut less = rights.clone();
+    let is_read = |right: &&mut Right| right.resource == "topic" && right.operation == "Read";
+    // Seen all the same: else the group would go on without the topic.
+    less.iter_mut().find(is_read).expect("it is listed").operation = "Describe".into();
+    ground.only("bob", less).await;
+    until(PATIENCE, "it to be denied", async || match running.health.check() {
+        Err(text) if text.contains("uthorization") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    ground.only("bob", rights).await;
+    running.ready().await;
+    let producer: FutureProducer = ground.env.kafka().producer().create().expect("a producer");
+    let record = FutureRecord::<(), str>::to(&ground.target).payload("behind");
+    producer.send(record, PATIENCE).await.expect("it is acknowledged");
+    running.sees("behind").await;
+    running.stop().await;
+}
+
 /// A delivery and progress in one Kafka transaction; and DeleteRecords, by which the store is
 /// trimmed. Each with all rights, then without its own.
 pub(crate) async fn secure_transactions_and_trimming_need_the_documented_rights(env: Env) {
@@ -170,6 +200,41 @@ pub(crate) async fn secure_transactions_and_trimming_need_the_documented_rights(
     ground.only("alice", without(&rights, delete)).await;
     let denied = trim(&ground).await.expect_err("it may not delete");
     assert_eq!(denied.rdkafka_error_code(), Some(RDKafkaErrorCode::TopicAuthorizationFailed));
+}
+
+/// The mark below which nothing is needed has moved for the last time by then.
+pub(crate) async fn secure_a_refused_trim_is_made_once_it_may_be(env: Env) {
+    const REFUSALS: u64 = 10;
+    let mut ground = Ground::new(env).await;
+    ground.group.kafka = ground.plain("alice");
+    ground.group.trim_interval = Some(Duration::from_millis(100));
+    ground.env.broker.create_topic(&ground.target, PARTITIONS, &[]).await;
+    let rights = ground.producer_rights();
+    let delete = rights.iter().find(|right| is_for_trimming(right)).expect("it is listed");
+    ground.only("alice", without(&rights, delete)).await;
+    let producer = ground.producer(ground.plain("alice")).await.expect("it needs no other right");
+    until(PATIENCE, "the producer to be ready", async || producer.health()).await;
+    let message = Message::new(&ground.target, "kept");
+    producer.send_in_transaction(PURPOSE, message, Do::Commit).await.expect("it is stored");
+    until(PATIENCE, "it to be refused again and again", async || {
+        match metric(&producer, "halfmsg_trim_failures_total") {
+            REFUSALS.. => Ok(()),
+            count => Err(format!("{count} times")),
+        }
+    })
+    .await;
+    assert!(
+        bounds(&ground.group).await.expect("Kafka answers").iter().all(|(start, _)| *start == 0)
+    );
+    ground.only("alice", rights).await;
+    until(PATIENCE, "what was carried out to be deleted", async || {
+        let bounds = bounds(&ground.group).await?;
+        let is_trimmed = bounds.iter().all(|(start, end)| start == end);
+        let is_used = bounds.iter().any(|(_, end)| *end > 0);
+        if is_trimmed && is_used { Ok(()) } else { Err(format!("{bounds:?}")) }
+    })
+    .await;
+    producer.shutdown().await;
 }
 
 async fn trim(ground: &Ground) -> Result<(), KafkaError> {

@@ -2,9 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use halfmsg_consumer::{ConsumerConfig, ConsumerFamilies};
+use halfmsg_migrations::{OrderMigrator, migrate};
 use halfmsg_producer::{HalfFilter, Message};
+use halfmsg_service_kit::Letters;
+use halfmsg_service_kit::db::DbOptions;
+use order_svc::metrics::OrderMetrics;
+use order_svc::place::Topics;
+use order_svc::report::Reporter;
+use order_svc::report::store::ReportStore;
+use order_svc::report::trouble::Trouble;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio_util::sync::CancellationToken;
 
+use super::super::database::{Database, Kind};
 use super::super::env::PARTITIONS;
 use super::super::told::PURPOSE;
 use super::super::{Env, PATIENCE, until};
@@ -45,6 +56,8 @@ pub(crate) async fn secure_each_missing_right_of_stock_svc_in_flow_b_is_told(env
     running.sees("first").await;
     let cause = running.refused_reply().await;
     assert!(cause.contains("authorization"), "without {write:?}: {cause}");
+    // As it is documented: the log and the metrics tell it.
+    running.ready().await;
     running.stop().await;
     ground.only("bob", rights).await;
     let running = consumer().await;
@@ -62,14 +75,11 @@ pub(crate) async fn secure_each_missing_right_of_order_svc_in_flow_b_is_told(env
     // Together with what it needs anyhow, the group of its consumers among it.
     let mut rights = ground.producer_rights();
     rights.extend(of_b.clone());
-    let subscriber = format!("{}.{group}.answers", ground.group.topic_prefix);
+    let names = format!("{}.{group}", ground.group.topic_prefix);
     let (writes, reads): (Vec<_>, Vec<_>) =
         of_b.iter().partition(|right| right.operation == "Write");
-    let mut made = BTreeSet::new();
+    // The topics are made by the report, as far as it may.
     for missing in creates_first(reads) {
-        if missing.operation != "Create" && made.insert(missing.name.clone()) {
-            ground.env.broker.create_topic(&missing.name, PARTITIONS, &[]).await;
-        }
         ground.only("alice", without(&rights, missing)).await;
         // Write on the same topic implies Describe: then reading itself is refused.
         let describes =
@@ -78,15 +88,50 @@ pub(crate) async fn secure_each_missing_right_of_order_svc_in_flow_b_is_told(env
             "Read" if describes => "uthorization".to_owned(),
             _ => expected_of_consumer(missing),
         };
-        let kafka = ground.plain("alice");
-        let seen = Seen::default();
-        let consumer = ground.consumer_of(kafka, &subscriber, &missing.name, seen).await;
-        let told = consumer.complaint(&expected).await;
-        assert!(told.contains(&expected), "without {missing:?}: {told}");
+        warns(&ground, &format!("{names}.report"), &expected, missing).await;
+        // The only topic that order-svc reads besides.
+        if missing.name == ground.outbound() {
+            let (kafka, subscriber) = (ground.plain("alice"), format!("{names}.answers"));
+            let answers =
+                ground.consumer_of(kafka, &subscriber, &missing.name, Seen::default()).await;
+            let told = answers.complaint(&expected).await;
+            assert!(told.contains(&expected), "without {missing:?}: {told}");
+        }
     }
     let [write] = writes.as_slice() else { panic!("{writes:?}") };
     ground.only("alice", without(&rights, write)).await;
     parks(&ground).await;
+}
+
+/// The report, with order-svc's own wiring: the service is ready, and warns.
+async fn warns(ground: &Ground, subscriber: &str, expected: &str, missing: &Right) {
+    let database = Database::new(Kind::Sqlite).await;
+    let connection = database.connect(&DbOptions::default()).await;
+    migrate::<OrderMigrator>(&connection).await.expect("an empty database");
+    let trouble = Trouble::default();
+    let reporter = Reporter {
+        consumer: ConsumerConfig::new(ground.plain("alice"), connection.clone(), subscriber),
+        families: ConsumerFamilies::default(),
+        topics: Topics {
+            rollback: ground.target.clone(),
+            created: ground.created(),
+            outbound: ground.outbound(),
+        },
+        store: ReportStore::new(connection),
+        metrics: OrderMetrics::default(),
+        letters: Letters::default(),
+        trouble: trouble.clone(),
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(reporter.run(stop.clone()));
+    until(PATIENCE, &format!("a warning without {missing:?}"), async || {
+        let warnings = trouble.warnings();
+        let is_told = warnings.iter().any(|told| told.contains(expected));
+        if is_told { Ok(()) } else { Err(format!("{warnings:?}, not {expected}")) }
+    })
+    .await;
+    stop.cancel();
+    running.await.expect("no panic");
 }
 
 /// Without Write on the topic of created orders, a committed one is parked.

@@ -13,7 +13,7 @@ mod saga;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use halfmsg_protocol::{HEADER, Record, TRANSACTION_ID_HEADER, Verdict, codec};
-use sea_orm::sea_query::Query;
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, TryGetable};
 use serde_json::Value;
 use uuid::Uuid;
@@ -233,7 +233,12 @@ impl Books {
             "cancelled_quantity",
             "cancelled_cents",
         ];
-        for row in rows(db, "report_product", &columns).await? {
+        // What a former reading has left is as if it were not there.
+        let current = Query::select().column("reading").from("report_generation").take();
+        let mut select = Query::select();
+        select.columns(columns).from("report_product");
+        select.and_where(Expr::col("reading").in_subquery(current));
+        for row in db.query_all(&select).await? {
             let mut sums = Sums::default();
             for (sum, pair) in sums.iter_mut().zip(columns[1..].chunks(2)) {
                 *sum = (get(&row, pair[0])?, get(&row, pair[1])?);

@@ -31,6 +31,8 @@ const ARGUMENTS: [&str; 9] = [
     "--disable-component-update",
     "--disable-sync",
 ];
+/// WebDriver's name of the key.
+const SHIFT: &str = "\u{e008}";
 /// The key of an element in WebDriver's JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -123,6 +125,15 @@ impl Browser {
         self.ask(Method::POST, "/actions", body).await;
     }
 
+    /// Presses a key while Shift is held.
+    pub(crate) async fn press_shifted(&self, key: &str) {
+        let act = |kind: &str, key: &str| json!({"type": kind, "value": key});
+        let actions =
+            [act("keyDown", SHIFT), act("keyDown", key), act("keyUp", key), act("keyUp", SHIFT)];
+        let body = json!({"actions": [{"type": "key", "id": "keys", "actions": actions}]});
+        self.ask(Method::POST, "/actions", body).await;
+    }
+
     /// Waits until the first such element has this text in it.
     pub(crate) async fn shows(&self, css: &str, text: &str) {
         let script = format!("return document.querySelector({css:?})?.innerText ?? 'is not there'");
@@ -160,10 +171,10 @@ impl Browser {
     pub(crate) async fn screenshot(&self, name: &str) {
         let Ok(directory) = std::env::var(SCREENSHOTS) else { return };
         let whole = self.devtools("Page.getLayoutMetrics", json!({})).await;
-        let size = &whole["cssContentSize"];
-        let clip = json!(
-            {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        );
+        // Of the whole page there is no scroll bar, so it is as wide as the window.
+        let width = self.run("return innerWidth").await;
+        let height = &whole["cssContentSize"]["height"];
+        let clip = json!({"x": 0, "y": 0, "width": width, "height": height, "scale": 1});
         let how = json!({"format": "png", "captureBeyondViewport": true, "clip": clip});
         let taken = self.devtools("Page.captureScreenshot", how).await;
         keep(&directory, name, &taken);
@@ -176,7 +187,14 @@ impl Browser {
         keep(&directory, name, &taken);
     }
 
-    async fn devtools(&self, command: &str, parameters: Value) -> Value {
+    /// Runs this in every page that is opened from now on, before anything of its own.
+    pub(crate) async fn before_each_page(&self, script: &str) {
+        let source = json!({"source": script});
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", source).await;
+    }
+
+    /// Asks Chromium's own protocol.
+    pub(crate) async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let body = json!({"cmd": command, "params": parameters});
         self.ask(Method::POST, "/goog/cdp/execute", body).await
     }

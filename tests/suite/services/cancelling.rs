@@ -1,11 +1,13 @@
 //! Flow C: cancelling. Whatever it meets, there is one end, one message, and the stock comes back.
 
 use futures::future::join_all;
+use halfmsg_service_kit::db::DbOptions;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 
 use super::http::Answer;
 use super::shop::Shop;
 use super::shop::settled::VOID_DEADLINE;
-use crate::suite::Env;
+use crate::suite::{Env, until};
 
 const RECEIVED: i64 = 40;
 
@@ -82,28 +84,64 @@ pub(crate) async fn cancel_comes_before_the_stock_is_asked_for(env: Env) {
     assert_eq!(books.report["apple"], [(5, 500), (0, 0), (0, 0), (5, 500)]);
 }
 
-/// Right after it was placed, and right after that again: it races the question, the deduction and
-/// the answer.
+/// It races the question, the deduction and the answer: first behind the answer, then between the
+/// deduction and the answer, which comes to a cancelled order, and then as it happens. That the question
+/// comes behind it is the case above.
 pub(crate) async fn cancel_races_the_answer(env: Env) {
     let shop = open(env).await;
-    let race = async |number: i64| {
-        let order = shop.place(&[("apple", 1 + number % 3)]).saga().send().await.expect(202);
-        if number % 2 == 1 {
-            shop.becomes(order.order_id(), "confirmed").await;
-        }
-        let both = tokio::join!(shop.cancel(order.order_id()), shop.cancel(order.order_id()));
+    let place = async |quantity| {
+        shop.place(&[("apple", quantity)]).saga().send().await.expect(202).order_id()
+    };
+    let cancel_twice = async |order| {
+        let both = tokio::join!(shop.cancel(order), shop.cancel(order));
         cancelled(both.0);
         cancelled(both.1);
     };
-    // A few at once: SQLite has one writer, and lets the others wait in no order.
-    for first in [0, 3, 6] {
-        join_all((first..first + 3).map(race)).await;
-    }
+    let answered = place(1).await;
+    shop.becomes(answered, "confirmed").await;
+    cancel_twice(answered).await;
+
+    let held = Answers::held(&shop).await;
+    let waiting = place(2).await;
+    until(VOID_DEADLINE, "the deduction", async || {
+        let movements = shop.movements(waiting).await;
+        if movements.is_empty() { Err("none is made") } else { Ok(()) }
+    })
+    .await;
+    let before = shop.find(waiting).await.expect("it has a row");
+    assert_eq!(before["status"], "pending_stock", "its answer is held");
+    cancel_twice(waiting).await;
+    held.let_go().await;
+
+    let race = async |number: i64| cancel_twice(place(1 + number % 3).await).await;
+    join_all((0..3).map(race)).await;
     let books = shop.conservation(VOID_DEADLINE).await;
     assert_eq!(books.available["apple"], RECEIVED);
     assert!(books.orders.values().all(|order| order.status == "cancelled"));
+    for order in [answered, waiting] {
+        assert_eq!(books.deductions[&order], "restored");
+    }
     let states: std::collections::BTreeSet<_> = books.deductions.values().collect();
     println!("ended as {states:?}");
+}
+
+/// The answers of stock-svc, which do not reach order-svc for a while: nobody may write into its inbox, which
+/// a cancellation does not need.
+struct Answers(DatabaseTransaction);
+
+impl Answers {
+    async fn held(shop: &Shop) -> Self {
+        let options = DbOptions { idle_transaction_timeout: VOID_DEADLINE, ..DbOptions::default() };
+        let orders = shop.ground.orders.connect(&options).await;
+        let transaction = orders.begin().await.expect("a transaction");
+        let lock = "LOCK TABLE inbox IN SHARE ROW EXCLUSIVE MODE";
+        transaction.execute_unprepared(lock).await.expect("it is locked");
+        Self(transaction)
+    }
+
+    async fn let_go(self) {
+        self.0.rollback().await.expect("it ends");
+    }
 }
 
 /// Killed between its half message and its end, over and over: repeated, it is cancelled once.

@@ -1,4 +1,5 @@
-//! The operator's command line while the service is down, and its exit codes.
+//! The operator's command line while the service is down, and its exit codes. What its acts do to
+//! messages is in `cli_acts`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,9 +16,9 @@ const RECEIVED: i64 = 40;
 /// So long that no check comes by itself while a test runs.
 const NEVER_MS: &str = "600000";
 /// One command, on a loaded machine.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
+const COMMAND_DEADLINE: Duration = PATIENCE;
 /// From SIGINT to the end of a command.
-const END_DEADLINE: Duration = Duration::from_secs(10);
+const END_DEADLINE: Duration = PATIENCE;
 
 /// How a command ended.
 #[derive(Debug)]
@@ -32,6 +33,11 @@ impl Ended {
     pub(super) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:?}");
         self
+    }
+
+    /// What it said on standard error.
+    pub(super) fn error(&self) -> &str {
+        &self.error
     }
 
     pub(super) fn json(&self) -> Value {

@@ -1,6 +1,14 @@
-//! The console page, used by clicks and keys in a real browser; [`operating`]: where something is wrong.
+//! The console page, used by clicks and keys in a real browser; [`operating`]: where something is wrong;
+//! [`returning`]: how it comes back to a stream that ended, at one of several replicas;
+//! [`keyboard`]: by keys alone; [`access`]: for who does not see it; [`showing`]: what it shows, and
+//! as what; [`times`]: when.
 
+pub(crate) mod access;
+pub(crate) mod keyboard;
 pub(crate) mod operating;
+pub(crate) mod returning;
+pub(crate) mod showing;
+pub(crate) mod times;
 
 use std::time::Duration;
 
@@ -8,12 +16,13 @@ use halfmsg_producer::{Message, ProducerConfig, TransactionProducer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::showing::places;
 use super::browser::Browser;
-use super::heavy::alone;
 use super::http::send;
 use super::shop::settled::VOID_DEADLINE;
 use super::shop::{Shop, TOKEN};
 use crate::suite::told::{Do, Told};
+use crate::suite::turns::alone;
 use crate::suite::{Env, PATIENCE, until};
 
 const RECEIVED: i64 = 50;
@@ -91,6 +100,13 @@ impl Browser {
         self.theme("light").await;
     }
 
+    async fn becomes(&self, expression: &str) {
+        until(PATIENCE, expression, async || {
+            self.is_true(expression).await.then_some(()).ok_or("it is not so")
+        })
+        .await;
+    }
+
     async fn is_true(&self, expression: &str) -> bool {
         self.run(&format!("return {expression}")).await == Value::Bool(true)
     }
@@ -120,9 +136,10 @@ pub(crate) async fn console_tells_the_story_by_clicks(env: Env) {
     page.apples(RECEIVED - 2).await;
 
     page.order("dies", "crash-after-deduct").await;
-    page.shows("#order-result", "shows in its lane").await;
+    page.shows("#order-result", "may not have reached the service").await;
     shop.order.process().abort().await;
     page.shows("#connection", "disconnected").await;
+    page.shows("#chart-rate", "Cannot be read now.").await;
     shop.restart_orders().await;
     page.shows("#connection", "live").await;
     page.lane_shows("dies", "decided", "by check-back").await;
@@ -191,6 +208,16 @@ pub(crate) async fn console_settles_open_halves(env: Env) {
 
     page.order("settled", "decision-lost").await;
     page.shows("#halves", "Commit").await;
+    let listed = &shop.get("/halves").await.expect(200).body["items"][0];
+    let due = listed["next_check_at"].as_str().expect("it is asked about some time");
+    let says = |column: u8, what: &str| {
+        format!("document.querySelector('#halves tbody td:nth-child({column})').textContent{what}")
+    };
+    assert!(page.is_true(&says(3, ".match(/^\\d+ s$/) !== null")).await, "its age");
+    assert!(page.is_true(&says(4, &format!(" === '{}'", listed["attempts"]))).await, "attempts");
+    // Minutes and seconds, whatever the zone's hours.
+    let is_due = format!(".includes(new Date('{due}').toISOString().slice(14, 19))");
+    assert!(page.is_true(&says(5, &is_due)).await, "its next check");
     page.click("#halves [data-key$='-show']").await;
     page.shows("#dialog-body", "\"user_id\":\"settled\"").await;
     page.press(ESCAPE).await;
@@ -219,7 +246,15 @@ pub(crate) async fn console_follows_the_saga_and_a_cancellation(env: Env) {
     let _alone = alone().await;
     let shop = Shop::open(env).await;
     let page = open(&shop).await;
+    // What cannot happen in this flow is not offered, and the words are this flow's.
+    page.click("#fault option[value='deduct-timeout']").await;
     page.click("#flow option[value='saga']").await;
+    page.shows("#fault-note", "The order waits for the stock's answer.").await;
+    let offered = "[...document.getElementById('fault').options].map((one) => one.value).join()";
+    let of_saga = ",price-lookup,order-insert,decision-lost,crash-after-half,crash-after-order";
+    assert_eq!(page.run(&format!("return {offered}")).await, of_saga);
+    page.click("#fault option[value='decision-lost']").await;
+    page.shows("#fault-note", "the check-back delivers the message").await;
     page.order("later", "").await;
     page.lane_shows("later", "local", "order confirmed").await;
     page.lane_shows("later", "message", "delivered").await;
@@ -278,19 +313,26 @@ pub(crate) async fn console_long_pages_through_10000_halves(env: Env) {
     let page = Browser::start(1_280, 900).await;
     page.open(&shop.order_url("/")).await;
     page.shows("#halves-page", "page 1, 1 to 50, there are more").await;
-    let place = "document.getElementById('letters-title').getBoundingClientRect().top + scrollY";
     // Lanes are asked for, too: they are a bounded number, and at their places soon.
     page.shows("#lanes-count", "20").await;
-    let before = page.run(&format!("return {place}")).await;
+    page.shows("#chart-rate", "stored: ").await;
+    let before = places(&page).await;
     for number in 2..=4 {
         page.click("#halves-next").await;
         page.shows("#halves-page", &format!("page {number}, ")).await;
         let rows = page.run("return document.querySelectorAll('#halves tbody tr').length").await;
         assert_eq!(rows, ROWS_OF_A_PAGE);
-        assert_eq!(page.run(&format!("return {place}")).await, before, "page {number} moved it");
+        assert_eq!(places(&page).await, before, "page {number} moved something");
     }
     page.click("#halves-back").await;
     page.shows("#halves-page", "page 3, ").await;
+    for number in 0..10 {
+        shop.place(&[("apple", 1)]).fault("after-deduct").send().await.expect(500);
+        assert_eq!(places(&page).await, before, "order {number} moved something");
+    }
+    page.shows("#lanes-count", "30").await;
+    page.shows("#halves-page", "page 3, ").await;
+    assert_eq!(places(&page).await, before, "the orders moved something");
     page.screenshot("console-10000").await;
 }
 

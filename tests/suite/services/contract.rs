@@ -3,42 +3,53 @@
 //! documented, with the documented type, headers and body.
 //!
 //! # Layout
-//! - this file: the case, and what it has to begin with; `document`: a document and its judgement
-//! - `data`: values from schemas; `trial`: what is asked of one service
+//! - this file: the case; `targets`: what it has to begin with
+//! - `document`: a document and its judgement; `data`: values from schemas
+//! - `trial`: what is asked of one service; `request`: how
 
 mod data;
 mod document;
+mod request;
+mod targets;
 mod trial;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 
 use super::shop::Shop;
-use crate::suite::{Env, PATIENCE, until};
+use super::watching::Watching;
+use crate::suite::{Env, PATIENCE};
 use document::Document;
+use request::Requests;
+use targets::{Targets, targets};
 use trial::Trial;
 
 const SEED: u64 = 20_261_121;
-/// Enough for every deduction that is asked for by an example.
-const RECEIVED: i64 = 1_000_000;
 /// A check that comes before the operator would settle what he is to settle.
 const LATE_CHECK_MS: &str = "600000";
 /// The whole trial of both services: some ten seconds, on a machine that does nothing else.
-const WITHIN: Duration = Duration::from_secs(150);
-/// Nothing a consumer could read.
-const GARBAGE: &str = "[]";
-/// What only a message that mends itself would answer with success, and a message that is parked.
-const UNREACHED: [&str; 3] = ["replay_dead_letter", "console_replay_dead_letter", "resume_half"];
+const WITHIN: Duration = Duration::from_secs(600);
+/// The id of no event: whoever names it is told everything again.
+const NO_EVENT: &str = "nobody-0";
+/// What order-svc cannot answer without stock-svc.
+const NEED_STOCK: [&str; 6] = [
+    "console_dead_letters",
+    "console_discard_dead_letter",
+    "console_movements",
+    "console_replay_dead_letter",
+    "console_show_dead_letter",
+    "console_stock",
+];
 
 /// Both services keep what their documents say; and a document that says something else is noticed.
 pub(crate) async fn contract_is_kept(env: Env) {
-    let builder = Shop::builder(env).await;
-    let shop = builder.order("HALFMSG_CHECK_AFTER_MS", LATE_CHECK_MS).open().await;
+    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", LATE_CHECK_MS);
+    // One check is enough to be parked, one failure to be a dead letter.
+    let builder = builder.order("HALFMSG_MAX_CHECKS", "1").both("HALFMSG_RETRY_LEVELS_MS", "none");
+    let mut shop = builder.open().await;
     let began = Instant::now();
-    let targets = targets(&shop).await;
+    let targets = targets(&mut shop).await;
     let mut complaints = Vec::new();
     for (service, base) in [("order-svc", shop.order_url("")), ("stock-svc", shop.stock_url(""))] {
         let document = match service {
@@ -47,78 +58,59 @@ pub(crate) async fn contract_is_kept(env: Env) {
         };
         let document = Document::read(document.expect(200).body);
         let document = document.unwrap_or_else(|wrong| panic!("{service}'s document: {wrong}"));
-        let mut trial = Trial::new(&document, base, &shop.http, targets[service].clone());
+        let targets = targets[service].clone();
+        let requests = Requests { document: &document, base, http: &shop.http, targets };
+        let mut trial = Trial::new(requests);
         trial.run(SEED).await;
-        complaints.extend(trial.complaints.iter().map(|what| format!("{service}: {what}")));
-        let unmet = document.operations.iter().filter(|operation| {
-            !UNREACHED.contains(&operation.id.as_str()) && !trial.succeeded.contains(&operation.id)
-        });
-        complaints.extend(unmet.map(|one| format!("{service}: {} never succeeded", one.id)));
+        let all = trial.complaints.iter().cloned().chain(trial.not_reached());
+        complaints.extend(all.map(|what| format!("{service}: {what}")));
         println!("{service}: {} requests, {:?} since the start", trial.asked, began.elapsed());
         if service == "order-svc" {
+            complaints.extend(events_are_documented(&shop, &document).await);
             a_breach_is_noticed(&document, &trial).await;
         }
     }
+    complaints.extend(kept_without_stock(&mut shop, &targets["order-svc"]).await);
     assert!(complaints.is_empty(), "{} complaints: {complaints:#?}", complaints.len());
     assert!(began.elapsed() < WITHIN, "it took {:?}", began.elapsed());
 }
 
-/// What the operations with an identity in their path are asked about, by service, operation and
-/// parameter; the empty operation stands for all others.
-type Targets = BTreeMap<(&'static str, &'static str), String>;
-
-async fn targets(shop: &Shop) -> BTreeMap<&'static str, Targets> {
-    shop.seed("apple", 100, RECEIVED).await;
-    garbage(shop).await;
-    let order = |answer: super::http::Answer| answer.order_id().to_string();
-    let shown = shop.place(&[("apple", 1)]).send().await.expect(201);
-    let cancelled = shop.place(&[("apple", 1)]).send().await.expect(201);
-    let lost = || shop.place(&[("apple", 1)]).fault("decision-lost");
-    let committed = lost().saga().send().await.expect(202);
-    let (dropped, checked) = (lost().send().await.expect(201), lost().send().await.expect(201));
-    let own = letters(shop, "/dead-letters", true).await;
-    let stocks = letters(shop, "/dead-letters", false).await;
-    let orders = Targets::from([
-        (("", "id"), order(shown)),
-        (("cancel_order", "id"), order(cancelled)),
-        (("", "transaction_id"), checked.transaction_id()),
-        (("commit_half", "transaction_id"), committed.transaction_id()),
-        (("rollback_half", "transaction_id"), dropped.transaction_id()),
-        (("show_dead_letter", "id"), own[0].clone()),
-        (("replay_dead_letter", "id"), own[0].clone()),
-        (("discard_dead_letter", "id"), own[1].clone()),
-        (("console_show_dead_letter", "id"), stocks[0].clone()),
-        (("console_replay_dead_letter", "id"), stocks[0].clone()),
-        (("console_discard_dead_letter", "id"), stocks[2].clone()),
-    ]);
-    let stock = Targets::from([
-        (("", "sku"), "apple".into()),
-        (("", "id"), stocks[0].clone()),
-        (("discard_dead_letter", "id"), stocks[1].clone()),
-    ]);
-    BTreeMap::from([("order-svc", orders), ("stock-svc", stock)])
+/// While stock-svc is away, order-svc's answers are documented ones too: 503 where it is needed, and
+/// nowhere else.
+async fn kept_without_stock(shop: &mut Shop, targets: &Targets) -> Vec<String> {
+    shop.stock.process().signal("TERM");
+    shop.stock.process().end(PATIENCE).await;
+    let document = Document::read(shop.get("/openapi.json").await.expect(200).body);
+    let document = document.unwrap_or_else(|wrong| panic!("order-svc's document: {wrong}"));
+    let (base, targets) = (shop.order_url(""), targets.clone());
+    let mut trial = Trial::new(Requests { document: &document, base, http: &shop.http, targets });
+    let said = trial.run_while_away().await;
+    let said: Vec<_> = said.iter().map(String::as_str).collect();
+    assert_eq!(said, NEED_STOCK);
+    trial.complaints
 }
 
-/// Three dead letters at least for each service.
-async fn garbage(shop: &Shop) {
-    let producer: FutureProducer = shop.ground.kafka().producer().create().expect("a producer");
-    for topic in [&shop.ground.outbound_topic, &shop.ground.rollback_topic] {
-        for _ in 0..3 {
-            let record: FutureRecord<'_, str, str> = FutureRecord::to(topic).payload(GARBAGE);
-            producer.send(record, PATIENCE).await.expect("it is acknowledged");
+/// Every event that the document has was told, and each is as it says.
+async fn events_are_documented(shop: &Shop, document: &Document) -> Vec<String> {
+    let hello = Watching::from(shop, None).await.next().await.expect("a greeting");
+    let mut missing = document.events();
+    assert!(missing.len() > 10 && missing.remove(&hello.name), "{hello:?}, {missing:?}");
+    let mut told = vec![hello];
+    let mut watching = Watching::from(shop, Some(NO_EVENT)).await;
+    let all = async {
+        while !missing.is_empty() {
+            let event = watching.next().await.expect("the stream goes on");
+            missing.remove(&event.name);
+            told.push(event);
         }
-    }
-}
-
-async fn letters(shop: &Shop, path: &str, own: bool) -> Vec<String> {
-    until(PATIENCE, "three dead letters", async || {
-        let answer = if own { shop.get(path).await } else { shop.get_stock(path).await };
-        let items = answer.body["items"].as_array().cloned().unwrap_or_default();
-        let ids = items.iter().filter_map(|one| one["id"].as_str()).map(str::to_owned);
-        let ids: Vec<_> = ids.collect();
-        if ids.len() >= 3 { Ok(ids) } else { Err(answer.text) }
-    })
-    .await
+    };
+    let within = tokio::time::timeout(PATIENCE, all).await;
+    within.unwrap_or_else(|_| panic!("it was never told of {missing:?}"));
+    let wrong = told.iter().filter_map(|told| {
+        let said = document.judge_events(&json!([told.fields]));
+        said.err().map(|why| format!("order-svc: {told:?}: {why}"))
+    });
+    wrong.collect()
 }
 
 /// The judgement is able to fail: what was in order is a breach of a document that says less or
@@ -151,6 +143,19 @@ async fn a_breach_is_noticed(document: &Document, trial: &Trial<'_>) {
         *json.pointer_mut(&format!("{show}{code}")).expect("its codes") = json!(["gone"]);
     });
     assert!(judged(&coded, 404).is_err());
+    let of = |name: &str, data: Value| json!([{"id": "x-1", "event": name, "data": data}]);
+    let reset = of("reset", json!(r#"{"reason":"too_old","faults":true}"#));
+    assert_eq!(document.judge_events(&reset), Ok(()));
+    for wrong in [
+        of("reset", json!(r#"{"reason":"a whim","faults":true}"#)),
+        of("reset", json!(r#"{"faults":true}"#)),
+        of("reset", json!({"reason": "too_old", "faults": true})),
+        of("reset", json!("no JSON")),
+        of("dropped", json!(r#"{"reason":"too_old","faults":true}"#)),
+        of("another", json!(r#"{"reason":"too_old","faults":true}"#)),
+    ] {
+        assert!(document.judge_events(&wrong).is_err(), "{wrong}");
+    }
     let without = doctored(&|json| {
         let methods = json["paths"]["/orders"].as_object_mut();
         methods.expect("the methods of /orders").remove("post");

@@ -67,7 +67,7 @@ pub(crate) async fn cli_settles_dead_letters(env: Env) {
 }
 
 /// An answer of stock-svc that nothing but a contradiction leads to.
-async fn contradict(shop: &Shop, order: Uuid) {
+pub(super) async fn contradict(shop: &Shop, order: Uuid) {
     let payload = json!({"order_id": order, "outcome": "refused", "code": "a_test", "items": []});
     let header = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
     let answer = Entry {

@@ -1,10 +1,24 @@
-//! Every command in README.md and docs/ is run by a test, or says here why it is not. Commands run in
-//! a shell, as they stand: only addresses, and the id that a command before has printed, are put in.
+//! Every command in README.md and docs/ is run by a test, or says here why it is not.
+//!
+//! # Layout
+//! - this file: who runs which, and the cases about what goes on the in-process broker
+//! - `found`: the commands in the documents; `shell`: running one
+//! - [`composed`]: docker-compose.yml; [`compose`]: Compose, which reads it; [`granted`]: access control
+//!   lists; [`tools`]: Kafka's other tools
+//! - [`own`]: `halfmsg` itself; [`built`]: what cargo builds and runs in the work tree
+
+pub(crate) mod built;
+pub(crate) mod compose;
+pub(crate) mod composed;
+mod found;
+pub(crate) mod granted;
+pub(crate) mod own;
+mod shell;
+pub(crate) mod tools;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -12,30 +26,38 @@ use tokio::process::Command;
 
 use super::cli::environment;
 use super::collector::Collector;
-use super::heavy::alone;
-use super::launcher::{END_WITHIN, Launcher, all_gone, descendants};
+use super::launcher::{Launcher, all_gone, descendants};
 use super::shop::Shop;
 use super::shop::settled::VOID_DEADLINE;
+use crate::suite::turns::alone;
 use crate::suite::{Env, PATIENCE, until};
+use found::{Block, block, blocks, cases, inline, root};
+use shell::Shell;
 
-/// What a block is opened by in which commands stand.
-const SHELL: [&str; 4] = ["sh", "bash", "shell", "console"];
-/// Everything else that a block may be.
-const OTHERS: [&str; 2] = ["rust", "toml"];
+/// Every case.
+const CASES: &str = include_str!("../cases.rs");
 /// The id in the documents.
 const SOME_ID: &str = "01985f2e-…";
-/// One command.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 /// So long that no check comes by itself while a test runs.
 const NEVER_MS: &str = "600000";
 
-/// Who runs a block.
+/// Who runs a command.
 enum By {
     /// This case.
     Case(&'static str),
+    /// A test elsewhere: its file, and what it names there.
+    Test(&'static str, &'static str),
+    /// None, because of this; what can be known without running it, this case holds.
+    Held(&'static str, &'static str),
     /// None, because of this.
     Nobody(&'static str),
 }
+
+const NO_ENGINE: By = By::Held(
+    "documented_compose_takes_the_commands",
+    "it needs a container engine, with which scripts/try-compose runs it",
+);
+const RUNS_THE_TESTS: By = By::Nobody("it is what runs the tests");
 
 /// Every block: its file, its first line, and who runs it.
 const BLOCKS: [(&str, &str, By); 13] = [
@@ -47,13 +69,34 @@ const BLOCKS: [(&str, &str, By); 13] = [
     ("README.md", BENCH, By::Case("documented_bench")),
     ("docs/traces.md", TRACED, By::Case("documented_traces")),
     ("docs/tutorial.md", CARGO_NEW, By::Case("documented_new_crate")),
-    ("README.md", "docker compose up --build --wait", By::Nobody("it needs a container engine")),
-    ("README.md", "scripts/test", By::Nobody("it is what runs the tests")),
-    ("docs/kafka.md", ACLS, By::Nobody("the tests of rights grant what its table says")),
-    ("docs/tutorial.md", "cargo test", By::Nobody("tutorial/tests are these tests")),
-    ("docs/tutorial.md", "cargo run", By::Nobody("tutorial/tests/tutorial.rs runs the program")),
+    ("README.md", "docker compose up --build --wait", NO_ENGINE),
+    ("README.md", "scripts/test", RUNS_THE_TESTS),
+    ("docs/kafka.md", granted::ACLS, By::Case("documented_acls")),
+    ("docs/tutorial.md", "cargo test", By::Test("tutorial/tests/payments.rs", "#[tokio::test]")),
+    (
+        "docs/tutorial.md",
+        "cargo run",
+        By::Test("tutorial/tests/tutorial.rs", "the_program_runs_to_its_end"),
+    ),
 ];
-const ACLS: &str = "kafka-acls.sh --bootstrap-server … --add --allow-principal User:orders \\";
+/// Commands in the middle of a sentence. Those of `halfmsg` are in [`own`].
+const INLINE: [(&str, By); 13] = [
+    (CARGO_EXAMPLE, By::Test("producer/tests/examples.rs", "check_back")),
+    (CARGO_PORTS, By::Case("launcher_prints_three_lines_that_work")),
+    ("docker compose kill", NO_ENGINE),
+    ("docker compose start order-svc", NO_ENGINE),
+    ("docker compose down", NO_ENGINE),
+    ("scripts/test", RUNS_THE_TESTS),
+    ("bash .ci/run", RUNS_THE_TESTS),
+    ("scripts/try-compose", By::Held("documented_try_compose", "it needs a container engine")),
+    (built::BUILD, By::Case("documented_long_cargo_build")),
+    (built::BENCH, By::Case("documented_long_cargo_bench")),
+    ("kafka-transactions.sh find-hanging", By::Case("documented_kafka_tools")),
+    ("kafka-delete-records.sh", By::Case("documented_kafka_tools")),
+    ("promtool test rules", By::Case("measured_rules_fire_and_stay_silent")),
+];
+const CARGO_EXAMPLE: &str = "cargo run -p halfmsg-producer --example check_back";
+const CARGO_PORTS: &str = "cargo run -- --order-port 9080 --stock-port 9081";
 const CARGO_RUN: &str = "cargo run";
 const CURL_FAULT: &str = "curl -i http://127.0.0.1:8080/orders -H 'Content-Type: application/json' -H 'X-Fault: after-deduct' \\";
 const CURL_SAGA: &str =
@@ -64,160 +107,54 @@ const BENCH: &str = "cargo run --release -- bench --brokers 127.0.0.1:9092";
 const TRACED: &str = "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 cargo run";
 const CARGO_NEW: &str = "cargo new --lib payments && cd payments";
 
-/// Commands as they stand in a document.
-#[derive(Debug)]
-struct Block {
-    file: String,
-    text: String,
-}
-
-impl Block {
-    fn first_line(&self) -> &str {
-        self.text.lines().next().unwrap_or_default()
-    }
-
-    fn is(&self, file: &str, first: &str) -> bool {
-        let line = self.first_line();
-        let rest = line.strip_prefix(first).map(str::trim_start);
-        // A comment may follow.
-        self.file == file && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('#'))
-    }
-
-    /// One command each; a line that ends with a backslash goes on.
-    fn commands(&self) -> Vec<String> {
-        let joined = self.text.replace("\\\n", " ");
-        joined.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
-    }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn documents() -> Vec<PathBuf> {
-    let mut found = vec![root().join("README.md")];
-    let mut directories = vec![root().join("docs")];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).expect("a directory of documents") {
-            let path = entry.expect("an entry of a directory").path();
-            if path.is_dir() {
-                directories.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
-fn blocks() -> Vec<Block> {
-    let mut found = Vec::new();
-    for path in documents() {
-        let text = fs::read_to_string(&path).expect("a document");
-        let file = path.strip_prefix(root()).expect("it is below the root").display().to_string();
-        let mut lines = text.lines();
-        while let Some(line) = lines.next() {
-            let Some(fence) = line.trim_start().strip_prefix("```") else { continue };
-            let kind = fence.split(' ').next().unwrap_or_default();
-            let inner = lines.by_ref().take_while(|line| line.trim_start() != "```");
-            let text = inner.collect::<Vec<_>>().join("\n");
-            let is_shell = SHELL.contains(&kind);
-            assert!(is_shell || OTHERS.contains(&kind), "{file}: a block of '{kind}': {text}");
-            if is_shell {
-                found.push(Block { file: file.clone(), text });
-            }
-        }
-    }
-    found
-}
-
-fn block(file: &str, first: &str) -> Block {
-    let mut found = blocks().into_iter().filter(|block| block.is(file, first));
-    let block = found.next().unwrap_or_else(|| panic!("{file} has no block '{first}'"));
-    assert!(found.next().is_none(), "{file} has two blocks '{first}'");
-    block
-}
-
-/// A new block needs a line in the table above; a line without a block is old.
+/// A new command needs a line in a table above; a line without a command is old.
 pub(crate) async fn documented_commands_are_known(_: Env) {
     let blocks = blocks();
     for block in &blocks {
         let known = BLOCKS.iter().filter(|(file, first, _)| block.is(file, first)).count();
         assert_eq!(known, 1, "who runs this block of {}: {}", block.file, block.text);
     }
-    let cases = include_str!("../cases.rs");
     for (file, first, by) in &BLOCKS {
         assert!(blocks.iter().any(|block| block.is(file, first)), "{file} has no '{first}'");
-        match by {
-            By::Case(case) => assert!(cases.contains(case), "no such case: {case}"),
-            By::Nobody(why) => assert!(!why.is_empty(), "{file}, {first}: no reason"),
-        }
+        by.exists();
+    }
+    let inline = inline();
+    for (file, command) in &inline {
+        // What stands in a block, too, is known from there.
+        let is_known = INLINE.iter().any(|(known, _)| known == command)
+            || BLOCKS.iter().any(|(_, first, _)| first == command);
+        assert!(is_known, "who runs this command of {file}: {command}");
+    }
+    own::are_known();
+    for (command, by) in &INLINE {
+        assert!(inline.iter().any(|(_, found)| found == command), "no document has '{command}'");
+        by.exists();
     }
 }
 
-/// How a command ended.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    said: String,
+/// What docs/ names as its evidence is a case.
+pub(crate) async fn documented_evidence_exists(_: Env) {
+    for (file, name) in cases() {
+        let begin = name.trim_end_matches('…');
+        let mut all = CASES.lines().map(str::trim);
+        assert!(all.any(|case| case.starts_with(begin)), "{file}: there is no case {name}");
+    }
 }
 
-/// A shell with what a command of a document needs around it.
-struct Shell {
-    environment: Vec<(String, String)>,
-    /// What is put in: in the documents, here.
-    put_in: Vec<(String, String)>,
-    directory: Option<PathBuf>,
-}
-
-impl Shell {
-    fn with(put_in: &[(&str, &str)]) -> Self {
-        let owned = |(from, to): &(&str, &str)| ((*from).to_owned(), (*to).to_owned());
-        let put_in = put_in.iter().map(owned).collect();
-        Self { environment: Vec::new(), put_in, directory: None }
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut line = line.to_owned();
-        for (from, to) in &self.put_in {
-            line = line.replace(from, to);
-        }
-        assert!(!line.contains('…'), "something is left to be put in: {line}");
-        let program = Path::new(env!("CARGO_BIN_EXE_halfmsg"));
-        let beside = program.parent().expect("a directory").display().to_string();
-        let mut command = Command::new("bash");
-        command.arg("-c").arg(line).kill_on_drop(true).stdin(Stdio::null());
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{beside}:{path}"));
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        if let Some(directory) = &self.directory {
-            command.current_dir(directory);
-        }
-        command
-    }
-
-    async fn run(&self, line: &str) -> Ended {
-        let output = tokio::time::timeout(COMMAND_DEADLINE, self.command(line).output()).await;
-        let output = output.unwrap_or_else(|_| panic!("it does not end: {line}"));
-        let output = output.expect("bash starts");
-        let said = [output.stdout, output.stderr].concat();
-        Ended { code: output.status.code(), said: String::from_utf8_lossy(&said).into_owned() }
-    }
-
-    /// Runs it, and if it only asks, again until it says this.
-    async fn says(&self, line: &str, expected: &[&str]) -> String {
-        let look = async || {
-            let Ended { code, said } = self.run(line).await;
-            let missing = expected.iter().find(|part| !said.contains(**part));
-            match (code, missing) {
-                (Some(0), None) => Ok(said),
-                (code, missing) => Err(format!("{code:?}, without {missing:?}: {said}")),
+impl By {
+    fn exists(&self) {
+        let is_case = |case| CASES.lines().any(|line| line.trim() == case);
+        match *self {
+            Self::Case(case) | Self::Held(case, _) => assert!(is_case(case), "no case {case}"),
+            Self::Test(file, name) => {
+                let text = fs::read_to_string(root().join(file)).expect("the file of a test");
+                assert!(text.contains(name), "{file} has no {name}");
             }
-        };
-        if line.contains(" -d ") || line.contains("-X POST") || line.contains("--reason") {
-            return look().await.unwrap_or_else(|instead| panic!("{line}: {instead}"));
+            Self::Nobody(_) => {}
         }
-        until(VOID_DEADLINE, line, look).await
+        if let Self::Held(_, why) | Self::Nobody(why) = self {
+            assert!(!why.is_empty(), "no reason");
+        }
     }
 }
 
@@ -231,7 +168,7 @@ async fn demonstration(launcher: &Launcher) {
     let expected: [&[&str]; 3] = [
         &["HTTP/1.1 500", "after_deduct_failed"],
         &[r#"{"sku":"apple","available":100}"#],
-        &[r#"{"items":[],"next_cursor":null}"#],
+        &[r#"{"items":[],"next_cursor":null,"missing_partitions":[]}"#],
     ];
     in_order(&shell, &block("README.md", CURL_FAULT), &expected).await;
 
@@ -288,7 +225,7 @@ pub(crate) async fn documented_long_cargo_run(_: Env) {
     assert_eq!(children.len(), 2, "both services: {children:?}");
     demonstration(&launcher).await;
     launcher.process.signal("INT");
-    let status = launcher.process.end(END_WITHIN).await;
+    let status = launcher.process.end(PATIENCE).await;
     assert!(status.success(), "{status}");
     all_gone(&children).await;
 }
@@ -353,7 +290,7 @@ pub(crate) async fn documented_operators_commands(env: Env) {
     let id = watching.id().expect("it runs");
     let sent = Command::new("sh").arg("-c").arg(format!("kill -INT {id}")).status().await;
     assert!(sent.is_ok_and(|status| status.success()));
-    let ended = tokio::time::timeout(END_WITHIN, watching.wait()).await.expect("it ends");
+    let ended = tokio::time::timeout(PATIENCE, watching.wait()).await.expect("it ends");
     assert!(ended.is_ok_and(|status| status.success()));
 }
 

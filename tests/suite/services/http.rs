@@ -7,8 +7,10 @@ use reqwest::{Client, RequestBuilder};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::suite::PATIENCE;
+
 /// The longest wait for an answer; the services' own deadlines are far below.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+const ANSWER_DEADLINE: Duration = PATIENCE;
 
 /// A client that tells the truth: no proxy, no repetition behind the test's back, and no
 /// connection that is kept, because a service that was killed would break the next request.

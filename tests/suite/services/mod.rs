@@ -10,7 +10,7 @@
 //! - [`contract`]: the OpenAPI documents, held against the services
 //! - [`repeats`]: requests with an Idempotency-Key, repeated
 //! - [`operators`]: half messages as people see and settle them
-//! - [`cli`]: the same from the command line, with the service down
+//! - [`cli`], [`cli_acts`]: the same from the command line, with the service down
 //! - [`dead_letters`]: the same for what stock-svc has given up on
 //! - [`outages`]: Kafka away, PostgreSQL away
 //! - [`watching`]: the event stream; [`console`]: the page, in a `browser`
@@ -19,13 +19,15 @@
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
 //! - [`books`]: what databases and topics say, and whether they agree;
 //!   [`events`]: whether what is sent is what is documented
-//! - `process`, `http`, `ports`, `proxy`, `lock`, `heavy`: what these are made of
+//! - `process`, `http`, `ports`, `proxy`, `balancer`, `lock`: what these are made of
 
 pub(crate) mod bad_input;
+mod balancer;
 mod books;
 mod browser;
 pub(crate) mod cancelling;
 pub(crate) mod cli;
+pub(crate) mod cli_acts;
 mod collector;
 pub(crate) mod console;
 pub(crate) mod contract;
@@ -35,7 +37,6 @@ pub(crate) mod documented;
 mod events;
 pub(crate) mod faults;
 mod ground;
-mod heavy;
 mod http;
 pub(crate) mod launcher;
 mod lock;

@@ -1,7 +1,5 @@
 //! What operators see and do over HTTP: `GET /halves` and the four calls.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
@@ -68,7 +66,19 @@ pub(crate) async fn operators_ask_for_a_check(env: Env) {
     shop.half_is(&id, "open").await;
     shop.settle(&id, "check", false).await.expect(200);
     assert_eq!(shop.half_ends(&id).await, "rolled_back");
+    assert_eq!(asked_for(&shop, &id).await, ["rolled_back"]);
     shop.conservation(VOID_DEADLINE).await;
+}
+
+/// The events of its history that tell who had it checked, and why.
+async fn asked_for(shop: &Shop, id: &str) -> Vec<String> {
+    let half = shop.get(&format!("/halves/{id}")).await.body;
+    let history = half["history"].as_array().expect("a history").iter();
+    let of_olga = history.filter(|entry| {
+        let detail = entry["detail"].as_str().expect("words");
+        detail.contains("asked for by operator olga") && detail.contains("a test")
+    });
+    of_olga.map(|entry| entry["event"].as_str().expect("a name").to_owned()).collect()
 }
 
 /// A half whose check cannot tell is parked after its last attempt; it waits for a person, who
@@ -132,7 +142,7 @@ pub(super) async fn park(shop: &mut Shop, user_id: &str) -> String {
     let id = half["transaction_id"].as_str().expect("an id").to_owned();
     let lock = lock_orders(shop.ground.orders.url()).await;
     shop.settle(&id, "check", false).await.expect(200);
-    let [parked] = until(Duration::from_secs(15), "the half message to be parked", async || {
+    let [parked] = until(VOID_DEADLINE, "the half message to be parked", async || {
         let parked = shop.halves("parked").await?;
         <[Value; 1]>::try_from(parked).map_err(|parked| format!("there are {}", parked.len()))
     })
@@ -141,5 +151,6 @@ pub(super) async fn park(shop: &mut Shop, user_id: &str) -> String {
     assert_eq!((&parked["transaction_id"], &parked["attempts"]), (&id.clone().into(), &1.into()));
     assert!(parked["last_outcome"].as_str().is_some_and(|why| !why.is_empty()), "{parked}");
     assert!(parked["next_check_at"].is_null(), "{parked}");
+    assert_eq!(asked_for(shop, &id).await, ["checked"]);
     id
 }

@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below the range from which the system takes ports of its own choice: a port from there could
-/// be taken by any outgoing connection while its service is being restarted.
+/// be taken by any outgoing connection while its service is being restarted. Above those of the servers
+/// that the scripts start (`free_port` in scripts/lib/common.sh), for the same reason.
 const FIRST: u16 = 18_000;
 const COUNT: u16 = 12_000;
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::suite::until;
+use crate::suite::{PATIENCE, until};
 
 /// Lines of a log that are shown when a test fails.
 const SHOWN_LINES: usize = 150;
 /// From SIGKILL, or an abort, to the end of the process.
-const DEATH_DEADLINE: Duration = Duration::from_secs(10);
+const DEATH_DEADLINE: Duration = PATIENCE;
 /// SIGABRT, as `std::process::abort` raises it.
 const SIGABRT: i32 = 6;
 

@@ -9,10 +9,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::ports;
-use crate::suite::until;
+use crate::suite::{PATIENCE, until};
 
 /// Taking its own port back; nobody else should have it.
-const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
+const LISTEN_DEADLINE: Duration = PATIENCE;
 
 /// Passes connections on until it is cut.
 pub(crate) struct Proxy {

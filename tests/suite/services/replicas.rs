@@ -7,11 +7,11 @@ use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::heavy::alone;
 use super::process::Process;
 use super::shop::{Calls, Service, Shop};
 use crate::suite::env::PARTITIONS;
 use crate::suite::random::Random;
+use crate::suite::turns::{Alone, alone};
 use crate::suite::{Env, PATIENCE, until};
 
 const RECEIVED: i64 = 10_000;
@@ -21,12 +21,15 @@ const EACH: usize = 6;
 const BURST: usize = CLIENTS * EACH;
 /// After this the group gives a silent replica up.
 const SESSION: Duration = Duration::from_secs(10);
-/// From there to the end of the takeover.
+/// From there to the first delivery by the one that has taken over.
 const TAKEOVER: Duration = Duration::from_secs(2);
-/// What a loaded machine adds to it.
-const MARGIN: Duration = Duration::from_secs(4);
+/// What a loaded machine adds to it, at the worst.
+const MARGIN: Duration = Duration::from_secs(15);
+/// A loaded machine is quiet in one of so many: one takeover within the promise shows that nothing in it
+/// waits for longer.
+const TRIES: usize = 3;
 /// Waiting until nothing is under way, a check-back after a session that ran out included.
-const QUIET_DEADLINE: Duration = Duration::from_secs(90);
+const QUIET_DEADLINE: Duration = Duration::from_secs(180);
 /// The resolver's line about what the group has given it.
 const ASSIGNED: &str = "the group has assigned partitions";
 /// Its line when they are taken over.
@@ -37,7 +40,7 @@ struct Pair {
     shop: Shop,
     second: Service,
     // Last: the machine is given back when both have ended.
-    _alone: tokio::sync::MutexGuard<'static, ()>,
+    _alone: Alone,
 }
 
 impl Pair {
@@ -51,6 +54,7 @@ impl Pair {
             .order("HALFMSG_LOG", "info,halfmsg::life=info")
             .order("HALFMSG_PREPARE_DEADLINE_MS", "2500")
             .order("HALFMSG_LOCAL_DEADLINE_MS", "3000")
+            .order("HALFMSG_DECISION_DEADLINE_MS", "1000")
             .order("HALFMSG_STOCK_DEADLINE_MS", "1500")
             .order("HALFMSG_CHECK_AFTER_MS", "5600")
             .order("HALFMSG_ANSWER_DEADLINE_MS", "9000")
@@ -122,31 +126,56 @@ async fn owns(process: &Process, from: usize, partitions: i32) {
     .await;
 }
 
-/// SIGKILL while messages are on their way: the other has the dead one's partitions within the
-/// session timeout and two seconds, and finishes what it had begun.
+/// Waits until a replica, by what it has logged from this byte on, has taken so many over and delivers.
+async fn owns_and_delivers(process: &Process, from: usize, partitions: i32) {
+    owns(process, from, partitions).await;
+    // From there on until it has taken them over nothing is its own.
+    let assigned = process.log().rfind(ASSIGNED).expect("it has said so");
+    delivers(process, assigned).await;
+}
+
+/// SIGKILL while messages are on their way: the other has the dead one's partitions and delivers within
+/// the session timeout and two seconds, and finishes what it had begun.
 pub(crate) async fn c23_long_a_killed_replica_is_replaced(env: Env) {
     let mut pair = Pair::open(env, ["", ""]).await;
-    let before = pair.second.process().log().len();
-    let bursts = [pair.burst("second"), burst(pair.shop.calls.clone(), "first".into())];
-    delivers(pair.shop.order.process(), 0).await;
-    pair.shop.order.kill();
-    let killed = Instant::now();
-    owns(pair.second.process(), before, PARTITIONS).await;
-    let took = killed.elapsed();
-    println!("taken over {took:?} after SIGKILL");
-    assert!(took < SESSION + TAKEOVER + MARGIN, "taken over after {took:?}");
-    for burst in bursts {
-        burst.await.expect("no panic");
+    let (mut delivered, mut took) = (0, Vec::new());
+    let first = pair.shop.calls.clone();
+    while took.len() < TRIES && took.iter().all(|took| *took > SESSION + TAKEOVER) {
+        took.push(kill_first(&mut pair, took.len()).await);
+        // What it was doing is settled by the other, which is asked until the first is back.
+        pair.shop.calls = first.of_replica(&pair.second);
+        delivered = pair.ends_with_more_than(delivered).await;
+        // Back, it has its part again.
+        let before = pair.second.process().log().len();
+        pair.shop.calls = first.clone();
+        pair.shop.restart_orders().await;
+        owns(pair.second.process(), before, PARTITIONS / 2).await;
     }
-    // What it was doing is settled by the other, which is asked from here on.
-    pair.shop.calls = pair.shop.calls.of_replica(&pair.second);
-    let delivered = pair.ends_with_more_than(0).await;
-    // Back, it has its part again.
-    pair.shop.restart_orders().await;
-    owns(pair.second.process(), before, PARTITIONS / 2).await;
+    println!("delivered again after SIGKILL within {took:?}");
+    assert!(took.iter().all(|took| *took < SESSION + TAKEOVER + MARGIN), "{took:?}");
+    assert!(took.iter().any(|took| *took <= SESSION + TAKEOVER), "{took:?}");
     pair.burst("again").await.expect("no panic");
     let delivered = pair.ends_with_more_than(delivered).await;
     println!("{delivered} delivered");
+}
+
+/// Kills it under load; how long it takes until the second delivers in its place.
+async fn kill_first(pair: &mut Pair, number: usize) -> Duration {
+    let (before, first) =
+        (pair.second.process().log().len(), pair.shop.order.process().log().len());
+    let named = |name: &str| format!("{name}-{number}");
+    let bursts = [pair.burst(&named("second")), burst(pair.shop.calls.clone(), named("first"))];
+    delivers(pair.shop.order.process(), first).await;
+    pair.shop.order.kill();
+    let killed = Instant::now();
+    // In the store's partitions of both.
+    let meanwhile = pair.burst(&named("meanwhile"));
+    owns_and_delivers(pair.second.process(), before, PARTITIONS).await;
+    let took = killed.elapsed();
+    for burst in bursts.into_iter().chain([meanwhile]) {
+        burst.await.expect("no panic");
+    }
+    took
 }
 
 /// SIGSTOP while messages are on their way, then SIGCONT: what it had in hand was delivered by the

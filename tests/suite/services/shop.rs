@@ -28,18 +28,17 @@ pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(300);
 /// The operators' token of every shop that has one.
 pub(crate) const TOKEN: &str = "operators-only";
 
-/// Shorter than the defaults, so that a check-back comes soon; each still leaves a debug build on
-/// a loaded machine its time. prepare + local < check_after, and the lease is above
-/// prepare + local + decision.
+/// As short as they may be, so that a check-back comes soon, on a machine that stands still for some seconds
+/// anywhere. prepare + local < check_after, and the lease is above prepare + local + decision.
 const ORDER_SETTINGS: &[(&str, &str)] = &[
-    ("HALFMSG_PREPARE_DEADLINE_MS", "1500"),
-    ("HALFMSG_LOCAL_DEADLINE_MS", "1800"),
-    ("HALFMSG_DECISION_DEADLINE_MS", "1000"),
-    ("HALFMSG_STOCK_DEADLINE_MS", "1000"),
-    ("HALFMSG_CHECK_AFTER_MS", "3500"),
+    ("HALFMSG_PREPARE_DEADLINE_MS", "7000"),
+    ("HALFMSG_LOCAL_DEADLINE_MS", "7500"),
+    ("HALFMSG_DECISION_DEADLINE_MS", "7000"),
+    ("HALFMSG_STOCK_DEADLINE_MS", "7000"),
+    ("HALFMSG_CHECK_AFTER_MS", "15000"),
     ("HALFMSG_CHECK_INTERVAL_MS", "1000"),
-    ("HALFMSG_ANSWER_DEADLINE_MS", "6000"),
-    ("HALFMSG_IDEMPOTENCY_LEASE_MS", "4500"),
+    ("HALFMSG_ANSWER_DEADLINE_MS", "25000"),
+    ("HALFMSG_IDEMPOTENCY_LEASE_MS", "22000"),
     // The books are read from the store.
     ("HALFMSG_TRIM_INTERVAL_MS", "0"),
 ];

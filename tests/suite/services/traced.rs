@@ -1,8 +1,6 @@
 //! One trace from the request to the restore, at a collector: also when it was a check-back that
 //! decided, and when the process that began it is dead.
 
-use std::time::Duration;
-
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -156,8 +154,17 @@ pub(crate) async fn traced_when_the_check_decides(env: Env) {
 
 /// The process dies with its spans: its successor goes on in the trace that the message carries.
 pub(crate) async fn traced_when_a_successor_decides(env: Env) {
-    let (mut shop, collector) = shop(env).await;
-    let (id, names) = ("2af7651916cd43dd8448eb211c80319c", Names::of(&shop));
+    a_successor_decides(shop(env).await, "2af7651916cd43dd8448eb211c80319c").await;
+}
+
+/// The same where memory has no room for the body of an open message, which has the context.
+pub(crate) async fn traced_when_the_body_had_left_memory(env: Env) {
+    let no_room = [("HALFMSG_BODY_BUDGET_BYTES", "1")];
+    a_successor_decides(shop_of(env, &no_room).await, "7af7651916cd43dd8448eb211c80319c").await;
+}
+
+async fn a_successor_decides((mut shop, collector): (Shop, Collector), id: &str) {
+    let names = Names::of(&shop);
     let place = shop.place(&[("apple", 1)]).fault("crash-after-deduct");
     place.header("traceparent", &traceparent(id)).send_and_lose().await;
     shop.survive_crash().await;
@@ -288,7 +295,7 @@ async fn linked_both_ways(collector: &Collector, check: &Span, create: &str) {
     let [(batch_trace, batch)] = &check.links[..] else { panic!("one link: {check:?}") };
     assert_ne!(batch_trace, &check.trace_id);
     let name = "check_back order.rollback";
-    let trace = collector.trace(batch_trace, Duration::from_secs(20), &[(ORDER, name)]).await;
+    let trace = collector.trace(batch_trace, PATIENCE, &[(ORDER, name)]).await;
     let asked = one(&trace, ORDER, name);
     assert_eq!((&asked.span_id, asked.parent_id.as_str()), (batch, ""));
     let half = (check.trace_id.clone(), create.to_owned());

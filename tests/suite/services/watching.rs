@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Response;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::shop::Shop;
 use crate::suite::{Env, PATIENCE};
@@ -13,10 +13,10 @@ const CONFIRMED: [&str; 4] = ["half_stored", "order", "local_transaction", "deci
 /// The bound of the service.
 const WATCHERS: usize = 64;
 /// A stop lets no watcher hold it up.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = PATIENCE;
 
 /// A watcher's connection.
-struct Watching {
+pub(super) struct Watching {
     answer: Response,
     rest: String,
     last_id: String,
@@ -24,14 +24,16 @@ struct Watching {
 
 /// An event as it was told.
 #[derive(Debug, Clone, PartialEq)]
-struct Told {
+pub(super) struct Told {
     id: String,
-    name: String,
+    pub(super) name: String,
     data: Value,
+    /// All of it, as the document's schema has an event.
+    pub(super) fields: Value,
 }
 
 impl Watching {
-    async fn from(shop: &Shop, last_id: Option<&str>) -> Self {
+    pub(super) async fn from(shop: &Shop, last_id: Option<&str>) -> Self {
         let answer = Self::ask(shop, last_id).await;
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
@@ -47,7 +49,7 @@ impl Watching {
     }
 
     /// The next event; nothing if the service has ended the stream.
-    async fn next(&mut self) -> Option<Told> {
+    pub(super) async fn next(&mut self) -> Option<Told> {
         loop {
             while let Some((frame, rest)) = self.rest.split_once("\n\n") {
                 let told = Told::parse(frame);
@@ -77,13 +79,26 @@ impl Watching {
     }
 }
 
+/// The complete events of a stream as its schema has them: the list of their fields.
+pub(crate) fn fields_of_all(stream: &str) -> Value {
+    let complete = stream.rsplit_once("\n\n").map_or("", |(complete, _)| complete);
+    let events = complete.split("\n\n").filter(|block| block.contains("data: "));
+    events.map(fields).collect()
+}
+
+fn fields(block: &str) -> Value {
+    let fields = block.lines().filter_map(|line| line.split_once(": "));
+    fields.map(|(name, value)| (name.to_owned(), Value::from(value))).collect::<Map<_, _>>().into()
+}
+
 impl Told {
     /// A comment, or what has no data, is none.
     fn parse(frame: &str) -> Option<Self> {
         let field =
             |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let data = serde_json::from_str(field("data")?).expect("data are JSON");
-        Some(Self { id: field("id")?.to_owned(), name: field("event")?.to_owned(), data })
+        let (id, name) = (field("id")?.to_owned(), field("event")?.to_owned());
+        Some(Self { id, name, data, fields: fields(frame) })
     }
 }
 

@@ -24,19 +24,17 @@ function cancel(lane) {
   });
 }
 
-function show(lane) {
-  dialog.showHalf(lane.transaction).catch((error) => dialog.open({ title: "Its life cannot be read", body: [h("p", {}, error.message)] }));
-}
-
 function changed() {
   stock.touch();
   halves.touch();
 }
 
-function heard(name, data) {
+function heard(name, data, former) {
   if (name === "hello" || name === "reset") {
     order.allowFaults(data.faults);
-    lanes.reload(data.reason === "other_process").catch((error) => console.info("lanes:", error.message));
+    // Who comes back to a stream that had ended in order has missed nothing.
+    if (name === "hello" && former === "in order") return;
+    lanes.reload(data.reason ?? null, former === "broken");
     changed();
     return;
   }
@@ -47,7 +45,7 @@ function heard(name, data) {
 
 dialog.start();
 order.start(lanes.placedHere);
-lanes.start({ show, cancel, settled: stock.touch });
+lanes.start({ show: (lane) => dialog.showHalf(lane.transaction), cancel, settled: stock.touch });
 stock.start(order.offer);
 halves.start();
 letters.start();

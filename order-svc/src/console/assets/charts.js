@@ -39,7 +39,7 @@ export function bars(into, rows, empty) {
   const most = Math.max(...rows.map(([, value]) => value), 1);
   into.replaceChildren(h("div", { class: "bars" }, rows.flatMap(([name, value, text]) => [
     h("span", {}, name),
-    svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { width: Math.max(0.5, (value / most) * 100), height: 10 })),
+    svg("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { width: value > 0 ? Math.max(0.5, (value / most) * 100) : 0, height: 10 })),
     h("span", { class: "value" }, text ?? String(value)),
   ])));
 }

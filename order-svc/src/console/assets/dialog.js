@@ -7,7 +7,8 @@ import { byId, h, say, seconds, timeOf } from "./dom.js";
 const NAME = "halfmsg-operator";
 
 let work = null;
-let opener = null;
+let opener = null; // where the focus was
+let turn = 0; // whoever waited for an answer must not touch what was opened or closed meanwhile
 
 export function start() {
   const dialog = byId("dialog");
@@ -17,16 +18,29 @@ export function start() {
     confirm();
   });
   dialog.addEventListener("close", () => {
-    // What was focused may have been drawn anew meanwhile.
-    if (opener?.isConnected) opener.focus();
-    else byId("halves-title").focus();
+    // A close is told late: another may be open by now.
+    if (dialog.open) return;
+    turn += 1;
+    giveBack(opener);
   });
+}
+
+/** What has the focus, and what it stands in. */
+function placeOf(element = document.activeElement ?? document.body) {
+  return { element: element === document.body ? null : element, acts: element.closest(".acts"), section: element.closest("section") };
+}
+
+/** The focus goes back to where it was; if that was drawn anew, hidden or removed meanwhile, to what is next to it. */
+function giveBack({ element, acts, section }) {
+  const near = [element, ...(acts?.querySelectorAll("button") ?? []), section?.querySelector("h2"), byId("halves-title")];
+  near.find((one) => one?.checkVisibility()).focus();
 }
 
 /** ok: the button's text, none if there is nothing to confirm. fields: what is asked for before, and
  * most: in how many characters. run({reason, operator, force}) does it. */
-export function open({ title, body, ok, fields = ["reason", "operator", "token"], most = { reason: 1000, operator: 200 }, force = false, run }) {
-  opener = document.activeElement;
+export function open({ title, body, ok, fields = ["reason", "operator", "token"], most = { reason: 1000, operator: 200 }, force = false, from = placeOf(), run }) {
+  turn += 1;
+  opener = from;
   work = run;
   byId("dialog-title").textContent = title;
   byId("dialog-body").replaceChildren(...body);
@@ -49,7 +63,8 @@ export function open({ title, body, ok, fields = ["reason", "operator", "token"]
 }
 
 async function confirm() {
-  const button = byId("dialog-ok");
+  const [own, button] = [turn, byId("dialog-ok")];
+  const title = byId("dialog-title").textContent;
   const [reason, operator] = [byId("dialog-reason").value.trim(), byId("dialog-operator").value.trim()];
   token.set(byId("dialog-token").value);
   sessionStorage.setItem(NAME, operator);
@@ -58,18 +73,29 @@ async function confirm() {
   say(byId("dialog-error"), "");
   try {
     await work({ reason, force: byId("dialog-force").checked, ...(operator ? { operator } : {}) });
-    byId("dialog").close();
+    if (own === turn) byId("dialog").close();
   } catch (problem) {
-    say(byId("dialog-error"), problem.message, "bad");
+    if (own === turn) say(byId("dialog-error"), problem.message, "bad");
+    else if (!byId("dialog").open) open({ title: `Not confirmed: ${title}`, body: [h("p", {}, problem.message)] });
+    else console.info(`not confirmed: ${title}:`, problem.message);
   } finally {
-    button.disabled = false;
+    if (own === turn) button.disabled = false;
   }
 }
 
 /** The life of a half message; with its payload if this tab has the operator's token. */
-export async function showHalf(id) {
-  const half = await ask(`/halves/${id}`, { trusted: true }).catch((problem) => (problem.status === 401 || problem.status === 403 ? ask(`/halves/${id}`) : Promise.reject(problem)));
-  open({ title: "The life of a half message", body: describe(half) });
+export const showHalf = (id) => showRead(`/halves/${id}`, (half) => ({ title: "The life of a half message", body: describe(half) }));
+
+/** Opens what `words` make of the answer, unless something else is shown by then. */
+export async function showRead(path, words) {
+  const [own, from] = [++turn, placeOf()];
+  let shown;
+  try {
+    shown = words(await ask(path, { trusted: true }).catch((problem) => ([401, 403].includes(problem.status) ? ask(path) : Promise.reject(problem))));
+  } catch (error) {
+    shown = { title: "It cannot be read", body: [h("p", {}, error.message)] };
+  }
+  if (own === turn) open({ ...shown, from });
 }
 
 export function describe(half) {

@@ -18,6 +18,8 @@ const ACTIONS = {
 
 const view = { state: "open", cursors: [null], next: null, number: 0 };
 let soon = null;
+let asking = 0; // questions without an answer yet
+let again = false; // something has changed since the last one was asked
 let latest = new Map(); // by transaction id: what a row's buttons are about
 
 export function start() {
@@ -33,14 +35,21 @@ export function start() {
     load();
   });
   load();
-  setInterval(() => document.hidden || load(), EVERY_MS);
+  setInterval(() => document.hidden || look(), EVERY_MS);
 }
 
+/** Something has changed: look soon. */
 export function touch() {
   soon ??= setTimeout(() => {
     soon = null;
-    load();
+    look();
   }, SOON_MS);
+}
+
+/** One question at a time: events that come faster than answers must not keep every answer from being shown. */
+function look() {
+  if (asking > 0) again = true;
+  else load();
 }
 
 function turn(state) {
@@ -51,6 +60,8 @@ function turn(state) {
 
 async function load() {
   const number = ++view.number;
+  asking += 1;
+  again = false;
   const cursor = view.cursors.at(-1);
   const path = `/halves?state=${view.state}&limit=${PAGE}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`;
   try {
@@ -58,15 +69,23 @@ async function load() {
     // An answer that was overtaken by a later question is dropped.
     if (number === view.number) show(page);
   } catch (error) {
-    if (number === view.number) message(`The half messages cannot be listed: ${error.message}`, "empty problem");
+    if (number === view.number) unlisted(`The half messages cannot be listed: ${error.message}`);
+  } finally {
+    asking -= 1;
+    if (again && asking === 0) touch();
   }
+}
+
+function unlisted(text) {
+  message(text, "empty problem");
+  say(byId("halves-page"), text);
 }
 
 function message(text, kind) {
   byId("halves").tBodies[0].replaceChildren(h("tr", {}, h("td", { colspan: 7, class: kind }, text)));
 }
 
-function show({ items, next_cursor: next }) {
+function show({ items, next_cursor: next, missing_partitions: missing }) {
   view.next = next;
   const pages = view.cursors.length;
   if (items.length === 0 && pages > 1) {
@@ -76,11 +95,14 @@ function show({ items, next_cursor: next }) {
   }
   latest = new Map(items.map((half) => [half.transaction_id, half]));
   const empty = { open: "No half message is open: every local transaction is decided.", parked: "None is parked: nothing waits for an operator." };
-  if (items.length === 0) message(empty[view.state], "empty");
+  const unseen = missing.map((of) => `partition ${of.partition} ${of.stopped ? "stands still, and what lies behind is not shown" : "is not shown"}: ${of.reason}`).join("; ");
+  if (items.length === 0 && unseen) message(`Not all half messages can be listed; ${unseen}.`, "empty problem");
+  else if (items.length === 0) message(empty[view.state], "empty");
   else patchRows(byId("halves").tBodies[0], items.map(row));
   byId("halves-back").disabled = pages === 1;
   byId("halves-next").disabled = !next;
-  say(byId("halves-page"), items.length ? `page ${pages}, ${(pages - 1) * PAGE + 1} to ${(pages - 1) * PAGE + items.length}${next ? ", there are more" : ""}` : "");
+  const range = items.length ? `page ${pages}, ${(pages - 1) * PAGE + 1} to ${(pages - 1) * PAGE + items.length}${next ? ", there are more" : ""}` : "";
+  say(byId("halves-page"), [range, unseen].filter(Boolean).join("; "));
 }
 
 function row(half) {
@@ -92,7 +114,7 @@ function row(half) {
     h("td", {}, seconds(half.age_seconds)), h("td", {}, String(half.attempts)),
     h("td", {}, half.next_check_at ? timeOf(half.next_check_at).replace(/[.,]\d+$/, "") : ""),
     h("td", { class: "text" }, half.last_outcome ?? ""),
-    h("td", { class: "acts" }, button("show", "Details", () => showHalf(half.transaction_id).catch((error) => message(error.message, "empty problem"))),
+    h("td", { class: "acts" }, button("show", "Details", () => showHalf(half.transaction_id)),
       verbs.map((verb) => button(verb, ACTIONS[verb].ok, () => settle(latest.get(half.transaction_id) ?? half, verb)))));
 }
 

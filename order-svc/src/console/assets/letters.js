@@ -2,7 +2,7 @@
 // way of this service, because the page asks nothing of another origin.
 
 import { ask } from "./api.js";
-import { open } from "./dialog.js";
+import { open, showRead } from "./dialog.js";
 import { byId, h, patchRows, say, short, timeOf } from "./dom.js";
 
 const PAGE = 20;
@@ -14,6 +14,8 @@ let service = "stock";
 let cursor = null;
 let next = null;
 let number = 0;
+let asking = 0; // questions without an answer yet
+let latest = new Map(); // by id: what a row's buttons are about
 
 export function start() {
   for (const name of Object.keys(PLACES)) byId(`letters-${name}`).addEventListener("click", () => turn(name));
@@ -27,7 +29,8 @@ export function start() {
     load();
   });
   load();
-  setInterval(() => document.hidden || load(), EVERY_MS);
+  // A look that nobody asked for waits for the one before, or slow answers would never be shown.
+  setInterval(() => document.hidden || asking > 0 || load(), EVERY_MS);
 }
 
 function turn(to) {
@@ -38,20 +41,37 @@ function turn(to) {
 
 async function load() {
   const [own, owner] = [++number, service];
+  asking += 1;
   const body = byId("letters").tBodies[0];
   const message = (text, kind) => body.replaceChildren(h("tr", {}, h("td", { colspan: 6, class: kind }, text)));
   try {
-    const page = await ask(`${PLACES[owner]}?state=open&limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`);
+    const [page, queued] = await Promise.all([
+      ask(`${PLACES[owner]}?state=open&limit=${PAGE}${cursor ? `&cursor=${cursor}` : ""}`),
+      ask(`${PLACES[owner]}?state=queued&limit=${PAGE}`),
+    ]);
     // An answer that was overtaken by a later question is dropped.
     if (own !== number) return;
+    // Those of a page further on may have been settled meanwhile.
+    if (page.items.length === 0 && cursor !== null) {
+      cursor = null;
+      load();
+      return;
+    }
     next = page.next_cursor;
+    latest = new Map(page.items.map((letter) => [letter.id, letter]));
+    const waiting = queued.items.length === 0 ? "" : `${queued.items.length}${queued.next_cursor ? " and more" : ""} queued for a replay`;
     if (page.items.length) patchRows(body, page.items.map((letter) => row(letter, owner)));
-    else message("There are none: every delivered message was consumed.", "empty");
+    else message(waiting ? "None is open." : "There are none: every delivered message was consumed.", "empty");
     byId("letters-next").disabled = !next;
     byId("letters-back").disabled = cursor === null;
-    say(byId("letters-page"), page.items.length ? `${page.items.length} shown${next ? ", there are more" : ""}` : "");
+    say(byId("letters-page"), [page.items.length ? `${page.items.length} shown${next ? ", there are more" : ""}` : "", waiting].filter(Boolean).join("; "));
   } catch (error) {
-    if (own === number) message(`The dead letters cannot be read: ${error.message}`, "empty problem");
+    if (own !== number) return;
+    const text = `The dead letters cannot be read: ${error.message}`;
+    message(text, "empty problem");
+    say(byId("letters-page"), text);
+  } finally {
+    asking -= 1;
   }
 }
 
@@ -62,8 +82,8 @@ function row(letter, owner) {
     h("td", { class: "mono", title: name }, shortName(letter)), h("td", {}, letter.topic), h("td", { class: "text" }, letter.cause),
     h("td", {}, String(letter.attempts)), h("td", {}, timeOf(letter.last_failed_at)),
     h("td", { class: "acts" },
-      button("show", "Details", () => show(letter, owner).catch((error) => open({ title: "It cannot be read", body: [h("p", {}, error.message)] }))),
-      button("replay", "Replay", () => replay(letter, owner)), button("discard", "Discard", () => discard(letter, owner))));
+      button("show", "Details", () => show(letter, owner)),
+      button("replay", "Replay", () => replay(latest.get(letter.id) ?? letter, owner)), button("discard", "Discard", () => discard(latest.get(letter.id) ?? letter, owner))));
 }
 
 const nameOf = (letter) => letter.transaction_id ?? letter.message_key;
@@ -79,11 +99,11 @@ function facts(letter) {
 }
 
 /** With its payload if this tab has the operator's token. */
-async function show(letter, owner) {
-  const path = `${PLACES[owner]}/${letter.id}`;
-  const read = await ask(path, { trusted: true }).catch((problem) => (problem.status === 401 || problem.status === 403 ? ask(path) : Promise.reject(problem)));
-  const payload = read.payload == null ? h("p", { class: "note" }, "The payload shows once this tab has the operator's token.") : h("pre", { class: "mono", tabindex: 0 }, String(read.payload));
-  open({ title: `A message that ${owner}-svc gave up on`, body: [facts(read), payload] });
+function show(letter, owner) {
+  return showRead(`${PLACES[owner]}/${letter.id}`, (read) => {
+    const payload = read.payload == null ? h("p", { class: "note" }, "The payload shows once this tab has the operator's token.") : h("pre", { class: "mono", tabindex: 0 }, String(read.payload));
+    return { title: `A message that ${owner}-svc gave up on`, body: [facts(read), payload] };
+  });
 }
 
 function replay(letter, owner) {

@@ -1,46 +1,56 @@
-// The charts: counters of this replica from /metrics, and times between events.
+// The charts: counters of the replica that answers /metrics, and times between events.
 
 import { bars, lines } from "./charts.js";
-import { byId, millis } from "./dom.js";
+import { byId, h, millis } from "./dom.js";
 
 const EVERY_MS = 2_000;
 const POINTS = 60;
 const KEPT_TIMES = 200;
+const RECENT_MS = 10_000; // an earlier reading says nothing of the rate of now
 
 const rates = { stored: [], delivered: [], dropped: [] };
 const COUNTERS = { stored: "halfmsg_prepared_total", delivered: "halfmsg_delivered_total", dropped: "halfmsg_dropped_total" };
 const times = { decided: [], delivered: [] };
-const stored = new Map(); // by transaction: when
-let before = null;
+const stored = new Map(); // by transaction: when, and which of the times it has
+const CHARTS = ["chart-rate", "chart-decisions", "chart-checks", "chart-latency"];
+const readings = new Map(); // by process: its last counts, and when; behind one address may be several
 
 export function start() {
   load();
   setInterval(() => document.hidden || load(), EVERY_MS);
 }
 
-/** Times from the half message to its decision and to its delivery. */
+/** Times from the half message to its decision and to its delivery. What the next owner of a partition tells
+ * again does not count again. */
 export function event(name, data) {
   if (name === "half_stored") {
-    stored.set(data.transaction_id, Date.parse(data.at));
+    if (!stored.has(data.transaction_id)) stored.set(data.transaction_id, { at: Date.parse(data.at), has: new Set() });
     if (stored.size > KEPT_TIMES * 5) stored.delete(stored.keys().next().value);
     return;
   }
   const list = times[name];
   const since = stored.get(data.transaction_id);
-  if (!list || since === undefined) return;
-  list.push(Math.max(0, Date.parse(data.at) - since));
+  if (!list || !since || since.has.has(name)) return;
+  since.has.add(name);
+  list.push(Math.max(0, Date.parse(data.at) - since.at));
   if (list.length > KEPT_TIMES) list.shift();
 }
 
 async function load() {
   try {
     const answer = await fetch("/metrics", { signal: AbortSignal.timeout(EVERY_MS), cache: "no-store" });
-    if (!answer.ok) return;
+    if (!answer.ok) throw new Error(`answered ${answer.status}`);
     draw(parse(await answer.text()));
-  } catch {
-    // The connection's pill says it; the charts go on when it is back.
-    before = null;
+  } catch (error) {
+    console.info("metrics:", error.message);
+    unread();
   }
+}
+
+/** What was drawn before must not look like what is; the charts go on when they can be read again. */
+function unread() {
+  readings.clear();
+  for (const id of CHARTS) byId(id).replaceChildren(h("p", { class: "empty problem" }, "Cannot be read now."));
 }
 
 /** [{name, labels, value}] of the text format. */
@@ -58,14 +68,18 @@ function parse(text) {
 function draw(samples) {
   const sum = (name) => samples.filter((sample) => sample.name === name).reduce((total, { value }) => total + value, 0);
   const now = performance.now();
+  const boot = samples.find(({ name }) => name === "halfmsg_process_info")?.labels.boot;
+  for (const [known, { at }] of readings) if (now - at > RECENT_MS) readings.delete(known);
+  const before = readings.get(boot);
   const counts = Object.fromEntries(Object.entries(COUNTERS).map(([name, metric]) => [name, sum(metric)]));
   for (const [name, points] of Object.entries(rates)) {
     const passed = before ? (now - before.at) / 1000 : 0;
-    // A smaller count is a restarted service.
-    points.push(passed ? Math.max(0, (counts[name] - before.counts[name]) / passed) : 0);
+    // The first reading of a process has no rate; the chart stands still.
+    if (passed) points.push(Math.max(0, (counts[name] - before.counts[name]) / passed));
+    else if (points.length === 0) points.push(0);
     if (points.length > POINTS) points.shift();
   }
-  before = { at: now, counts };
+  readings.set(boot, { at: now, counts });
   lines(byId("chart-rate"), Object.entries(rates).map(([name, points]) => ({ name, points, text: points.at(-1).toFixed(1) })));
   const of = (metric, name) => samples.filter((sample) => sample.name === metric).map(({ labels, value }) => [name(labels), value]).sort(([a], [b]) => a.localeCompare(b));
   bars(byId("chart-decisions"), of("halfmsg_decisions_total", ({ origin, verdict }) => `${verdict} by ${origin}`), "No decision yet.");

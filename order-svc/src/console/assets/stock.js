@@ -6,6 +6,7 @@ import { byId, h, patchRows, say } from "./dom.js";
 
 const EVERY_MS = 5_000;
 const SOON_MS = 400; // after an event, once for many
+const OLD_SECONDS = 15; // what is older says nothing of now
 const FIRST_MOST = 120; // points of a small chart
 
 const history = new Map(); // by sku: [available]
@@ -69,11 +70,17 @@ function light(books) {
     : `${line.sku}: ${line.received} received - ${line.deducted} taken + ${line.restored} restored is not ${line.available}`);
   const sums = books.items.reduce((sum, line) => [sum[0] + line.received, sum[1] + line.available, sum[2] + line.live], [0, 0, 0]);
   const text = { balanced: "books agree", settling: "books settling", broken: "books broken" }[books.state];
-  say(byId("light"), text, books.state);
+  // What was not looked at may differ: green would be said of a part.
+  const isPart = books.truncated && books.state === "balanced";
+  const isOld = books.age_seconds > OLD_SECONDS;
+  const verdict = isOld ? `books of ${books.age_seconds} s ago` : isPart ? "books: not all looked at" : text;
+  say(byId("light"), verdict, isOld || isPart ? "unknown" : books.state);
   const way = books.under_way;
-  const under = way && !way.unknown ? [[way.open_halves, "open"], [way.parked_halves, "parked"], [way.dead_letters, "dead letters"]].filter(([count]) => count).map(([count, what]) => `${count} ${what}`) : [];
+  const under = way && !way.unknown ? [[way.open_halves, "open"], [way.parked_halves, "parked"], [way.dead_letters, "dead letters"], [way.waiting, "waiting at stock-svc"]].filter(([count]) => count).map(([count, what]) => `${count} ${what}`) : [];
   const detail = books.state === "balanced"
     ? `${sums[0]} received = ${sums[1]} available + ${sums[2]} sold`
     : words.join("; ") + (under.length ? ` (${under.join(", ")})` : "");
-  say(byId("books"), detail);
+  const age = books.age_seconds > 1 ? `, ${books.age_seconds} s ago` : "";
+  // With the verdict: this is a live region, and the light is none.
+  say(byId("books"), `${verdict}: ${books.truncated ? `of the first ${books.items.length} products: ` : ""}${detail}${isOld ? "" : age}`);
 }

@@ -1,6 +1,6 @@
 //! The life of a half message, step by step, in words.
 
-use halfmsg_protocol::{Ignored, Outcome, ParkedHalf, Record, Verdict};
+use halfmsg_protocol::{Ignored, Origin, Outcome, ParkedHalf, Record, Verdict};
 
 use super::{HalfView, HistoryEntry, decided, rfc3339, state_of};
 use crate::resolver::query::{Seen, What};
@@ -45,7 +45,7 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
     let (event, mut detail) = match &step.record {
         Record::Half(_) => ("stored", format!("partition {partition}")),
         Record::Decision(decision) => {
-            let by = by(decision.origin.as_str(), decision.operator.as_deref());
+            let by = by(decision.origin, decision.operator.as_deref());
             (state_of(decision.verdict), told_by(&by, &decision.reason))
         }
         Record::Checked(checked) => {
@@ -53,11 +53,18 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
                 (Some(Outcome::CheckFailed { .. }), _) => "failed, and counts as no attempt".into(),
                 (_, outcome) => format!("attempt {}: {}", checked.attempt, outcome.as_str()),
             };
+            let by = match &checked.asked_by {
+                Some(asked) => {
+                    let why = told_by(&format!("operator {}", asked.operator), &asked.reason);
+                    format!("{by} (asked for by {why})")
+                }
+                None => by,
+            };
             ("checked", told_by(&by, &checked.reason))
         }
         Record::Park(park) => ("parked", told_by(park.cause.as_str(), &park.reason)),
         Record::Reopen(reopen) => {
-            ("reopened", told_by(&by("operator", Some(&reopen.operator)), &reopen.reason))
+            ("reopened", told_by(&by(Origin::Operator, Some(&reopen.operator)), &reopen.reason))
         }
     };
     detail = format!("offset {}, {detail}", step.offset);
@@ -71,10 +78,12 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
     HistoryEntry { at: Some(rfc3339(step.at_ms)), event, detail }
 }
 
-fn by(origin: &str, operator: Option<&str>) -> String {
+fn by(origin: Origin, operator: Option<&str>) -> String {
+    let name = origin.as_str();
     match operator {
-        Some(operator) => format!("by {origin} {operator}"),
-        None => format!("by {origin}"),
+        Some(operator) if origin == Origin::Operator => format!("by {name} {operator}"),
+        Some(operator) => format!("by {name}, asked for by operator {operator}"),
+        None => format!("by {name}"),
     }
 }
 
@@ -105,6 +114,7 @@ fn because(why: Ignored) -> &'static str {
         Ignored::Mismatch => "it names another message",
         Ignored::Stale => "stale: it answers another life or attempt",
         Ignored::Copy => "a copy: its client sent the half message again",
+        Ignored::Reused { .. } => "another message of the same id: it is lost",
     }
 }
 

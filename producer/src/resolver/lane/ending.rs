@@ -64,6 +64,18 @@ impl Lane {
                     self.suspected_up_to = Some(item.at);
                     again.push(item);
                 }
+                Some(Trouble::Unmarked(why)) => {
+                    let item = match item.work {
+                        Work::Deliver(_, Some(of)) => Item { work: Work::Settle(of), ..item },
+                        _ => item,
+                    };
+                    ended.unmarked.push(item.at);
+                    let (transaction_id, offset) = (item.transaction_id(), item.at);
+                    tracing::warn!(transaction_id, offset, why, "a delivery is not marked yet");
+                    self.trouble = Some((item.at, why));
+                    self.held.insert(item.target().to_owned(), hold_until);
+                    again.push(item);
+                }
                 Some(Trouble::Passing(why)) => {
                     let (transaction_id, key) = (item.transaction_id(), item.key());
                     let offset = item.at;
@@ -89,7 +101,8 @@ impl Lane {
             None => BTreeSet::new(),
         };
         self.trouble.take_if(|(at, _)| over.contains(at));
-        if !suspected && ended.done.iter().any(|(_, delivered)| *delivered) {
+        let delivered = ended.done.iter().any(|(_, delivered)| *delivered);
+        if !suspected && (delivered || !ended.unmarked.is_empty()) {
             self.trust_more();
         }
         again.into_iter().for_each(|item| self.push(item));
@@ -105,7 +118,7 @@ impl Lane {
             && let Some(less) = record.without_payload(&why)
         {
             tracing::error!(offset = item.at, why, "a foreign record is kept without its payload");
-            return Item { work: Work::Foreign(less), ..item };
+            return Item { work: Work::Foreign(Box::new(less)), ..item };
         }
         let (transaction_id, key, offset) = (item.transaction_id(), item.key(), item.at);
         tracing::error!(

@@ -1,6 +1,6 @@
 //! The lane, batch by batch: what goes out together, in which order, and what follows from an end.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use halfmsg_protocol::{
     Backoff, Body, Command, CoreConfig, Decision, Epoch, Event, HalfMeta, HalfOffset, HalfRef,
@@ -66,10 +66,10 @@ impl Rig {
         for command in commands {
             let (at, work) = match command {
                 Command::Deliver { at, half, settled } => (at, Work::Deliver(half, settled)),
-                Command::WriteParked { at, parked } => (at, Work::Park(parked)),
+                Command::WriteParked { at, parked } => (at, Work::Park(Box::new(parked))),
                 Command::CopyForeign { at } => {
                     let body = Body { payload: Some(vec![0; 9].into()), ..Body::default() };
-                    (at, Work::Foreign(ParkedRecord::foreign(0, at, body)))
+                    (at, Work::Foreign(Box::new(ParkedRecord::foreign(0, at, body))))
                 }
                 other => panic!("{other:?}"),
             };
@@ -98,7 +98,7 @@ impl Rig {
     fn commit_to(&mut self, topic: &str, payload: usize) -> i64 {
         let id = TransactionId::from_bytes(i128::from(self.next).to_le_bytes());
         let half = self.read(
-            Record::Half(HalfMeta {
+            Record::Half(Arc::new(HalfMeta {
                 id,
                 application: "app".into(),
                 purpose: "purpose".into(),
@@ -106,7 +106,7 @@ impl Rig {
                 timestamp_ms: 0,
                 check_after: None,
                 local_transaction: None,
-            }),
+            })),
             payload,
         );
         let of = HalfRef { id, half: HalfOffset(half), epoch: Epoch(0) };
@@ -344,4 +344,30 @@ fn bytes_on_their_way_are_counted_until_their_batch_has_ended() {
     assert_eq!(rig.lane.bytes(), 2 * waiting, "the client has a copy");
     rig.end(job, JobEnd::Done(Vec::new()));
     assert_eq!(rig.lane.bytes(), 0);
+}
+
+/// At least once: the parked topic does not take the mark of a delivery that has succeeded.
+#[test]
+fn a_delivery_that_is_not_marked_yet_is_not_sent_again() {
+    let mut rig = Rig::new(limits(false));
+    let decided = rig.commit(1);
+    let mut job = rig.batch(true).unwrap();
+    let of =
+        HalfRef { id: job.items[0].half().unwrap().meta.id, half: HalfOffset(0), epoch: Epoch(1) };
+    let Work::Deliver(_, settled) = &mut job.items[0].work else { panic!("it delivers") };
+    *settled = Some(of);
+    let other = rig.commit(1);
+    let ended = rig.end(job, JobEnd::Done(vec![(0, Trouble::Unmarked(why()))]));
+    assert!(ended.done.is_empty() && ended.unmarked == [decided], "{ended:?}");
+    assert_eq!(rig.core.progress().unwrap().position, decided, "the mark holds progress");
+    assert_eq!(rig.lane.trouble(), Some("why"));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [other], "and nothing else");
+    rig.end(job, JobEnd::Done(Vec::new()));
+    rig.again();
+    let job = rig.batch(true).unwrap();
+    assert!(matches!(job.items[..], [Item { work: Work::Settle(mark), .. }] if mark == of));
+    let ended = rig.end(job, JobEnd::Done(Vec::new()));
+    assert_eq!(ended.done, [(decided, false)]);
+    assert_eq!(rig.core.progress().unwrap().position, rig.next);
 }

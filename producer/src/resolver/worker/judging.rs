@@ -8,7 +8,7 @@ use halfmsg_kafka::TopicError;
 use halfmsg_protocol::Half;
 use rdkafka::error::KafkaError;
 
-use super::sending::{MARK, NO_ITEM};
+use super::sending::{CLEAR, MARK};
 use super::{STEP, Worker};
 use crate::bodies::Unread;
 use crate::resolver::delivery::{Blame, blame, is_too_large};
@@ -53,8 +53,14 @@ impl Worker<'_> {
     ) -> Vec<(usize, Trouble)> {
         let mut troubles: Vec<(usize, Trouble)> = Vec::new();
         for (index, error) in failures {
-            if index == NO_ITEM {
-                tracing::warn!(%error, "a settled message stays in the parked topic for now");
+            if index & CLEAR != 0 {
+                let transaction_id = job.clears.get(index & !CLEAR).map(tracing::field::display);
+                tracing::warn!(
+                    transaction_id,
+                    partition = self.partition,
+                    %error,
+                    "a settled message stays in the parked topic for now"
+                );
                 continue;
             }
             let (index, is_mark) = (index & !MARK, index & MARK != 0);
@@ -62,7 +68,9 @@ impl Worker<'_> {
                 continue;
             }
             let trouble = match job.items.get(index).map(|item| &item.work) {
-                Some(Work::Deliver(half, _)) if !is_mark => self.blame(half, &error),
+                Some(Work::Deliver(half, _)) if !is_mark => {
+                    self.blame(half, &error, job.items.len() == 1)
+                }
                 Some(Work::Park(_) | Work::Foreign(_)) if is_too_large(&error) => {
                     Trouble::Suspect(self.too_large(&error))
                 }
@@ -73,6 +81,16 @@ impl Worker<'_> {
         troubles
     }
 
+    /// Which deliveries have no mark yet. Only the mark is written again: a parked topic that takes none
+    /// for good must not have its messages delivered again and again.
+    pub(super) fn unmarked(&self, failures: Vec<(usize, KafkaError)>) -> Vec<(usize, Trouble)> {
+        let topic = &self.parked_topic;
+        let why =
+            |error| format!("delivered; the parked topic '{topic}' does not take that: {error}");
+        let unmarked = |(index, error)| (index & !MARK, Trouble::Unmarked(why(error)));
+        failures.into_iter().map(unmarked).collect()
+    }
+
     fn too_large(&self, error: &KafkaError) -> String {
         let topic = &self.parked_topic;
         format!(
@@ -81,7 +99,17 @@ impl Worker<'_> {
         )
     }
 
-    fn blame(&self, half: &Half, error: &KafkaError) -> Trouble {
+    /// One refusal of a message that is alone proves nothing either: a right that is new has not reached
+    /// every broker yet.
+    pub(super) fn denied(&self, topic: &str, why: &str) -> Trouble {
+        let why = format!("topic '{topic}' refuses it: {why}");
+        if self.parts.targets.denied_for(topic) < MISSING_FOR {
+            return Trouble::Passing(why);
+        }
+        Trouble::Suspect(why)
+    }
+
+    fn blame(&self, half: &Half, error: &KafkaError, is_alone: bool) -> Trouble {
         let topic = &half.meta.topic;
         match blame(error) {
             Blame::Topic => {
@@ -89,7 +117,10 @@ impl Worker<'_> {
                 let trouble = self.look_up(topic);
                 trouble.unwrap_or_else(|| Trouble::Passing(error.to_string()))
             }
-            Blame::Batch => Trouble::Suspect(format!("topic '{topic}' refuses it: {error}")),
+            Blame::Right if is_alone => self.denied(topic, &error.to_string()),
+            Blame::Right | Blame::Batch => {
+                Trouble::Suspect(format!("topic '{topic}' refuses it: {error}"))
+            }
             Blame::Nobody => Trouble::Passing(error.to_string()),
         }
     }

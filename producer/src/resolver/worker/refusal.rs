@@ -4,17 +4,33 @@
 use rdkafka::error::{KafkaError, RDKafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer;
 
-use super::{STEP, Stuck, Worker};
+use super::{Pending, STEP, Stuck, Worker};
 use crate::resolver::delivery::{self, Blame, blame};
 use crate::resolver::emitter::{Job, JobEnd, Trouble, Work};
 use crate::resolver::takeover::WITHDRAWN;
 
 /// What the parked topic says to a record in a transaction of its own.
-enum Parked {
+pub(super) enum Parked {
     Takes,
     Refuses(String),
     /// It could not be asked.
     Unknown(String),
+}
+
+/// What it takes to ask the parked topic. Each call may be the last that its owner lives to make.
+pub(super) trait AsksParked: Pending {
+    /// Sends it a record, in the transaction that is open.
+    fn probe(&self) -> Result<Parked, Stuck>;
+    /// Takes that transaction back; how it ended.
+    fn take_back(&mut self, answer: &Parked) -> Result<JobEnd, Stuck>;
+}
+
+/// Whether the parked topic takes a record, in a transaction that is taken back; and how that ended.
+pub(super) fn ask_parked(of: &mut impl AsksParked) -> Result<(Parked, JobEnd), Stuck> {
+    of.begin()?;
+    let answer = of.probe()?;
+    let end = of.take_back(&answer)?;
+    Ok((answer, end))
 }
 
 impl Worker<'_> {
@@ -60,17 +76,17 @@ impl Worker<'_> {
             return self.abort(self.judge(job, failures)).ok_or(Stuck::Stopped);
         }
         if !uses_parked(job) {
-            return self.begin_anew(suspects(job, &why));
+            return self.begin_anew(self.suspects(job, refusal));
         }
         if let lost @ JobEnd::Lost(_) = self.begin_anew(Vec::new())? {
             return Ok(lost);
         }
-        let (answer, end) = self.ask_parked()?;
+        let (answer, end) = ask_parked(self)?;
         if matches!(end, JobEnd::Lost(_)) {
             return Ok(end);
         }
         Ok(JobEnd::Aborted(match answer {
-            Parked::Takes => suspects(job, &why),
+            Parked::Takes => self.suspects(job, refusal),
             Parked::Refuses(why) => self.held_by_parked(job, &why),
             Parked::Unknown(why) => {
                 tracing::warn!(
@@ -83,27 +99,20 @@ impl Worker<'_> {
         }))
     }
 
-    /// Whether the parked topic takes a record, in a transaction that is taken back; and how that
-    /// ended.
-    fn ask_parked(&mut self) -> Result<(Parked, JobEnd), Stuck> {
-        self.insist(|| self.client.begin_transaction())?;
-        let reports = self.send_probe();
-        if !reports.wait(self.stop) {
-            return Err(Stuck::Stopped);
-        }
-        let failures = reports.failures();
-        let Some((_, first)) = failures.first() else {
-            return Ok((Parked::Takes, self.abort(Vec::new()).ok_or(Stuck::Stopped)?));
+    /// Every delivery of the batch may be to blame.
+    fn suspects(&self, job: &Job, refusal: &RDKafkaError) -> Vec<(usize, Trouble)> {
+        let deliveries =
+            job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
+                Work::Deliver(half, _) => Some((index, &half.meta.topic)),
+                _ => None,
+            });
+        let why = refusal.to_string();
+        let lacks_a_right = job.items.len() == 1 && blames(refusal) == Blame::Right;
+        let suspect = |topic: &String| match lacks_a_right {
+            true => self.denied(topic, &why),
+            false => Trouble::Suspect(format!("topic '{topic}' refuses it: {why}")),
         };
-        let (blamed, why) = match self.refused_as_a_whole(&failures) {
-            Some(refusal) => (blames(&refusal), refusal.to_string()),
-            None => (blame(first), first.to_string()),
-        };
-        let answer = match blamed {
-            Blame::Nobody => Parked::Unknown(why),
-            _ => Parked::Refuses(why),
-        };
-        Ok((answer, self.begin_anew(Vec::new())?))
+        deliveries.map(|(index, topic)| (index, suspect(topic))).collect()
     }
 
     /// What has to wait until the parked topic may be written.
@@ -150,6 +159,32 @@ impl Worker<'_> {
     }
 }
 
+impl AsksParked for Worker<'_> {
+    fn probe(&self) -> Result<Parked, Stuck> {
+        let reports = self.send_probe();
+        if !reports.wait(self.stop) {
+            return Err(Stuck::Stopped);
+        }
+        let failures = reports.failures();
+        let Some((_, first)) = failures.first() else { return Ok(Parked::Takes) };
+        let (blamed, why) = match self.refused_as_a_whole(&failures) {
+            Some(refusal) => (blames(&refusal), refusal.to_string()),
+            None => (blame(first), first.to_string()),
+        };
+        Ok(match blamed {
+            Blame::Nobody => Parked::Unknown(why),
+            _ => Parked::Refuses(why),
+        })
+    }
+
+    fn take_back(&mut self, answer: &Parked) -> Result<JobEnd, Stuck> {
+        match answer {
+            Parked::Takes => self.abort(Vec::new()).ok_or(Stuck::Stopped),
+            Parked::Refuses(_) | Parked::Unknown(_) => self.begin_anew(Vec::new()),
+        }
+    }
+}
+
 fn blames(refusal: &RDKafkaError) -> Blame {
     blame(&KafkaError::MessageProduction(refusal.code()))
 }
@@ -167,14 +202,4 @@ fn uses_parked(job: &Job) -> bool {
 fn all_suspects(job: &Job, why: &str) -> Vec<(usize, Trouble)> {
     let suspect = |index| (index, Trouble::Suspect(format!("its batch is refused: {why}")));
     (0..job.items.len()).map(suspect).collect()
-}
-
-/// Every delivery of the batch may be to blame.
-fn suspects(job: &Job, why: &str) -> Vec<(usize, Trouble)> {
-    let deliveries = job.items.iter().enumerate().filter_map(|(index, item)| match &item.work {
-        Work::Deliver(half, _) => Some((index, &half.meta.topic)),
-        _ => None,
-    });
-    let suspect = |topic| Trouble::Suspect(format!("topic '{topic}' refuses it: {why}"));
-    deliveries.map(|(index, topic)| (index, suspect(topic))).collect()
 }

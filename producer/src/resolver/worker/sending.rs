@@ -16,10 +16,12 @@ use crate::resolver::emitter::{Job, Trouble, Work};
 
 /// Until a full queue of the client is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// Marks a report that belongs to no item.
-pub(super) const NO_ITEM: usize = usize::MAX;
+/// Marks a report that belongs to nothing of the job.
+const NO_ITEM: usize = usize::MAX;
 /// Set in the index of a record of the parked topic: that one is no reason to blame the target.
 pub(super) const MARK: usize = 1 << (usize::BITS - 2);
+/// Set in the index of one of the job's `clears`.
+pub(super) const CLEAR: usize = 1 << (usize::BITS - 3);
 
 impl Worker<'_> {
     /// Puts the records of all items but these on their way. Without a transaction the marks of
@@ -59,8 +61,8 @@ impl Worker<'_> {
                 Work::Foreign(record) => self.push_parked(record, mark(report())),
             }
         }
-        for id in &job.clears {
-            let report = Report { batch: Arc::clone(&reports), index: NO_ITEM };
+        for (index, id) in job.clears.iter().enumerate() {
+            let report = Report { batch: Arc::clone(&reports), index: index | CLEAR };
             self.push_parked(&ParkedRecord::cleared(*id), report);
         }
         reports.done(NO_ITEM, Ok(()));

@@ -90,6 +90,84 @@ fn no_listener_parks_only_after_the_grace() {
     assert!(park.reason.contains("'app'") && park.reason.contains("'purpose'"), "{}", park.reason);
 }
 
+/// As in a rolling upgrade: a replica of the former version owns the partition for days when one of the
+/// new version stores a half that only it has a listener for.
+#[test]
+fn an_owner_of_long_standing_gives_a_new_half_the_whole_grace() {
+    let mut rig = Rig::new();
+    rig.after(Duration::from_secs(172_800));
+    let of = rig.asked_half(1);
+    assert!(rig.answer(of, no_listener()).is_empty(), "it was stored just now");
+    assert_eq!(asked(&rig.after(GRACE - Duration::from_millis(1))), [of]);
+    assert!(rig.answer(of, no_listener()).is_empty(), "the grace is not over");
+    assert_eq!(asked(&rig.after(RETRY)), [of]);
+    let park = parked_by(&rig.answer(of, no_listener()));
+    assert_eq!((park.attempts, park.cause), (0, ParkCause::NoListener));
+    assert!(park.reason.ends_with("for 120 s"), "{}", park.reason);
+    // Whoever resumes it has as long again to start a replica that listens.
+    let at = rig.next;
+    rig.read(Record::Park(park));
+    rig.step(Event::CarriedOut { at });
+    let again = HalfRef { epoch: Epoch(1), ..of };
+    rig.after(GRACE);
+    assert_eq!(asked(&rig.read(reopen(of))), [again]);
+    assert!(rig.answer(again, no_listener()).is_empty());
+}
+
+/// Else it would pin the log for ever where owners change more often than the grace is long.
+#[test]
+fn an_old_half_without_a_listener_does_not_wait_for_a_whole_grace_of_one_owner() {
+    let grace = Duration::from_secs(3_600);
+    let config = CoreConfig { no_listener_grace: grace, ..config() };
+    let limit = i64::try_from((MAX_AGE + grace).as_millis()).unwrap();
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    for (age_ms, parks) in [(limit - 600_000, false), (limit, true), (10 * limit, true)] {
+        let mut rig = Rig::taken_over(config.clone(), 0, 1, age_ms);
+        let of = of(1, 0);
+        assert_eq!(asked(&rig.read_at(0, Record::Half(meta(1, None)))), [of]);
+        // A replica of the former version may be the first that comes up again.
+        assert!(rig.answer(of, no_listener()).is_empty(), "its owner has only begun");
+        assert_eq!(asked(&rig.after(minutes(5) - Duration::from_secs(1))), [of]);
+        assert!(rig.answer(of, no_listener()).is_empty(), "not yet");
+        assert_eq!(asked(&rig.after(RETRY)), [of]);
+        let commands = rig.answer(of, no_listener());
+        if parks {
+            assert_eq!(parked_by(&commands).cause, ParkCause::NoListener);
+        } else {
+            assert!(commands.is_empty(), "it is younger than that: {commands:?}");
+        }
+    }
+}
+
+/// A replay may take minutes: its halves are as old as they were at the takeover, and what has passed
+/// since.
+#[test]
+fn a_replayed_half_ages_from_the_takeover() {
+    let mut rig = Rig::taken_over(config(), 0, 2, 0);
+    let of = of(1, 0);
+    rig.after(GRACE);
+    rig.read_at(0, Record::Half(meta(1, None)));
+    // Due since long: it is asked about as soon as all is known.
+    assert_eq!(asked(&rig.step(Event::CaughtUp { position: 2 })), [of]);
+    assert_eq!(parked_by(&rig.answer(of, no_listener())).cause, ParkCause::NoListener);
+}
+
+#[test]
+fn what_cannot_be_read_is_asked_about_again_and_given_up_by_nobody() {
+    let old = i64::try_from(MAX_AGE.as_millis()).unwrap() * 10;
+    let mut rig = Rig::taken_over(config(), 0, 1, old);
+    let of = of(1, 0);
+    assert_eq!(asked(&rig.read_at(0, Record::Half(meta(1, None)))), [of]);
+    for _ in 0..1_000 {
+        assert!(rig.answer(of, Answer::NotAsked(NotAsked::Unread)).is_empty());
+        let commands = rig.after(RETRY);
+        assert!(appended(&commands).is_empty(), "nobody could park what cannot be read");
+        assert_eq!(asked(&commands), [of]);
+    }
+    let commands = rig.answer(of, Answer::Commit);
+    assert!(matches!(appended(&commands)[..], [Record::Decision(_)]), "{commands:?}");
+}
+
 #[test]
 fn a_process_that_stops_never_parks() {
     let mut rig = Rig::new();
@@ -113,6 +191,57 @@ fn max_age_needs_a_real_attempt_by_this_owner() {
     rig.attempt(of);
     let park = parked_by(&rig.at_next_due());
     assert_eq!((park.attempts, park.cause), (2, ParkCause::MaxAge));
+}
+
+/// As where a process loses a partition and takes it again while its call about the half hangs.
+#[test]
+fn one_that_nobody_could_ask_about_backs_off_and_is_not_given_up_for_its_age() {
+    let now = i64::try_from(MAX_AGE.as_millis()).unwrap() * 10;
+    for (why, was_failing) in
+        [(NotAsked::NoPlace, true), (NotAsked::Blocked, true), (NotAsked::Blocked, false)]
+    {
+        let mut rig = Rig::taken_over(config(), 0, 2, now);
+        let of = of(1, 0);
+        rig.read_at(0, Record::Half(meta(1, None)));
+        let told = if was_failing {
+            Checked::failed(of, 0, "away".into())
+        } else {
+            Checked::unknown(of, 0, "not yet".into())
+        };
+        assert_eq!(asked(&rig.read_at(0, Record::Checked(told))), [of]);
+        let attempts = rig.attempts(of);
+        for times in 1..30 {
+            assert!(rig.answer(of, Answer::NotAsked(why)).is_empty(), "nothing is told to the log");
+            let due = rig.core.next_check(of.half).expect("it waits");
+            assert_eq!(due, rig.now + config().check_backoff.after(times, of.id), "{why:?}");
+            let commands = rig.at(due);
+            assert!(appended(&commands).is_empty(), "{why:?}, {times} times: {commands:?}");
+            assert_eq!(asked(&commands), [of]);
+        }
+        assert_eq!(rig.attempts(of), attempts);
+        // Once it was really asked, its age counts.
+        let commands = rig.answer(of, Answer::Failed("it hangs".into()));
+        for record in appended(&commands) {
+            rig.read(record);
+        }
+        let commands = rig.at(rig.now + MAX_AGE);
+        assert_eq!(parked_by(&commands).cause, ParkCause::MaxAge);
+    }
+}
+
+#[test]
+fn what_was_put_off_counts_no_longer_once_it_was_answered_for() {
+    let mut rig = Rig::new();
+    let of = rig.asked_half(1);
+    for _ in 0..5 {
+        rig.answer(of, Answer::NotAsked(NotAsked::NoPlace));
+        assert_eq!(asked(&rig.at_next_due()), [of]);
+    }
+    rig.attempt(of);
+    assert_eq!(asked(&rig.at_next_due()), [of]);
+    rig.answer(of, Answer::NotAsked(NotAsked::NoPlace));
+    let due = rig.core.next_check(of.half).expect("it waits");
+    assert_eq!(due, rig.now + config().check_backoff.after(1, of.id));
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn a_refused_delivery_is_parked_and_holds_nothing_else_up() {
     assert!(rig.step(refused).is_empty(), "once");
     rig.step(Event::CarriedOut { at: 3 });
     assert_eq!(rig.core.progress(), Some(Progress { low_water: 0, position: 2 }));
-    let both = rig.core.progress_after(&[2].into());
+    let both = rig.core.progress_after(&[2]);
     rig.step(Event::CarriedOut { at: 2 });
     assert_eq!(rig.core.progress(), both);
     assert_eq!(both, Some(Progress { low_water: 4, position: 4 }));

@@ -132,7 +132,7 @@ fn a_failure_that_was_counted_when_it_was_written_counts() {
     let of = rig.half(1);
     for attempt in 1..=2 {
         let (outcome, reason) = (CheckOutcome::Failed, String::new());
-        rig.read(Record::Checked(Checked { of, attempt, outcome, reason }));
+        rig.read(Record::Checked(Checked { of, attempt, outcome, reason, asked_by: None }));
         assert_eq!((rig.attempts(of), rig.failing_since(of)), (attempt, None));
     }
 }

@@ -64,6 +64,21 @@ fn a_replayed_half_waits_for_what_remains() {
     assert_eq!(asked(&rig.at(Duration::from_secs(2))), [of(1, 0)]);
 }
 
+/// Its age was that at the takeover; a long replay is part of its waiting time.
+#[test]
+fn what_remains_counts_from_the_takeover_however_long_the_replay_takes() {
+    let mut rig = Rig::taken_over(config(), 0, 3, WALL);
+    for n in 0..2 {
+        rig.read_at(WALL - 4_000, Record::Half(meta(n, None)));
+        assert_eq!(rig.core.next_due(), None, "nothing is asked before the replay has ended");
+        assert_eq!(rig.core.next_check(HalfOffset(n.into())), Some(Duration::from_secs(2)));
+        rig.after(Duration::from_millis(900));
+    }
+    rig.read_at(WALL - 4_000, decided(of(0, 0), Verdict::Commit));
+    assert_eq!(rig.core.next_due(), Some(Duration::from_secs(2)));
+    assert_eq!(asked(&rig.at(Duration::from_secs(2))), [of(1, 1)]);
+}
+
 /// Else a group that is restarted more often than the interval would never check it again.
 #[test]
 fn a_replayed_attempt_waits_for_what_remains() {

@@ -133,14 +133,13 @@ fn progress_after_a_batch_is_progress_once_it_is_carried_out() {
     }
     let refused = due.remove(2);
     for batch in due.chunks(5) {
-        let batch: BTreeSet<i64> = batch.iter().copied().collect();
-        let after = fold.ledger.progress_after(&batch);
+        let after = fold.ledger.progress_after(batch);
         batch.iter().for_each(|at| fold.ledger.carried_out(*at));
         assert_eq!(fold.ledger.progress(), after);
         assert!(after.position <= refused || fold.ledger.pending.is_empty());
     }
     fold.refuse(refused);
-    let after = fold.ledger.progress_after(&BTreeSet::from([refused]));
+    let after = fold.ledger.progress_after(&[refused]);
     fold.ledger.carried_out(refused);
     assert_eq!(fold.ledger.progress(), after);
     assert_eq!(after.position, fold.ledger.position());

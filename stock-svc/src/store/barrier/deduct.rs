@@ -3,19 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use halfmsg_service_kit::db::set_lock_timeout_in_tx;
 use sea_orm::{DatabaseTransaction, EntityTrait};
 use uuid::Uuid;
 
 use super::super::entity::deduction;
 use super::super::movements::{Kind, record_in_tx};
-use super::super::{LOCK_TIMEOUT, StockStore, StoreError, lock_stock_in_tx, within};
+use super::super::{LOCK_TIMEOUT, StockStore, StoreError, lock_stock_in_tx};
 use super::{Enter, change_in_tx, enter_in_tx, of_order, set_state_in_tx, state};
 use crate::model::{DeductionState, Items, Refusal};
-
-/// How long several orders wait together for a barrier that one of them finds taken. Short, because
-/// that one keeps the others waiting, and can wait for [`LOCK_TIMEOUT`] on its own.
-pub const SHARED_BARRIER_WAIT: Duration = Duration::from_millis(100);
 
 /// What became of a deduct.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +59,7 @@ pub struct DeductRequest {
 pub enum TogetherError {
     /// It is nobody's fault: alone, each of them would fail as well.
     All(StoreError),
-    /// It may be for one of them: alone, the others can succeed. Nothing has happened.
+    /// It may be for one of them: without that, the others can succeed. Nothing has happened.
     One(StoreError),
 }
 
@@ -79,7 +74,7 @@ impl StockStore {
         items: &Items,
         induced: bool,
     ) -> Result<Deduct, StoreError> {
-        within(async {
+        self.within(async {
             let transaction = self.begin(LOCK_TIMEOUT).await?;
             let done = deduct_in_tx(&transaction, order_id, items, induced).await?;
             if done.is_new() {
@@ -91,28 +86,28 @@ impl StockStore {
     }
 
     /// [`StockStore::deduct`] of several orders in one transaction, as if one came after the other:
-    /// their answers in the order of the requests.
+    /// their answers in the order of the requests. On PostgreSQL a statement waits for a lock for
+    /// `lock_wait`.
     ///
     /// # Errors
-    /// Whether it is worth asking for each of them alone, which is harmless in any case.
+    /// Whether it is worth asking otherwise, which is harmless in any case.
     pub async fn deduct_together(
         &self,
         requests: &[DeductRequest],
+        lock_wait: Duration,
     ) -> Result<Vec<Deduct>, TogetherError> {
         let work = async {
-            let transaction = match self.begin(SHARED_BARRIER_WAIT).await {
+            let transaction = match self.begin(lock_wait).await {
                 Ok(transaction) => transaction,
                 Err(error) => return Ok(Err(TogetherError::All(error))),
             };
-            let entered = Deducting::enter_in_tx(&transaction, requests).await?;
-            set_lock_timeout_in_tx(&transaction, LOCK_TIMEOUT).await?;
-            let done = entered.take_in_tx(&transaction).await?;
+            let done = deduct_all_in_tx(&transaction, requests).await?;
             if done.iter().any(Deduct::is_new) {
                 transaction.commit().await?;
             }
             Ok(Ok(done))
         };
-        within(work).await.unwrap_or_else(|error| {
+        self.within(work).await.unwrap_or_else(|error| {
             let away = error.is_database_away();
             Err(if away { TogetherError::All(error) } else { TogetherError::One(error) })
         })

@@ -7,9 +7,7 @@ use uuid::Uuid;
 
 use super::super::entity::movement;
 use super::super::movements::{Kind, NewMovement, record_in_tx};
-use super::super::{
-    LOCK_TIMEOUT, ROWS_PER_STATEMENT, StockStore, StoreError, lock_stock_in_tx, within,
-};
+use super::super::{LOCK_TIMEOUT, ROWS_PER_STATEMENT, StockStore, StoreError, lock_stock_in_tx};
 use super::{Enter, change_in_tx, enter_in_tx, of_order, set_state_in_tx, state};
 use crate::model::{DeductionState, Item};
 
@@ -41,7 +39,7 @@ impl StockStore {
     /// # Errors
     /// [`StoreError`]; it may have happened all the same, and repeating is harmless.
     pub async fn restore(&self, requests: &[RestoreRequest]) -> Result<Vec<Restore>, StoreError> {
-        within(async {
+        self.within(async {
             let transaction = self.begin(LOCK_TIMEOUT).await?;
             let done = restore_in_tx(&transaction, requests).await?;
             transaction.commit().await?;

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use boon::{Compiler, SchemaIndex, Schemas};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::suite::services::http::Answer;
+use crate::suite::services::watching;
 
 const RESOURCE: &str = "http://contract/openapi.json";
+const EVENT_STREAM: &str = "text/event-stream";
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
 /// A document whose schemas are compiled.
@@ -101,6 +103,11 @@ impl Operation {
         })
     }
 
+    /// The statuses of success.
+    pub(super) fn successes(&self) -> impl Iterator<Item = u16> {
+        self.statuses.iter().filter_map(|status| status.parse().ok()).filter(|status| *status < 300)
+    }
+
     /// The parameters at this place.
     pub(super) fn at(&self, place: &str) -> impl Iterator<Item = &Parameter> {
         self.parameters.iter().filter(move |parameter| parameter.place == place)
@@ -128,6 +135,8 @@ impl Document {
         }
         let mut compiler = Compiler::new();
         compiler.enable_format_assertions();
+        // The data of an event are JSON within a text.
+        compiler.enable_content_assertions();
         let (mut schemas, mut compiled) = (Schemas::new(), BTreeMap::new());
         compiler.add_resource(RESOURCE, json.clone()).map_err(|error| format!("{error:#}"))?;
         for pointer in schemas_in(&json, &operations) {
@@ -173,10 +182,39 @@ impl Document {
         }
     }
 
+    /// The names of which a text must be one, if it must.
+    pub(super) fn names(&self, schema: &Value) -> Vec<Value> {
+        let schema = self.resolved(schema);
+        match (schema["enum"].as_array(), schema["oneOf"].as_array()) {
+            (Some(names), _) => names.clone(),
+            (None, Some(ways)) => ways.iter().flat_map(|way| self.names(way)).collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+
     /// Whether the document allows this body.
     pub(super) fn allows(&self, operation: &Operation, body: &Value) -> bool {
         let pointer = operation.pointer() + "/requestBody/content/application~1json/schema";
         self.schemas.validate(body, self.compiled[&pointer]).is_ok()
+    }
+
+    /// The names of the events that the stream may tell.
+    pub(super) fn events(&self) -> BTreeSet<String> {
+        let ways = self.json.pointer("/components/schemas/Event/oneOf").and_then(Value::as_array);
+        let ways = ways.into_iter().flatten();
+        let names = ways.filter_map(|way| way["properties"]["event"]["enum"][0].as_str());
+        names.map(str::to_owned).collect()
+    }
+
+    /// Holds events, each the object of its fields, against the stream's schema.
+    ///
+    /// # Errors
+    /// What differs.
+    pub(super) fn judge_events(&self, events: &Value) -> Result<(), String> {
+        let operation = self.operation("watch_events").pointer();
+        let pointer = format!("{operation}/responses/200/content/{}/schema", escaped(EVENT_STREAM));
+        let schema = self.compiled[&pointer];
+        self.schemas.validate(events, schema).map_err(|error| format!("{error:#}"))
     }
 
     /// Holds an answer against what is documented: its status, type, headers and body.
@@ -200,10 +238,17 @@ impl Document {
         if response["content"].get(kind).is_none() {
             return Err(format!("the type '{kind}' is not documented"));
         }
-        if !kind.ends_with("json") {
-            return if answer.text.is_empty() { Err("an empty body".into()) } else { Ok(()) };
+        let body = match kind {
+            EVENT_STREAM => watching::fields_of_all(&answer.text),
+            kind if kind.ends_with("json") => {
+                serde_json::from_str(&answer.text).map_err(|error| error.to_string())?
+            }
+            _ if answer.text.is_empty() => return Err("an empty body".into()),
+            _ => return Ok(()),
+        };
+        if kind == EVENT_STREAM && body == json!([]) {
+            return Err("no event".into());
         }
-        let body = serde_json::from_str(&answer.text).map_err(|error| error.to_string())?;
         let schema = self.compiled[&format!("{pointer}/content/{}/schema", escaped(kind))];
         self.schemas.validate(&body, schema).map_err(|error| format!("{error:#}"))
     }

@@ -2,23 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Url};
+use reqwest::RequestBuilder;
+use reqwest::header::HeaderValue;
 use serde_json::Value;
 
-use super::Targets;
 use super::data::Data;
 use super::document::{Document, Operation, Parameter, Token};
+use super::request::{Ask, JSON, NOBODY, Requests};
 use crate::suite::services::http::Answer;
-use crate::suite::services::shop::TOKEN;
 
-const JSON: &str = "application/json";
 /// Random bodies and random queries of each operation.
 const RANDOM_REQUESTS: usize = 6;
 /// A body of more than 1 MiB.
 const TOO_LARGE_BYTES: usize = 1024 * 1024 + 1;
-/// A well-formed identity that nothing has.
-const NOBODY: &str = "0198c0de-0000-7000-8000-0000000000ff";
 /// All that are tried where they are not documented.
 const METHODS: [&str; 6] = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"];
 /// What takes from the others what they are asked about.
@@ -37,39 +33,22 @@ enum Expect {
     Documented,
 }
 
-/// A request that is about to be sent.
-#[derive(Debug, Clone)]
-struct Ask {
-    path: String,
-    query: Vec<(String, String)>,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    token: Option<HeaderValue>,
-    body: Option<(Option<&'static str>, Vec<u8>)>,
-}
-
 /// One service under trial.
 pub(super) struct Trial<'a> {
-    document: &'a Document,
-    base: String,
-    http: &'a Client,
-    targets: Targets,
+    requests: Requests<'a>,
     pub(super) complaints: Vec<String>,
-    /// Operations that answered with success.
-    pub(super) succeeded: BTreeSet<String>,
     /// The first answer of each status of each operation.
     pub(super) remembered: BTreeMap<(String, u16), Answer>,
     pub(super) asked: usize,
+    /// What the service depends on is away: the only time at which it may say 503, and 502 unless
+    /// that was induced.
+    is_away: bool,
 }
 
 impl<'a> Trial<'a> {
-    pub(super) fn new(
-        document: &'a Document,
-        base: String,
-        http: &'a Client,
-        targets: Targets,
-    ) -> Self {
-        let (complaints, succeeded, remembered) = Default::default();
-        Self { document, base, http, targets, complaints, succeeded, remembered, asked: 0 }
+    pub(super) fn new(requests: Requests<'a>) -> Self {
+        let (complaints, remembered) = Default::default();
+        Self { requests, complaints, remembered, asked: 0, is_away: false }
     }
 
     /// The same service with another document.
@@ -77,14 +56,15 @@ impl<'a> Trial<'a> {
     where
         'a: 'b,
     {
-        Trial::new(document, self.base.clone(), self.http, self.targets.clone())
+        Trial::new(Requests { document, ..self.requests.clone() })
     }
 
     /// Everything.
     pub(super) async fn run(&mut self, seed: u64) {
-        let mut data = Data::new(self.document, seed);
+        let mut data = Data::new(self.requests.document, seed);
         let is_last = |operation: &&Operation| LAST.contains(&operation.id.as_str());
-        let (last, first): (Vec<_>, Vec<_>) = self.document.operations.iter().partition(is_last);
+        let (last, first): (Vec<_>, Vec<_>) =
+            self.requests.document.operations.iter().partition(is_last);
         for operation in first.into_iter().chain(last) {
             self.fits(operation, &mut data).await;
             self.tokens(operation).await;
@@ -95,17 +75,32 @@ impl<'a> Trial<'a> {
                 self.raw_bodies(operation).await;
             }
         }
-        let paths: Vec<_> = self.document.paths().keys().map(ToString::to_string).collect();
+        let paths: Vec<_> =
+            self.requests.document.paths().keys().map(ToString::to_string).collect();
         for path in paths {
             self.other_methods(&path).await;
         }
         self.unknown_path().await;
     }
 
-    /// As the example has it, then each parameter alone, then random bodies.
+    /// Each operation once, while what the service depends on is away. Gives those that said 503.
+    pub(super) async fn run_while_away(&mut self) -> BTreeSet<String> {
+        self.is_away = true;
+        for operation in &self.requests.document.operations {
+            self.ask(operation, self.requests.base(operation), Expect::Documented).await;
+        }
+        let all = self.remembered.keys().filter(|(_, status)| *status == 503);
+        all.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// As the example has it, then each parameter alone, then each of the names that a member may have,
+    /// then random bodies.
     async fn fits(&mut self, operation: &Operation, data: &mut Data<'_>) {
-        let base = self.base(operation);
-        self.ask(operation, base.clone(), Expect::Fit).await;
+        let base = self.requests.base(operation);
+        // Twice: a repetition may have an answer of its own.
+        for _ in 0..2 {
+            self.ask(operation, base.clone(), Expect::Fit).await;
+        }
         for parameter in &operation.parameters {
             for _ in 0..RANDOM_REQUESTS / 2 {
                 if parameter.place != "path" && !is_opaque(parameter) {
@@ -117,10 +112,17 @@ impl<'a> Trial<'a> {
             }
         }
         if operation.has_body {
-            let schema = self.document.body(operation);
+            let schema = self.requests.document.body(operation);
+            for body in self.requests.named(operation) {
+                self.ask(operation, base.with_json(&body), Expect::Fit).await;
+            }
             for _ in 0..RANDOM_REQUESTS {
                 let body = data.valid(&schema);
-                assert!(self.document.allows(operation, &body), "{}: {body}", operation.id);
+                assert!(
+                    self.requests.document.allows(operation, &body),
+                    "{}: {body}",
+                    operation.id
+                );
                 self.ask(operation, base.with_json(&body), Expect::Fit).await;
             }
         }
@@ -133,7 +135,7 @@ impl<'a> Trial<'a> {
             Token::Shown => (Expect::Fit, Expect::Refused(&[401])),
             Token::Needed => (Expect::Refused(&[401]), Expect::Refused(&[401])),
         };
-        let base = self.base(operation);
+        let base = self.requests.base(operation);
         self.ask(operation, Ask { token: None, ..base.clone() }, without).await;
         let wrong: [&[u8]; 5] =
             [b"Bearer wrong", b"Bearer", b"", b"Basic b3BlcmF0b3Jz", b"Bearer \xfc\xff"];
@@ -145,7 +147,7 @@ impl<'a> Trial<'a> {
 
     /// Queries and headers that are not allowed.
     async fn parameters(&mut self, operation: &Operation, data: &Data<'_>) {
-        let base = self.base(operation);
+        let base = self.requests.base(operation);
         let refused = Expect::Refused(&[422]);
         for parameter in operation.parameters.iter().filter(|one| one.place != "path") {
             for unfit in data.unfit(&parameter.schema) {
@@ -174,8 +176,8 @@ impl<'a> Trial<'a> {
         let odd = ["nonsense", NOBODY, "%00", "%ff", "a%20b", "..%2F..%2Fetc%2Fpasswd", &long];
         for parameter in operation.at("path") {
             for other in odd {
-                let mut ask = self.base(operation);
-                ask.path = self.path(operation, Some((&parameter.name, other)));
+                let mut ask = self.requests.base(operation);
+                ask.path = self.requests.path(operation, Some((&parameter.name, other)));
                 let is_sku = parameter.name == "sku";
                 let expect = if is_sku { Expect::Documented } else { Expect::Refused(&[404]) };
                 self.ask(operation, ask, expect).await;
@@ -186,11 +188,11 @@ impl<'a> Trial<'a> {
     /// Bodies that the schema does not allow, each with one thing changed; those that it does allow
     /// are not refused for their form.
     async fn bodies(&mut self, operation: &Operation, data: &mut Data<'_>) {
-        let schema = self.document.body(operation);
-        let example = self.example(operation);
-        let base = self.base(operation);
+        let schema = self.requests.document.body(operation);
+        let example = self.requests.example(operation);
+        let base = self.requests.base(operation);
         for changed in data.changed(&schema, &example) {
-            let allowed = self.document.allows(operation, &changed);
+            let allowed = self.requests.document.allows(operation, &changed);
             let expect = if allowed { Expect::Fit } else { Expect::Refused(&[422]) };
             self.ask(operation, base.with_json(&changed), expect).await;
         }
@@ -198,8 +200,8 @@ impl<'a> Trial<'a> {
 
     /// Bodies that are no JSON, too large, or of another type.
     async fn raw_bodies(&mut self, operation: &Operation) {
-        let base = self.base(operation);
-        let example = self.example(operation).to_string();
+        let base = self.requests.base(operation);
+        let example = self.requests.example(operation).to_string();
         let deep = "[".repeat(200);
         let malformed: [&[u8]; 6] = [b"", b"{", b"nonsense", b"\0", b"{}{}", deep.as_bytes()];
         for malformed in malformed {
@@ -221,16 +223,20 @@ impl<'a> Trial<'a> {
     /// Every method that the document does not have for a path is refused, and the right ones named:
     /// so the service has no method that the document lacks, and the other way round.
     pub(super) async fn other_methods(&mut self, path: &str) {
-        let known = self.document.paths()[path].clone();
+        let known = self.requests.document.paths()[path].clone();
         let mut allowed = known.clone();
         if known.contains("GET") {
             allowed.insert("HEAD".into());
         }
-        let any = self.document.operations.iter().find(|operation| operation.path == path);
-        let url = format!("{}{}", self.base, self.path(any.expect("an operation"), None));
+        let any = self.requests.document.operations.iter().find(|operation| operation.path == path);
+        let url = format!(
+            "{}{}",
+            self.requests.base,
+            self.requests.path(any.expect("an operation"), None)
+        );
         for method in METHODS.into_iter().filter(|method| !known.contains(*method)) {
             let what = format!("{method} {path}");
-            let request = self.http.request(method.parse().expect("a method"), &url);
+            let request = self.requests.http.request(method.parse().expect("a method"), &url);
             let answer = self.send(request).await;
             let named = answer.header("allow").split(',').map(|one| one.trim().to_owned());
             let named: BTreeSet<String> = named.filter(|one| !one.is_empty()).collect();
@@ -243,87 +249,32 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// Documented successes that no answer was.
+    pub(super) fn not_reached(&self) -> Vec<String> {
+        let all = self.requests.document.operations.iter();
+        let all = all.flat_map(|one| one.successes().map(move |status| (one.id.clone(), status)));
+        let missing = all.filter(|success| !self.remembered.contains_key(success));
+        missing.map(|(id, status)| format!("{id} never answered {status}")).collect()
+    }
+
     async fn unknown_path(&mut self) {
         for path in ["/nowhere", "/orders/", "/docs/", "//", "/products/apple/nowhere"] {
-            let answer = self.send(self.http.get(format!("{}{path}", self.base))).await;
+            let answer =
+                self.send(self.requests.http.get(format!("{}{path}", self.requests.base))).await;
             if (answer.status, answer.code()) != (404, "not_found") {
                 self.complain(format!("GET {path}: {} {}", answer.status, answer.text));
             }
         }
     }
 
-    /// What the document's examples make, with the operators' token where it is asked for.
-    fn base(&self, operation: &Operation) -> Ask {
-        let token = HeaderValue::try_from(format!("Bearer {TOKEN}")).expect("a header");
-        let body = operation.has_body.then(|| self.example(operation).to_string().into_bytes());
-        let required = operation.at("query").filter(|parameter| parameter.required);
-        Ask {
-            path: self.path(operation, None),
-            query: required.map(|one| (one.name.clone(), NOBODY.to_owned())).collect(),
-            headers: Vec::new(),
-            token: (operation.token != Token::Never).then_some(token),
-            body: body.map(|body| (Some(JSON), body)),
-        }
-    }
-
-    fn example(&self, operation: &Operation) -> Value {
-        let schema = self.document.body(operation);
-        let resolved = self.document.resolved(&schema);
-        match &resolved["example"] {
-            Value::Null => {
-                let properties = resolved["properties"].as_object().into_iter().flatten();
-                properties.map(|(name, one)| (name.clone(), one["example"].clone())).collect()
-            }
-            example => example.clone(),
-        }
-    }
-
-    /// The path with its targets, or with another value for one of its parameters.
-    fn path(&self, operation: &Operation, other: Option<(&str, &str)>) -> String {
-        let mut path = operation.path.clone();
-        for parameter in operation.at("path") {
-            let name = parameter.name.as_str();
-            let of = |id: &str| {
-                let found =
-                    self.targets.iter().find(|((of, known), _)| *of == id && *known == name);
-                found.map(|(_, value)| value.as_str())
-            };
-            let value = match other {
-                Some((other, value)) if other == name => Some(value),
-                _ => of(&operation.id).or_else(|| of("")).or(parameter.example.as_deref()),
-            };
-            let value = value.unwrap_or_else(|| panic!("{} has no {name}", operation.id));
-            path = path.replace(&format!("{{{name}}}"), value);
-        }
-        path
-    }
-
     async fn ask(&mut self, operation: &Operation, ask: Ask, expect: Expect) {
-        let method: Method = operation.method.to_uppercase().parse().expect("a method");
-        let mut url: Url = format!("{}{}", self.base, ask.path).parse().expect("an address");
-        if !ask.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&ask.query);
-        }
-        let mut request = self.http.request(method, url);
-        for (name, value) in ask.headers.iter().cloned() {
-            request = request.header(name, value);
-        }
-        if let Some(token) = ask.token.clone() {
-            request = request.header(AUTHORIZATION, token);
-        }
-        if let Some((kind, body)) = ask.body.clone() {
-            request = kind.into_iter().fold(request, |all, kind| all.header(CONTENT_TYPE, kind));
-            request = request.body(body);
-        }
+        let request = self.requests.request(operation, &ask);
         let answer = self.send(request).await;
         if let Err(why) = self.holds(operation, &ask, &answer, expect) {
             let shown: String = ask.in_words().chars().take(600).collect();
             let text: String = answer.text.chars().take(400).collect();
             let (id, status) = (&operation.id, answer.status);
             self.complain(format!("{id}: {why}; {status} {text} to {expect:?} {shown}"));
-        }
-        if answer.status < 300 {
-            self.succeeded.insert(operation.id.clone());
         }
         self.remembered.entry((operation.id.clone(), answer.status)).or_insert(answer);
     }
@@ -335,9 +286,14 @@ impl<'a> Trial<'a> {
         answer: &Answer,
         expect: Expect,
     ) -> Result<(), String> {
-        self.document.judge(operation, answer)?;
+        self.requests.document.judge(operation, answer)?;
         let induced = ask.headers.iter().any(|(name, _)| name == "x-fault");
-        if answer.status >= 500 && answer.status != 503 && !induced {
+        let may_fail = match answer.status {
+            503 => self.is_away,
+            502 => self.is_away || induced,
+            _ => induced,
+        };
+        if answer.status >= 500 && !may_fail {
             return Err("it failed".into());
         }
         match expect {
@@ -354,50 +310,15 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Reads the answer to its end, or the beginning of one that has none.
-    async fn send(&mut self, request: reqwest::RequestBuilder) -> Answer {
+    async fn send(&mut self, request: RequestBuilder) -> Answer {
         self.asked += 1;
-        let mut answer = request.send().await.expect("the service answers");
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        let endless = headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-        let text = if endless {
-            let first = answer.chunk().await.expect("the stream goes on");
-            String::from_utf8_lossy(&first.unwrap_or_default()).into_owned()
-        } else {
-            answer.text().await.expect("a body")
-        };
-        let body = serde_json::from_str(&text).unwrap_or_default();
-        Answer { status, headers, text, body }
+        self.requests.send(request).await
     }
 
     #[track_caller]
     fn complain(&mut self, what: String) {
         self.complaints.push(what);
         assert!(self.complaints.len() < MAX_COMPLAINTS, "enough: {:#?}", self.complaints);
-    }
-}
-
-impl Ask {
-    fn with_json(&self, body: &Value) -> Self {
-        Self { body: Some((Some(JSON), body.to_string().into_bytes())), ..self.clone() }
-    }
-
-    fn in_words(&self) -> String {
-        let body = self.body.as_ref().map(|(kind, body)| (kind, String::from_utf8_lossy(body)));
-        let Self { path, query, headers, token, .. } = self;
-        format!("{path} {query:?} {headers:?} token {token:?} body {body:?}")
-    }
-
-    /// Sets a query's or header's value; false if it cannot be sent.
-    fn set(&mut self, parameter: &Parameter, value: &str) -> bool {
-        if parameter.place == "query" {
-            self.query.push((parameter.name.clone(), value.to_owned()));
-            return true;
-        }
-        let name: HeaderName = parameter.name.parse().expect("a header's name");
-        let value = HeaderValue::from_str(value).ok();
-        self.headers.extend(value.clone().map(|value| (name, value)));
-        value.is_some()
     }
 }
 

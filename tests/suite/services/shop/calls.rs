@@ -1,11 +1,18 @@
 //! What is asked of the services.
 
+use std::time::Duration;
+
 use reqwest::{Client, Error, RequestBuilder};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::{Service, TOKEN};
+use crate::suite::PATIENCE;
 use crate::suite::services::http::{Answer, send};
+
+/// Before the same is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Asks the services of one shop. Cheap to clone, for clients in tasks of their own.
 #[derive(Clone)]
@@ -66,15 +73,47 @@ impl Place {
         send(self.request.json(&body)).await
     }
 
-    /// Sends it to a service that answers.
+    /// Sends it to a service that answers; as a client does, again while the database is too slow for anything
+    /// to begin.
     pub(crate) async fn send(self) -> Answer {
-        self.try_send().await.expect("order-svc answers")
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.copy().try_send().await.expect("order-svc answers");
+            if !has_not_begun(&answer) || Instant::now() > until {
+                return answer;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    fn copy(&self) -> Self {
+        let request = self.request.try_clone().expect("it has no body yet");
+        let (user_id, items) = (self.user_id.clone(), self.items.clone());
+        Self { request, user_id, items, flow: self.flow }
     }
 
     /// Sends it to a service that dies of it.
     pub(crate) async fn send_and_lose(self) {
         let answer = self.try_send().await;
         assert!(answer.is_err(), "the connection breaks off, but: {answer:?}");
+    }
+}
+
+/// The database was too slow, nothing has begun, and the same may be asked again.
+fn has_not_begun(answer: &Answer) -> bool {
+    let is_busy = answer.status == 503 && answer.code() == "database_unavailable";
+    is_busy && answer.body["order_id"].is_null()
+}
+
+/// Asks until there is another answer than that the database is too slow.
+async fn patiently(ask: impl Fn() -> RequestBuilder) -> Answer {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = send(ask()).await.expect("the service answers");
+        if !has_not_begun(&answer) || Instant::now() > until {
+            return answer;
+        }
+        sleep(AGAIN).await;
     }
 }
 
@@ -98,12 +137,13 @@ impl Calls {
     pub(crate) async fn seed(&self, sku: &str, price_cents: i64, quantity: i64) {
         let url = self.stock_url(&format!("/products/{sku}"));
         let product = json!({"name": sku, "price_cents": price_cents});
-        let put = send(self.http.put(&url).json(&product)).await.expect("stock-svc answers");
-        put.expect(201);
+        // Asked again, it is there already.
+        let seeded = |answer: Answer| assert!([200, 201].contains(&answer.status), "{answer:?}");
+        seeded(patiently(|| self.http.put(&url).json(&product)).await);
         if quantity > 0 {
             let receipt = json!({"quantity": quantity, "reference": "seed"});
-            let request = self.http.post(format!("{url}/receipts")).json(&receipt);
-            send(request).await.expect("stock-svc answers").expect(201);
+            let receipts = format!("{url}/receipts");
+            seeded(patiently(|| self.http.post(&receipts).json(&receipt)).await);
         }
     }
 
@@ -133,19 +173,26 @@ impl Calls {
         send(self.http.post(self.order_url(&format!("/orders/{order_id}/cancel")))).await
     }
 
-    /// The same of a service that answers.
+    /// The same of a service that answers; as a client does, again while what becomes of it is not known.
     pub(crate) async fn cancel(&self, order_id: Uuid) -> Answer {
-        self.try_cancel(order_id).await.expect("order-svc answers")
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.try_cancel(order_id).await.expect("order-svc answers");
+            if ![503, 504].contains(&answer.status) || Instant::now() > until {
+                return answer;
+            }
+            sleep(AGAIN).await;
+        }
     }
 
-    /// `GET` of order-svc.
+    /// `GET` of order-svc, however slow its database is.
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        send(self.http.get(self.order_url(path))).await.expect("order-svc answers")
+        patiently(|| self.http.get(self.order_url(path))).await
     }
 
-    /// `GET` of stock-svc.
+    /// The same of stock-svc.
     pub(crate) async fn get_stock(&self, path: &str) -> Answer {
-        send(self.http.get(self.stock_url(path))).await.expect("stock-svc answers")
+        patiently(|| self.http.get(self.stock_url(path))).await
     }
 
     /// How many can be sold now.

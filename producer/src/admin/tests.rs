@@ -1,0 +1,185 @@
+//! Operators at a replica on a broker in this process: what they are told when a look fails.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use halfmsg_kafka::EmbeddedBroker;
+use halfmsg_protocol::HEADER;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::desk::LOOKS_AT_ONCE;
+use super::*;
+use crate::resolver::Input;
+use crate::{
+    HalfMessage, ListenerResult, LocalTransactionState, Message, ProducerConfig,
+    TransactionListener,
+};
+
+mod dying;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A COMMIT of version 2, as the golden tests of the format have it.
+const NEWER: [u8; 48] = [
+    0x68, 0x6d, 0x73, 0x67, 0x02, 0x02, 0x90, 0xa7, 0x14, 0x75, 0x01, 0x98, 0x5f, 0x2e, 0x7c, 0x1a,
+    0x7f, 0x00, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x06, 0x08, 0x00, 0x05, 0x04, 0x03,
+    0x02, 0x01, 0x00, 0x00, 0x00, 0x07, 0x04, 0x00, 0x00, 0x00, 0x00, 0x00, 0x08, 0x01, 0x00, 0x01,
+];
+
+/// Never knows.
+struct Ignorant;
+
+#[async_trait]
+impl TransactionListener for Ignorant {
+    type Arg = ();
+
+    async fn execute_local_transaction(
+        &self,
+        _half: &HalfMessage,
+        (): (),
+    ) -> ListenerResult<LocalTransactionState> {
+        Ok(LocalTransactionState::Unknown)
+    }
+
+    async fn check_local_transaction(
+        &self,
+        _half: &HalfMessage,
+    ) -> ListenerResult<LocalTransactionState> {
+        Ok(LocalTransactionState::Unknown)
+    }
+}
+
+struct Ground {
+    broker: EmbeddedBroker,
+    producer: TransactionProducer,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With other settings than the defaults.
+    async fn with(set: impl FnOnce(&mut ProducerConfig)) -> Self {
+        let broker = EmbeddedBroker::start().expect("a loopback port");
+        let mut config = ProducerConfig::new(broker.config(), "app", "group");
+        set(&mut config);
+        for topic in [config.store_topic(), config.parked_topic(), "target".to_owned()] {
+            broker.create_topic(&topic, 1).expect("a fresh broker");
+        }
+        let started = TransactionProducer::builder(config).listener("order", Ignorant).start();
+        let producer = started.await.expect("it starts");
+        until("the partition to be taken over", || producer.health().is_ok()).await;
+        Self { broker, producer }
+    }
+
+    async fn open(&self) -> TransactionId {
+        let half = self.producer.begin("order", Message::new("target", "x").key("k")).await;
+        half.expect("it is stored").leave_open().transaction_id
+    }
+
+    /// A record of a newer version comes into the store; its partition stands still there.
+    async fn stop_the_partition(&self) {
+        let producer: BaseProducer = self.broker.config().producer().create().expect("a client");
+        let store = self.producer.inner.config.store_topic();
+        let header = OwnedHeaders::new().insert(Header { key: HEADER, value: Some(&NEWER) });
+        let newer: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&store).partition(0).headers(header);
+        producer.send(newer).map_err(|(error, _)| error).expect("room in the queue");
+        producer.flush(DEADLINE).expect("stored");
+        until("the partition to stand still", || {
+            self.producer.health().is_err_and(|why| why.contains("is stopped"))
+        })
+        .await;
+    }
+
+    /// From here on the brokers are asked about everything.
+    async fn without_resolver(&self) {
+        self.producer.inner.inputs.send(Input::Stop).expect("it runs");
+        until("the resolver to end", || {
+            let health = self.producer.health();
+            health.is_err_and(|why| why.contains("has ended"))
+        })
+        .await;
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < until, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn forced() -> OperatorRequest {
+    OperatorRequest { operator: "ann".into(), reason: "looked up".into(), force: true }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_leave_operators_a_place_to_look() {
+    let ground = Ground::new().await;
+    let id = ground.open().await;
+    ground.without_resolver().await;
+    let looks = Arc::clone(&ground.producer.inner.looks);
+    let all = u32::try_from(LOOKS_AT_ONCE).expect("a few");
+    let _views = looks.acquire_many_owned(all).await.expect("never closed");
+    let done = ground.producer.admin().rollback(id, forced()).await;
+    assert_eq!(done.expect("a place of its own").state, "rolled_back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_stands_still_is_named_by_its_owner_and_by_the_brokers() {
+    let ground = Ground::new().await;
+    let admin = ground.producer.admin();
+    let list = async || {
+        let listed = admin.list(HalfFilter { limit: 10, ..HalfFilter::default() }).await;
+        listed.expect("it answers")
+    };
+    let all = list().await;
+    assert_eq!((all.items.len(), all.missing_partitions.len()), (0, 0));
+    ground.stop_the_partition().await;
+    let from_memory = list().await;
+    let [stopped] = &from_memory.missing_partitions[..] else { panic!("{from_memory:?}") };
+    assert!(stopped.stopped && stopped.reason.contains("upgrade"), "{stopped:?}");
+    ground.without_resolver().await;
+    assert_eq!(list().await, from_memory);
+}
+
+/// Nobody who owns a partition that was added since the start is asked for what this replica cannot know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_added_is_looked_at_and_the_count_is_kept_up() {
+    let ground = Ground::new().await;
+    let (inner, admin) = (&ground.producer.inner, ground.producer.admin());
+    let all = HalfFilter { limit: 10, ..HalfFilter::default() };
+    // Memory says all there is to know: nothing is looked at.
+    inner.looks.close();
+    admin.list(all.clone()).await.expect("from memory");
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // The count of the store itself may come in between.
+        inner.shared.count(2);
+        match admin.list(all.clone()).await {
+            Err(AdminError::Incomplete(_)) => break,
+            other => assert!(Instant::now() < deadline, "{other:?}"),
+        }
+    }
+    until("the partitions to be counted again", || inner.shared.counted() == 1).await;
+}
+
+/// Who had a half message checked, and why, is in its history, also where its owner was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_by_hand_is_told_with_name_and_reason() {
+    let ground = Ground::new().await;
+    let (id, admin) = (ground.open().await, ground.producer.admin());
+    let deadline = Instant::now() + DEADLINE;
+    while admin.get(id).await.expect("it answers").is_none() {
+        assert!(Instant::now() < deadline, "its owner has not read it");
+    }
+    let checked = admin.check(id, OperatorRequest { force: false, ..forced() }).await;
+    assert_eq!(checked.expect("the listener answers").attempts, 1);
+    let detail = admin.get(id).await.expect("it answers").expect("it is there");
+    let told = detail.history.iter().filter(|entry| entry.event == "checked");
+    let told: Vec<&str> = told.map(|entry| entry.detail.as_str()).collect();
+    assert!(matches!(told[..], [told] if told.contains("by operator ann: looked up")), "{told:?}");
+}

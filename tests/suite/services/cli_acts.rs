@@ -1,0 +1,153 @@
+//! What the acts of the command line do to messages: each is proven by what is delivered afterwards,
+//! not by what the command says of itself.
+
+use halfmsg_producer::{HalfState, ProducerConfig, TransactionId};
+use halfmsg_protocol::HEADER;
+use serde_json::Value;
+
+use super::cli::{Ended, run};
+use crate::suite::garbage::NEWER;
+use crate::suite::progress::carried_out;
+use crate::suite::reader::{counts, once_each};
+use crate::suite::setup::{Setup, text};
+use crate::suite::told::Do;
+use crate::suite::topic::{Entry, write};
+use crate::suite::{Env, PATIENCE, until};
+
+/// The command line on one group.
+struct Acts {
+    environment: Vec<(String, String)>,
+}
+
+impl Acts {
+    fn on(config: &ProducerConfig) -> Self {
+        let environment = [
+            ("KAFKA_BROKERS", config.kafka.brokers.as_str()),
+            ("HALFMSG_TOPIC_PREFIX", &config.topic_prefix),
+            ("HALFMSG_GROUP", &config.group),
+            ("USER", "olga"),
+        ];
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self { environment: environment.map(owned).into() }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        let said = [arguments, &["--output", "json"]].concat();
+        run(&self.environment, &said).await
+    }
+
+    /// An act upon a message, which is done.
+    async fn act(&self, verb: &str, id: TransactionId, force: bool) -> Value {
+        let id = id.to_string();
+        let mut arguments = vec![verb, &id, "--reason", "as the test wants"];
+        arguments.extend(force.then_some("--force"));
+        self.run(&arguments).await.expect(0).json()
+    }
+}
+
+/// Rolled back, resumed, committed and sent again: each does that and nothing else.
+pub(crate) async fn cli_acts_do_what_their_names_say(env: Env) {
+    let mut config = env.asking_group().await;
+    config.max_checks = 1;
+    let setup = Setup::with(env, config, Do::Unknown).await;
+    let acts = Acts::on(&setup.config);
+    let sent = setup.send(0, Do::Commit).await;
+    let [dropped, committed, resumed] = <[_; 3]>::try_from(setup.leave_open(1..4).await)
+        .unwrap_or_else(|left| panic!("{left:?}"))
+        .map(|receipt| receipt.transaction_id);
+    // The only check that they have tells nothing.
+    setup.listed(HalfState::Parked, 3).await;
+    let listed = acts.run(&["parked"]).await.expect(0).json();
+    assert_eq!(listed["items"].as_array().map(Vec::len), Some(3), "{listed}");
+
+    assert_eq!(acts.act("rollback", dropped, true).await["state"], "rolled_back");
+    assert_eq!(acts.act("commit", committed, true).await["state"], "committed");
+    setup.told.check(text(3), &[Do::Commit]);
+    // Its owner may have asked by now.
+    let opened = acts.act("resume", resumed, false).await;
+    assert_eq!(opened["epoch"], 1, "{opened}");
+    assert!(["open", "committed"].iter().any(|state| opened["state"] == *state), "{opened}");
+    setup.shows(resumed, "its check to commit it", |seen| seen.half.state == "committed").await;
+    setup.none_open().await;
+    let delivered = setup.reader.everything_of(&setup.config).await;
+    assert_eq!(counts(&delivered), once_each([0, 2, 3].map(text)), "the dropped one never");
+
+    let unforced = ["redeliver", &sent.transaction_id.to_string(), "--reason", "x"];
+    acts.run(&unforced).await.expect(4);
+    let copy = acts.act("redeliver", sent.transaction_id, true).await;
+    assert_eq!(copy["topic"], setup.target.as_str(), "{copy}");
+    let mut twice = once_each([0, 2, 3].map(text));
+    twice.insert(text(0), 2);
+    assert_eq!(counts(&setup.reader.everything_of(&setup.config).await), twice);
+    setup.producer.shutdown().await;
+}
+
+/// A record that stops its partition is passed, so that what lies behind it is delivered.
+pub(crate) async fn cli_skips_a_record_that_stops_its_partition(env: Env) {
+    let setup = Setup::new(env, Do::Rollback).await;
+    let acts = Acts::on(&setup.config);
+    let sent = setup.send(0, Do::Commit).await;
+    let headers = vec![(HEADER.to_owned(), Some(NEWER.to_vec()))];
+    let newer = Entry { partition: sent.partition, headers, ..Entry::default() };
+    let offset = write(&setup.config.kafka, &setup.config.store_topic(), &newer).await;
+    until(PATIENCE, "the partition to be stopped", async || match setup.producer.health() {
+        Err(reason) if reason.contains("stopped") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let place = format!("{}@{offset}", sent.partition);
+    let skipped = acts.run(&["skip", &place, "--reason", "a test wrote it"]).await.expect(0);
+    assert_eq!(skipped.json()["offset"], offset, "{skipped:?}");
+    setup.ready().await;
+    // The same key, so the same partition.
+    assert_eq!(setup.send(8, Do::Commit).await.partition, sent.partition);
+    setup.reader.sees(&text(8)).await;
+    setup.producer.shutdown().await;
+}
+
+/// Progress goes back to the start once nobody runs, and what was delivered comes again.
+pub(crate) async fn cli_resets_progress_of_a_group_that_is_down(env: Env) {
+    let mut setup = Setup::new(env, Do::Unknown).await;
+    let acts = Acts::on(&setup.config);
+    let sent = setup.send(0, Do::Commit).await;
+    let left = setup.leave_open(std::iter::once(8)).await;
+    assert_eq!(left[0].partition, sent.partition, "of one key, so in one partition");
+    carried_out(&setup.config, &[]).await;
+    let partition = sent.partition.to_string();
+    let back = ["reset-progress", &partition, "--to", "start", "--reason", "once more"];
+    let running = acts.run(&back).await.expect(4);
+    assert!(running.error().contains("stop all of them"), "{running:?}");
+    setup.producer.shutdown().await;
+
+    let plan = acts.run(&back).await.expect(0).json();
+    assert_eq!((&plan["delivered_again"], &plan["forgotten"]), (&1.into(), &0.into()), "{plan}");
+    setup.producer = Env::start(&setup.config, &setup.told).await;
+    let delivered = setup.reader.everything_of(&setup.config).await;
+    assert_eq!(counts(&delivered), [(text(0), 2)].into(), "replayed from the start");
+    setup.producer.shutdown().await;
+
+    // An open message would be forgotten: that needs force, whatever else is said.
+    let end = ["reset-progress", &partition, "--to", "end", "--reason", "drop it", "--yes"];
+    acts.run(&end).await.expect(4);
+    acts.run(&[&end[..], &["--force"]].concat()).await.expect(0);
+    let pending = acts.run(&["pending"]).await.expect(0).json();
+    assert_eq!(pending["items"], serde_json::json!([]));
+}
+
+/// The group's topics are made as asked for, once.
+pub(crate) async fn cli_creates_the_topics_of_a_group(env: Env) {
+    let config = env.group().await;
+    let acts = Acts::on(&config);
+    let missing = acts.run(&["topics"]).await.expect(3);
+    assert!(missing.error().contains(&config.store_topic()), "{missing:?}");
+    for status in ["created", "verified"] {
+        let topics = acts.run(&["topics", "--create", "--partitions", "3"]).await.expect(0).json();
+        let items = topics["items"].as_array().expect("a list");
+        for name in [config.store_topic(), config.parked_topic()] {
+            let found = items.iter().find(|item| item["name"] == name.as_str());
+            let found = found.unwrap_or_else(|| panic!("{topics}"));
+            let (is, has) = (&found["status"], &found["partitions"]);
+            assert_eq!((is, has), (&status.into(), &3.into()), "{topics}");
+        }
+    }
+}
