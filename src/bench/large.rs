@@ -30,6 +30,11 @@ fn config(
 ) -> anyhow::Result<ProducerConfig> {
     let mut config = engine::config(topics, args.in_flight.min(FEW))?;
     config.check_after = check_after;
+    if check_after == NO_CHECK {
+        // A gigabyte that is written at once makes a disk stand still for seconds.
+        config.prepare_deadline = config.store_timeout;
+        config.decision_deadline = config.store_timeout;
+    }
     // Nothing of the group's own waits is measured.
     config.assignment = Assignment::All;
     Ok(config)

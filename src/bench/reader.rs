@@ -14,7 +14,7 @@ use rdkafka::message::Message as _;
 use super::phase::{Phase, number};
 use super::topics::every_partition;
 
-/// Messages must be seen within this after the last commit.
+/// From one message to the next; and to the first, which may be a check-back's.
 const SEEN_DEADLINE: Duration = Duration::from_secs(60);
 /// How often it is looked whether the last one was seen; no part of any figure.
 const LOOK: Duration = Duration::from_millis(5);
@@ -72,18 +72,24 @@ impl Reader {
     /// Waits until every message of the phase was seen: when the last one was, and the time from
     /// each one's commit call, sorted.
     pub(crate) async fn wait(&self) -> anyhow::Result<(Instant, Vec<Duration>)> {
-        let until = Instant::now() + SEEN_DEADLINE;
+        let mut progress = (0, Instant::now());
         loop {
             {
                 let mut watched = lock(&self.watched);
                 let (seen, count) = (watched.latencies.len() as u64, watched.phase.count());
+                if seen > progress.0 {
+                    progress = (seen, Instant::now());
+                }
                 if seen >= count {
                     let mut latencies = std::mem::take(&mut watched.latencies);
                     latencies.sort_unstable();
                     return Ok((watched.last, latencies));
                 }
-                if Instant::now() > until {
-                    bail!("{} of {count} messages were not seen", count - seen);
+                if progress.1.elapsed() > SEEN_DEADLINE {
+                    let missing = count - seen;
+                    bail!(
+                        "{missing} of {count} messages are missing, none came for {SEEN_DEADLINE:?}"
+                    );
                 }
             }
             tokio::time::sleep(LOOK).await;

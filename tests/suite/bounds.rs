@@ -11,6 +11,7 @@ use tokio::process::Command;
 use super::reader::{counts, once_each};
 use super::setup::{Setup, text};
 use super::told::Do;
+use super::turns::alone;
 use super::{Env, PATIENCE, until};
 
 /// One look-up.
@@ -104,6 +105,7 @@ async fn bench(env: &Env, arguments: &[&str]) -> Value {
 /// 1 GiB of open payload: stored, left open, taken over by a new process' producer, asked about and
 /// delivered, each once.
 pub(crate) async fn c33_long_memory_stays_within_the_budget(env: Env) {
+    let _alone = alone().await;
     let halves = ["--halves", "16384", "--payload-bytes", "65536"];
     let figures = bench(&env, &[&["--mode", "memory"][..], &halves].concat()).await;
     let peak = figures["peak_rss_bytes"].as_u64().expect("Linux tells");

@@ -20,6 +20,7 @@ use super::metrics::metric;
 use super::progress::store_by_hand;
 use super::setup::Setup;
 use super::told::{Do, PURPOSE};
+use super::turns::alone;
 use super::{Env, PATIENCE, until};
 
 /// Messages that were committed and delivered: each has a HALF and a COMMIT.
@@ -104,6 +105,7 @@ impl Writer {
 
 /// With the progress of the replay in the gauge and in the log.
 pub(crate) async fn c24_long_a_long_log_comes_back(env: Env) {
+    let _alone = alone().await;
     let mut config = env.group().await;
     config.store_partitions = 1;
     let mut setup = Setup::with(env, config, Do::Unknown).await;

@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::progress::carried_out;
 use super::topic::from_the_beginning;
+use super::turns::alone;
 use super::{Env, PATIENCE, until};
 
 mod process;
@@ -90,6 +91,7 @@ fn config(kafka: KafkaConfig, group: String) -> ProducerConfig {
 /// Several hundred halves a second, committed, rolled back and asked about, with one left open for
 /// parts of it.
 pub(crate) async fn c32_soak_long_the_store_stays_small(env: Env) {
+    let _alone = alone().await;
     let (group, target) = (env.named("group"), env.topic("target").await);
     let config = config(env.kafka(), group.clone());
     env.broker.expect_topic(&config.parked_topic()).await;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ground::Ground;
 use super::handler::Effects;
+use crate::suite::turns::alone;
 use crate::suite::{Env, until};
 
 /// The name of the test that the process runs.
@@ -66,6 +67,7 @@ impl Drop for Process {
 
 /// Killed twenty times in a stream of 50,000 messages: each is applied once.
 pub(crate) async fn c34_long_killed_20_times_in_50000_messages(env: Env) {
+    let _alone = alone().await;
     let ground = Ground::new(env).await;
     let subscriber = ground.env.named("subscriber");
     let send_part = async |part: usize| {

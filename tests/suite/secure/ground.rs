@@ -266,7 +266,8 @@ impl Consuming {
         self.task.await.expect("no panic").expect("it ends in good order");
     }
 
-    /// Why it ended, or is not ready.
+    /// Why it ended, or is not ready, once this stands in it: before the broker has answered there is less to
+    /// say.
     pub(crate) async fn complaint(self, part: &str) -> String {
         let complaint = until(PATIENCE, "a complaint", async || {
             match (self.task.is_finished(), self.health.check()) {
