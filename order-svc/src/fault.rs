@@ -1,6 +1,8 @@
 //! The induced failures of `POST /orders`, for demonstrations and tests.
 
-use crate::model::Flow;
+use halfmsg_producer::TransactionId;
+
+use crate::model::{Flow, OrderId};
 
 /// The header that asks for one.
 pub const HEADER: &str = "x-fault";
@@ -83,9 +85,16 @@ impl Fault {
 }
 
 /// Ends the process on the spot, as a kill would, if `asked` is the fault of this `point`.
-pub(crate) fn crash_at(point: Fault, asked: Option<Fault>) {
+pub(crate) fn crash_at(
+    point: Fault,
+    asked: Option<Fault>,
+    order_id: OrderId,
+    transaction_id: TransactionId,
+) {
     if asked == Some(point) {
-        tracing::error!(target: "halfmsg::life", fault = point.as_str(), "induced crash");
+        tracing::error!(
+            target: "halfmsg::life", %order_id, %transaction_id, fault = point.as_str(), "induced crash"
+        );
         std::process::abort();
     }
 }

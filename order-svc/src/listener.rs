@@ -92,7 +92,7 @@ impl OrderListener {
         transaction_id: TransactionId,
         local: LocalOrder,
     ) -> Result<Order, StoreError> {
-        crash_at(Fault::CrashAfterHalf, local.fault);
+        crash_at(Fault::CrashAfterHalf, local.fault, local.id, transaction_id);
         let draft = Draft::new(local.id, transaction_id, &local.order);
         let row = match self.attempt(&draft, local.fault).await {
             Ok(order) => order,
@@ -121,7 +121,9 @@ impl OrderListener {
         let mut order = draft
             .standing(&prices)
             .map_err(|error| Failure::before_deduct(VoidReason::AmountTooLarge, error))?;
-        if let Err(error) = self.stock.deduct(draft.id, &draft.items, fault, until).await {
+        if let Err(error) =
+            self.stock.deduct((draft.id, draft.transaction_id), &draft.items, fault, until).await
+        {
             return Err(Failure {
                 reason: error.reason(),
                 detail: error.to_string(),
@@ -129,7 +131,7 @@ impl OrderListener {
                 prices: Some(prices),
             });
         }
-        crash_at(Fault::CrashAfterDeduct, fault);
+        crash_at(Fault::CrashAfterDeduct, fault, draft.id, draft.transaction_id);
         match fault {
             Some(Fault::AfterDeduct) => {
                 return Err(Failure::after_deduct(VoidReason::AfterDeductFailed, prices));
@@ -142,7 +144,7 @@ impl OrderListener {
         let order = order.written_at(now());
         match self.store.insert_order(&order, began).await {
             Ok(Stored::Inserted) => {
-                crash_at(Fault::CrashAfterOrder, fault);
+                crash_at(Fault::CrashAfterOrder, fault, draft.id, draft.transaction_id);
                 Ok(order)
             }
             Ok(Stored::Fenced) => Err(Failure::after_deduct(VoidReason::Fenced, prices)),

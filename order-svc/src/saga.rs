@@ -75,9 +75,9 @@ impl TransactionListener for SagaListener {
         arg: LocalSaga,
     ) -> ListenerResult<LocalTransactionState> {
         let LocalSaga { order, fault, tell } = arg;
-        crash_at(Fault::CrashAfterHalf, fault);
+        crash_at(Fault::CrashAfterHalf, fault, order.id, half.transaction_id);
         let row = self.store(&order, fault).await?;
-        crash_at(Fault::CrashAfterOrder, fault);
+        crash_at(Fault::CrashAfterOrder, fault, order.id, half.transaction_id);
         let fate = Fate::from(&row);
         self.checks.adopt(&fate, half.transaction_id).await;
         tell_life(&row);

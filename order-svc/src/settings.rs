@@ -204,10 +204,8 @@ impl Settings {
         let stuck_after = mistakes.millis("HALFMSG_STUCK_AFTER_MS", &self.stuck_after_ms, MILLIS);
         let crash_at = self.crash_point(mistakes);
         let emission = self.emission(mistakes);
-        let trim_interval = match self.trim_interval_ms.as_str() {
-            "0" => Some(None),
-            raw => mistakes.millis("HALFMSG_TRIM_INTERVAL_MS", raw, MILLIS).map(Some),
-        };
+        let trim_interval =
+            mistakes.millis_or_never("HALFMSG_TRIM_INTERVAL_MS", &self.trim_interval_ms, MILLIS);
         let (common, times) = (common?, times?);
         if crash_at.is_some() && !common.faults {
             mistakes.add("HALFMSG_CRASH_AT is set: it needs HALFMSG_FAULTS=on");

@@ -8,6 +8,8 @@ mod client_span;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use halfmsg_consumer::TRANSACTION_ID_HEADER;
+use halfmsg_producer::TransactionId;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -206,7 +208,7 @@ impl StockClient {
         Ok(prices)
     }
 
-    /// Deducts the items of an order, all or none.
+    /// Deducts the items of an order, all or none. The half message is named for stock-svc's log.
     ///
     /// Cancelled, the stock may be deducted or not: like [`DeductError::Timeout`].
     ///
@@ -214,13 +216,14 @@ impl StockClient {
     /// [`DeductError`], which says whether stock may have been deducted.
     pub async fn deduct(
         &self,
-        order_id: OrderId,
+        (order_id, transaction_id): (OrderId, TransactionId),
         items: &[Item],
         fault: Option<Fault>,
         until: Instant,
     ) -> Result<(), DeductError> {
         let body = DeductRequest { order_id, items };
         let mut request = self.http.post(self.deductions.clone()).json(&body).timeout(left(until));
+        request = request.header(TRANSACTION_ID_HEADER, transaction_id.to_string());
         if let Some(fault @ (Fault::DeductRefused | Fault::DeductTimeout)) = fault {
             request = request.header(fault::HEADER, fault.as_str());
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use halfmsg_protocol::{Answer, NotAsked};
 use tokio::sync::Semaphore;
 
+use crate::life;
 use crate::listener::ErasedListener;
 use crate::message::HalfMessage;
 
@@ -116,15 +117,15 @@ impl Checker {
                 }
                 Err(Taken::Asked) => tell(at, Answer::NotAsked(NotAsked::Busy)),
                 Err(Taken::Blocked) => {
-                    blocked.push(half.transaction_id);
+                    blocked.push((half.transaction_id, half.key));
                     tell(at, Answer::NotAsked(NotAsked::Blocked));
                 }
             }
         }
-        if let Some(transaction_id) = blocked.first() {
+        if let Some((transaction_id, key)) = blocked.first() {
             // The log may know nothing of it: the question of that call may have been cancelled.
-            let halves = blocked.len();
-            tracing::warn!(%transaction_id, halves, "not asked about: an earlier call about it {BLOCKS}");
+            let (key, halves) = (life::text(key.as_deref()), blocked.len());
+            tracing::warn!(%transaction_id, key, halves, "not asked about: an earlier call about it {BLOCKS}");
         }
         let parts = by_purpose.into_iter().map(|(purpose, part)| async move {
             self.ask_purpose(&purpose, part, tell).await;

@@ -103,6 +103,14 @@ impl Targets {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner).note(topic, Instant::now())
     }
 
+    /// Deliveries to these have been made: what was refused before says nothing of now.
+    pub(crate) fn allowed<'a>(&self, topics: impl Iterator<Item = &'a str>) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if !denied.0.is_empty() {
+            topics.for_each(|topic| drop(denied.0.remove(topic)));
+        }
+    }
+
     /// The same as if none had been for so long.
     #[cfg(test)]
     pub(crate) fn denied_since(&self, topic: &str, since: Instant) {
@@ -144,6 +152,19 @@ mod tests {
         assert!(missing.note("gone", at(10)) >= MISSING_FOR);
         // Nobody has looked for so long that it may have been there meanwhile.
         assert_eq!(missing.note("gone", at(71)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_target_that_takes_a_message_is_denied_no_longer() {
+        let kafka = halfmsg_kafka::KafkaConfig::new("127.0.0.1:1");
+        let log = StoreLog::new(&kafka, "store".into(), MISSING_FOR, 1_000_000);
+        let targets = Targets::new(Arc::new(log.expect("a client")));
+        targets.denied_since("flaps", Instant::now() - MISSING_FOR);
+        assert!(targets.denied_for("flaps") >= MISSING_FOR);
+        targets.allowed(["other"].into_iter());
+        assert!(targets.denied_for("flaps") >= MISSING_FOR);
+        targets.allowed(["flaps"].into_iter());
+        assert!(targets.denied_for("flaps") < MISSING_FOR);
     }
 
     #[test]

@@ -414,9 +414,9 @@ async fn a_store_partition_without_a_leader_holds_up_no_other() {
 /// committed; and all is delivered once it takes again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_takes_nothing_bounds_what_is_read() {
-    const COMMITTED: usize = 300;
-    /// What may wait, twice: a HALF and its COMMIT; and what was read before the lane was found full.
-    const READ: usize = 2 * (8 + 4) + 100;
+    const COMMITTED: usize = 1_000;
+    /// What may wait, twice: a HALF and its COMMIT; and one turn's reading, before the lane is found full.
+    const READ: usize = 2 * (8 + 4) + 1_024;
     let embedded = EmbeddedBroker::start().expect("a loopback port");
     let mut config = config(&embedded);
     (config.max_queued_messages, config.batch_messages) = (8, 4);

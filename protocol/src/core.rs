@@ -96,6 +96,11 @@ impl ResolverCore {
         (!self.is_replaying()).then(|| self.ledger.progress_after(batch))
     }
 
+    /// The records of the store below this one are deleted: no progress will ask for them.
+    pub fn deleted(&mut self, below: i64) {
+        self.ledger.deleted(below);
+    }
+
     /// Progress is durable: marks of messages settled below it can be removed from the parked
     /// topic. Names them.
     pub fn progress_stored(&mut self, progress: Progress) -> Vec<TransactionId> {

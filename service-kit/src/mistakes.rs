@@ -65,6 +65,24 @@ impl Mistakes {
         self.number(name, raw, bounds).map(Duration::from_millis)
     }
 
+    /// Reads milliseconds within bounds, or 0 for never.
+    pub fn millis_or_never(
+        &mut self,
+        name: &str,
+        raw: &str,
+        bounds: RangeInclusive<u64>,
+    ) -> Option<Option<Duration>> {
+        if raw.trim() == "0" {
+            return Some(None);
+        }
+        let millis = raw.trim().parse().ok().filter(|millis| bounds.contains(millis));
+        if millis.is_none() {
+            let (low, high) = (bounds.start(), bounds.end());
+            self.add(format!("{name} is '{raw}': it must be 0 or a number from {low} to {high}"));
+        }
+        millis.map(|millis| Some(Duration::from_millis(millis)))
+    }
+
     /// Reads `on` or `off`.
     pub fn switch(&mut self, name: &str, raw: &str) -> Option<bool> {
         match raw.trim() {

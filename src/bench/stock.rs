@@ -243,7 +243,9 @@ async fn call(
             .map_err(|error| anyhow::anyhow!("{}", error.body()))?;
         let order_id = Uuid::now_v7();
         let asked = Instant::now();
-        let answer = group.deduct(DeductRequest { order_id, items, induced: false }).await?;
+        let answer = group
+            .deduct(DeductRequest { order_id, items, induced: false, transaction_id: None })
+            .await?;
         ensure!(answer == Deduct::Deducted { before: false }, "{answer:?}");
         done.push((order_id, asked.elapsed()));
     }

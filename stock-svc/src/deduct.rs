@@ -87,10 +87,7 @@ impl MessageHandler for Deducter {
         for ((message, request), done) in batch.iter().zip(requests).zip(done) {
             context.publish(message, self.answer(message, &request, &done)?)?;
             let metrics = self.metrics.clone();
-            let transaction_id = message.transaction_id();
-            context.after_commit(move || {
-                tell(&metrics, (request.order_id, transaction_id), &request.items, &done);
-            });
+            context.after_commit(move || tell(&metrics, &request, &done));
         }
         Ok(())
     }
@@ -158,16 +155,13 @@ fn decode(message: &ReceivedMessage) -> Result<DeductRequest, HandlerError> {
     let item = |item: CreatedItem| Item { sku: item.sku, quantity: item.quantity };
     let items = Items::new(created.items.into_iter().map(item).collect());
     let items = items.map_err(|error| undecodable(error.to_string()))?;
-    Ok(DeductRequest { order_id: created.order_id, items, induced: false })
+    let transaction_id = message.transaction_id();
+    Ok(DeductRequest { order_id: created.order_id, items, induced: false, transaction_id })
 }
 
-/// Counts a deduction of an order, by a message if it was asked for by one, and says what became of it.
-pub(crate) fn tell(
-    metrics: &StockMetrics,
-    (order_id, transaction_id): (Uuid, Option<Uuid>),
-    items: &Items,
-    done: &Deduct,
-) {
+/// Counts a deduction of an order, and says what became of it.
+pub(crate) fn tell(metrics: &StockMetrics, request: &DeductRequest, done: &Deduct) {
+    let DeductRequest { order_id, items, .. } = request;
     let (outcome, line) = match done {
         Deduct::Deducted { before: false } => ("deducted", format!("deducted {items}")),
         Deduct::Deducted { before: true } => ("repeated", format!("deducted {items} before")),
@@ -177,7 +171,7 @@ pub(crate) fn tell(
         Deduct::OtherItems => ("conflict", not_deducted("other items were asked for before")),
     };
     metrics.deduction(outcome);
-    let transaction_id = transaction_id.map(tracing::field::display);
+    let transaction_id = request.transaction_id.map(tracing::field::display);
     tracing::info!(target: LIFE, transaction_id, %order_id, "{line}");
 }
 

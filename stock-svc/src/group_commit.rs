@@ -75,6 +75,16 @@ struct HeldUp {
 struct Waiting {
     request: DeductRequest,
     answer: oneshot::Sender<Result<Deduct, StoreError>>,
+    /// When it met a product that somebody else held for the first time: others that hold it in turn must
+    /// not keep it waiting for longer than one.
+    held_since: Option<Instant>,
+}
+
+impl From<Waiting> for HeldUp {
+    fn from(mut one: Waiting) -> Self {
+        let since = *one.held_since.get_or_insert_with(Instant::now);
+        Self { one, since }
+    }
 }
 
 impl Waiting {
@@ -128,7 +138,7 @@ impl GroupCommit {
             return self.each_its_own(request).await;
         }
         let (answer, answered) = oneshot::channel();
-        self.enqueue(Waiting { request, answer })?;
+        self.enqueue(Waiting { request, answer, held_since: None })?;
         // Without an answer its transaction broke off.
         let broke_off = |_| Err(StoreError::Unreadable("a deduction broke off".into()));
         self.shared.store.within(async { answered.await.unwrap_or_else(broke_off) }).await
@@ -138,7 +148,7 @@ impl GroupCommit {
         let work = async {
             let _place = self.shared.places.any.acquire().await;
             self.shared.metrics.deduction_transaction();
-            let DeductRequest { order_id, items, induced } = request;
+            let DeductRequest { order_id, items, induced, .. } = request;
             self.shared.store.deduct(order_id, &items, induced).await
         };
         self.shared.store.within(work).await
@@ -222,7 +232,7 @@ impl Queue {
         let held_up = one.skus().find(|sku| self.held_up.contains_key(sku));
         match held_up.and_then(|sku| self.held_up.get_mut(&sku)) {
             Some(others) => {
-                others.push_back(HeldUp { one, since: Instant::now() });
+                others.push_back(one.into());
                 None
             }
             None => Some(one),
@@ -294,7 +304,7 @@ impl Shared {
             group.into_iter().map(|one| (one.request, one.answer)).unzip();
         let done = self.store.deduct_together(&requests, lock_wait).await;
         let group = requests.into_iter().zip(answers);
-        let group = group.map(|(request, answer)| Waiting { request, answer });
+        let group = group.map(|(request, answer)| Waiting { request, answer, held_since: None });
         match done {
             Ok(done) => group.zip(done).for_each(|(one, done)| one.tell(Ok(done))),
             Err(TogetherError::All(error)) => group.for_each(|one| one.tell(Err(error.clone()))),

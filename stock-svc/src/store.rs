@@ -97,16 +97,21 @@ impl StoreError {
 }
 
 /// The problem of an error about one order: what is logged names it, and so does the answer.
-pub(crate) fn order_problem(order_id: Uuid, error: StoreError) -> ApiError {
+pub(crate) fn order_problem(
+    order_id: Uuid,
+    transaction_id: Option<Uuid>,
+    error: StoreError,
+) -> ApiError {
+    let told = transaction_id.map(tracing::field::display);
     // The line that says that it is held has the order, too.
     let problem = if error.is_database_away() {
-        tracing::warn!(%order_id, %error, "the database is away");
+        tracing::warn!(%order_id, transaction_id = told, %error, "the database is away");
         ApiError::database_unavailable()
     } else if error.is_contended() {
-        tracing::warn!(%order_id, %error, "the database is busy");
+        tracing::warn!(%order_id, transaction_id = told, %error, "the database is busy");
         ApiError::database_busy()
     } else {
-        return ApiError::internal_of(order_id, None::<Uuid>, error);
+        return ApiError::internal_of(order_id, transaction_id, error);
     };
     problem.with("order_id", order_id)
 }

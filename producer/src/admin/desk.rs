@@ -92,9 +92,7 @@ impl Desk {
                 seen.extend(open.into_iter().map(|open| part.open(open)));
                 seen.extend(parked.into_iter().map(|parked| part.parked(parked)));
             }
-            let stopped =
-                parts.into_iter().filter_map(|part| Some((part.partition, part.stopped?)));
-            missing.add(stopped, true);
+            missing.add(standing_still(&parts), true);
             seen.sort_by_key(Seen::place);
             seen.truncate(wanted);
         }
@@ -116,8 +114,8 @@ impl Desk {
             Err(_) if self.replica.is_none() => Where::Everywhere,
             // No half has such an id: nothing is read for whoever asks for it.
             Err(_) if id.as_uuid().get_version_num() != 7 => return Ok(None),
-            Err(known) if self.is_all(known) => return Ok(None),
-            Err(known) => Where::Lately(known.clone(), snapshot::LATELY),
+            Err(unfound) if self.is_all(&unfound.known) => return Ok(None),
+            Err(unfound) => Where::Lately(unfound.known.clone(), snapshot::LATELY),
         };
         let config = Arc::clone(&self.config);
         let traced = self.look(move |look| snapshot::trace(&config, id, place, look)).await;
@@ -131,34 +129,40 @@ impl Desk {
                 tracing::warn!(%error, transaction_id = %id, key, "the history cannot be read");
                 Ok(Some(HalfDetail::of(&self.with_body(seen).await?, None)))
             }
-            (Err(_), traced) => Ok(traced?.and_then(|traced| {
-                let seen = traced.seen(id)?;
-                Some(HalfDetail::of(&seen, Some(&traced)))
-            })),
+            (Err(unfound), traced) => match traced? {
+                None => unfound.may_be_behind().map_or(Ok(None), Err),
+                Some(traced) => {
+                    Ok(traced.seen(id).map(|seen| HalfDetail::of(&seen, Some(&traced))))
+                }
+            },
         }
     }
 
-    /// The message wherever it is; else the partitions that this replica owns, whose memory says
-    /// all there is to know.
+    /// The message wherever it is; else where it is not.
     pub(crate) async fn look_up(
         &self,
         id: TransactionId,
-    ) -> Result<Result<Looked, BTreeSet<i32>>, AdminError> {
-        let known = match self.memory(|reply| Query::Find { id, reply }).await {
+    ) -> Result<Result<Looked, Unfound>, AdminError> {
+        let (partitions, mut stopped) = match self.memory(|reply| Query::Find { id, reply }).await {
             Some(Known { what: Some(seen), .. }) => return Ok(Ok(Looked { seen, part: None })),
-            Some(known) => known.partitions,
-            None => BTreeSet::new(),
+            Some(known) => (known.partitions, known.stopped),
+            None => Default::default(),
         };
-        if self.is_all(&known) {
-            return Ok(Err(known));
-        }
-        let wanted = Wanted { except: known.clone(), body_of: Some(id), ..Wanted::default() };
-        let Taken { parts, missing } = self.snapshot(wanted).await?;
-        match parts.into_iter().find_map(|part| Some((part.find(id)?, part))) {
-            Some((seen, part)) => Ok(Ok(Looked { seen, part: Some(part) })),
+        if !self.is_all(&partitions) {
+            let except = partitions.clone();
+            let wanted = Wanted { except, body_of: Some(id), ..Wanted::default() };
+            let Taken { parts, missing } = self.snapshot(wanted).await?;
+            stopped.extend(standing_still(&parts));
+            if let Some((seen, part)) =
+                parts.into_iter().find_map(|part| Some((part.find(id)?, part)))
+            {
+                return Ok(Ok(Looked { seen, part: Some(part) }));
+            }
             // It may be in one of those.
-            None => all_of(&missing).map(|()| Err(known)),
+            all_of(&missing)?;
         }
+        let known = partitions.into_iter().filter(|partition| !stopped.contains_key(partition));
+        Ok(Err(Unfound { known: known.collect(), stopped }))
     }
 
     /// The messages, wherever they are, that share this local transaction and are not decided.
@@ -167,14 +171,15 @@ impl Desk {
         local: TransactionId,
     ) -> Result<Vec<TransactionId>, AdminError> {
         let known = self.memory(|reply| Query::Sharing { local, reply }).await;
-        let (known, mut found) =
-            known.map_or_else(Default::default, |known| (known.partitions, known.what));
+        let Known { partitions: known, mut stopped, what: mut found } = known.unwrap_or_default();
         if !self.is_all(&known) {
             let wanted = Wanted { except: known, ..Wanted::default() };
             let parts = self.snapshot_of_all(wanted).await?;
+            stopped.extend(standing_still(&parts));
             found.extend(parts.iter().flat_map(|part| sharing(&part.ledger, local)));
         }
-        Ok(found)
+        let unfound = Unfound { known: BTreeSet::new(), stopped };
+        unfound.may_be_behind().map_or(Ok(found), Err)
     }
 
     /// Whether these are all partitions, as far as this replica knows.
@@ -256,6 +261,30 @@ impl Missing {
             |(partition, reason)| (partition, MissingPartition { partition, reason, stopped });
         self.0.extend(found.into_iter().map(named));
     }
+}
+
+/// Where a message is not.
+pub(crate) struct Unfound {
+    /// Partitions of which the memory of this replica knows everything.
+    known: BTreeSet<i32>,
+    /// Those that stand still, and why: it may be behind that.
+    stopped: BTreeMap<i32, String>,
+}
+
+impl Unfound {
+    /// Why it may be there all the same.
+    pub(super) fn may_be_behind(&self) -> Option<AdminError> {
+        let (partition, reason) = self.stopped.first_key_value()?;
+        Some(AdminError::Incomplete(format!(
+            "partition {partition} of the store stands still, and what is looked for may be behind \
+             that: {reason}"
+        )))
+    }
+}
+
+/// The parts that stand still, and why.
+fn standing_still(parts: &[Part]) -> impl Iterator<Item = (i32, String)> {
+    parts.iter().filter_map(|part| Some((part.partition, part.stopped.clone()?)))
 }
 
 /// An error if a partition is missing that may have what is looked for.

@@ -316,7 +316,10 @@ impl Desk {
     async fn find_to_change(&self, id: TransactionId) -> Result<Looked, AdminError> {
         let until = Instant::now() + self.config.decision_deadline;
         loop {
-            let looked = self.look_up(id).await?.map_err(|_| AdminError::NotFound(id))?;
+            let looked = self
+                .look_up(id)
+                .await?
+                .map_err(|unfound| unfound.may_be_behind().unwrap_or(AdminError::NotFound(id)))?;
             let seen = &looked.seen;
             if let Some(stopped) = &seen.stopped {
                 return Err(AdminError::Stopped(stopped.clone()));

@@ -146,6 +146,31 @@ async fn a_partition_that_stands_still_is_named_by_its_owner_and_by_the_brokers(
     assert_eq!(list().await, from_memory);
 }
 
+/// A message behind the record at which its partition stands still is shown by its record; an act on it,
+/// and a look for any other, is told that not everything could be looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_behind_a_stop_is_not_said_to_be_settled() {
+    let ground = Ground::new().await;
+    let admin = ground.producer.admin();
+    ground.stop_the_partition().await;
+    let (behind, nowhere) = (ground.open().await, TransactionId::from_uuid(uuid::Uuid::now_v7()));
+    for _ in 0..2 {
+        let shown = admin.get(behind).await.expect("it is in the log").expect("likewise");
+        assert_eq!(shown.half.state, "open");
+        let not_settled = |error: AdminError| {
+            let text = error.to_string();
+            assert!(matches!(error, AdminError::Incomplete(_)), "{text}");
+            assert!(text.contains("partition 0") && text.contains("upgrade"), "{text}");
+        };
+        not_settled(admin.get(nowhere).await.expect_err("it may be there"));
+        not_settled(admin.rollback(behind, forced()).await.expect_err("likewise"));
+        // The same by who is no owner.
+        if ground.producer.health().is_err_and(|why| why.contains("is stopped")) {
+            ground.without_resolver().await;
+        }
+    }
+}
+
 /// Nobody who owns a partition that was added since the start is asked for what this replica cannot know.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_was_added_is_looked_at_and_the_count_is_kept_up() {

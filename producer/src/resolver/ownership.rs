@@ -137,8 +137,10 @@ impl Resolver {
         }
         let skipped = found.skipped();
         let takeover = found.takeover(clock::wall_ms(), self.now);
+        let mut core = ResolverCore::new(self.config.core(), takeover);
+        core.deleted(trimmed_below);
         let owned = Owned {
-            core: ResolverCore::new(self.config.core(), takeover),
+            core,
             lane: Lane::new(emitter, self.limits),
             questions: Questions::default(),
             generation,

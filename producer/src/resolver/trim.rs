@@ -96,6 +96,7 @@ impl Resolver {
                 && owned.generation == cut.generation
             {
                 owned.trimmed_below = owned.trimmed_below.max(cut.below);
+                owned.core.deleted(cut.below);
             }
         }
     }

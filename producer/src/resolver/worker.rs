@@ -97,9 +97,8 @@ impl<'a> Worker<'a> {
             // Nobody is fenced by what follows: whoever takes the partition meanwhile fences this.
             worker.fencing = None;
             worker.end_what_hangs()?;
-        } else if !worker.is_progress_readable(&worker.parts.consumer) {
-            // No transaction of this mode could end it.
-            return Err(worker.why_unreadable());
+        } else if let Some(why) = worker.waits_for_another() {
+            return Err(why);
         } else if let Err(error) = worker.client.client().fetch_metadata(Some(&worker.store), STEP)
         {
             // Only a connection in advance: without it the first delivery would wait for one.
@@ -150,6 +149,16 @@ impl<'a> Worker<'a> {
             );
         }
         Ok(())
+    }
+
+    /// At least once: why progress cannot be read, which no transaction of this mode could end. A coordinator
+    /// that was only slow has come back by the second time.
+    fn waits_for_another(&self) -> Option<String> {
+        if self.is_readable() {
+            return None;
+        }
+        let why = self.why_unreadable();
+        (!self.is_readable()).then_some(why)
     }
 
     /// Why progress cannot be read that no transaction of this client's can end, and what to do.
@@ -211,8 +220,21 @@ impl<'a> Worker<'a> {
             true => JobEnd::Aborted(unknown),
             false => self.records(job, &whole, unknown)?,
         };
+        self.allowed(job, &end);
         super::spans::sent(job, &whole, began, &end);
         Some(end)
+    }
+
+    /// Targets that have just taken a message are not denied.
+    fn allowed(&self, job: &Job, end: &JobEnd) {
+        let JobEnd::Done(troubles) = end else { return };
+        let is_done = |index: usize| troubles.iter().all(|(at, _)| *at != index);
+        let done = job.items.iter().enumerate().filter(|(index, _)| is_done(*index));
+        let targets = done.filter_map(|(_, item)| match &item.work {
+            Work::Deliver(half, _) => Some(half.meta.topic.as_str()),
+            _ => None,
+        });
+        self.parts.targets.allowed(targets);
     }
 
     fn all_or_nothing(&mut self, job: &Job, whole: &Whole) -> Option<JobEnd> {
@@ -248,7 +270,6 @@ impl<'a> Worker<'a> {
             return None;
         }
         troubles.extend(self.unmarked(marks.failures()));
-        troubles.sort_by_key(|(index, _)| *index);
         if let Some((code, text)) = self.client.client().fatal_error() {
             tracing::error!(%code, text, partition = self.partition, "the client is made anew");
             match delivery::client(&self.parts.config, self.partition) {

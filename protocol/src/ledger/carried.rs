@@ -58,6 +58,11 @@ impl Ledger {
         self.copies.begins_from(low_water);
     }
 
+    /// The records below this one are deleted: no replay finds them.
+    pub(crate) fn deleted(&mut self, below: i64) {
+        self.copies.deleted(below);
+    }
+
     /// Forgets the marks of messages that were settled by decisions below `position`, and names
     /// those of which the parked topic needs to know nothing any more. A message that was parked
     /// since then is not among them: its entry has replaced the mark.

@@ -41,6 +41,8 @@ pub(super) struct Copies {
     /// From a first copy to its last, or to the last other message of its id: a replay that began
     /// between them would take a later one for the first.
     spans: BTreeMap<HalfOffset, HalfOffset>,
+    /// Below this the log is deleted: no replay finds a first copy there.
+    deleted_below: i64,
 }
 
 impl Copies {
@@ -61,7 +63,7 @@ impl Copies {
             return None;
         }
         // The parked topic may name a later copy, as an older program took it for a message.
-        if first.half < half {
+        if first.half < half && first.half.0 >= self.deleted_below {
             self.spans.insert(first.half, half);
         }
         if first.print.is_some_and(|first| first != print) {
@@ -131,10 +133,16 @@ impl Copies {
         self.spans.retain(|_, last| last.0 >= low_water);
     }
 
+    /// The records below this one are deleted.
+    pub(super) fn deleted(&mut self, below: i64) {
+        self.deleted_below = self.deleted_below.max(below);
+        self.spans.retain(|first, _| first.0 >= self.deleted_below);
+    }
+
     /// See [`super::Ledger::fingerprint`]. The first copies are named by the message's own state,
     /// wherever that is.
     pub(super) fn fingerprint(&self, into: &mut impl Hasher) {
-        (&self.order, &self.spans).hash(into);
+        (&self.order, &self.spans, self.deleted_below).hash(into);
         for half in &self.order {
             self.of.get(half).hash(into);
         }
@@ -217,6 +225,19 @@ mod tests {
         assert_eq!(behind, [1, 2, 9, 9, 9, 9, 9, 9, 9]);
         copies.begins_from(9);
         assert!(copies.spans.is_empty());
+    }
+
+    #[test]
+    fn no_replay_begins_below_what_is_deleted() {
+        let mut copies = Copies::default();
+        for (number, half) in [(1, 2), (2, 3), (1, 5)] {
+            copies.is_copy(id(number), HalfOffset(half));
+        }
+        assert_eq!(copies.beginning(4), 2);
+        copies.deleted(4);
+        assert_eq!(copies.beginning(5), 5, "nobody can begin at its first copy");
+        assert!(copies.is_copy(id(2), HalfOffset(9)), "it is one all the same");
+        assert_eq!(copies.beginning(7), 7);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{HeldUp, Shared, Waiting};
 use crate::store::{LOCK_TIMEOUT, SHARED_LOCK_WAIT, StoreError};
@@ -61,7 +61,7 @@ async fn put_aside(shared: &Arc<Shared>, group: Vec<Waiting>) -> Vec<Waiting> {
 
 fn wait_for(shared: &Arc<Shared>, sku: String, one: Waiting) {
     let mut queue = shared.queue();
-    let held_up = HeldUp { one, since: Instant::now() };
+    let held_up = HeldUp::from(one);
     if let Some(others) = queue.held_up.get_mut(&sku) {
         others.push_back(held_up);
         return;
@@ -136,7 +136,8 @@ fn is_still_wanted(shared: &Shared, sku: &str) -> bool {
     for HeldUp { one, since } in waiting {
         if since.elapsed() >= LOCK_TIMEOUT {
             let (order_id, error) = (one.request.order_id, StoreError::Held(sku.to_owned()));
-            tracing::warn!(%order_id, "{error}");
+            let transaction_id = one.request.transaction_id.map(tracing::field::display);
+            tracing::warn!(%order_id, transaction_id, "{error}");
             one.tell(Err(error));
         } else if !one.answer.is_closed() {
             left.push_back(HeldUp { one, since });

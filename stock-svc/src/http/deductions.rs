@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use halfmsg_consumer::TRANSACTION_ID_HEADER;
 use halfmsg_service_kit::openapi::{BODY, DATABASE, FAULT, OpenApiRouter, ProblemType, problem};
 use halfmsg_service_kit::telemetry::LIFE;
 use halfmsg_service_kit::{ApiError, Json, task};
@@ -58,6 +59,9 @@ halfmsg_service_kit::problems!(DeductProblems: BODY, FAULT, REFUSED, DATABASE);
         "X-Fault" = Option<String>, Header,
         description = "An induced failure, where they are on: `deduct-refused`, `deduct-timeout`",
         pattern = "^deduct-(refused|timeout)$"
+    ), (
+        "halfmsg-transaction-id" = Option<String>, Header,
+        description = "The half message of the order, for the log: what is no UUID is taken for none"
     )),
     responses((status = 200, description = "Deducted", body = Deduction), DeductProblems)
 )]
@@ -72,19 +76,26 @@ async fn deduct(
     let items = Items::new(request.items).map_err(|error| error.with("order_id", order_id))?;
     let induced = fault == Some(Fault::DeductRefused);
     // A client that hangs up leaves no deduction in the middle, and none untold.
-    let asked = DeductRequest { order_id, items: items.clone(), induced };
+    let transaction_id = transaction_id(&headers);
+    let asked = DeductRequest { order_id, items: items.clone(), induced, transaction_id };
     let work = async move {
         let done = api.deductions.deduct(asked.clone()).await;
-        let done = done.map_err(|error| order_problem(order_id, error))?;
-        tell(&api.metrics, (order_id, None), &asked.items, &done);
+        let done = done.map_err(|error| order_problem(order_id, transaction_id, error))?;
+        tell(&api.metrics, &asked, &done);
         Ok(done)
     };
     let done = task::run_to_end(work).await.map_err(|error| error.with("order_id", order_id))?;
     if fault == Some(Fault::DeductTimeout) {
-        tracing::info!(target: LIFE, %order_id, "holding back the answer (X-Fault)");
+        let transaction_id = transaction_id.map(tracing::field::display);
+        tracing::info!(target: LIFE, %order_id, transaction_id, "holding back the answer (X-Fault)");
         tokio::time::sleep(STALL).await;
     }
     answer(order_id, items, done)
+}
+
+/// The half message that the caller names for the log; nothing else depends on it.
+fn transaction_id(headers: &HeaderMap) -> Option<Uuid> {
+    Uuid::try_parse_ascii(headers.get(TRANSACTION_ID_HEADER)?.as_bytes()).ok()
 }
 
 fn answer(order_id: Uuid, items: Items, done: Deduct) -> Result<Json<Deduction>, ApiError> {

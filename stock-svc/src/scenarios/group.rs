@@ -63,7 +63,12 @@ pub(super) async fn holder(database: &DatabaseConnection, sku: &str) -> Database
 }
 
 pub(super) fn deduction(order_id: Uuid, sku: &str, quantity: i64) -> DeductRequest {
-    DeductRequest { order_id, items: items(&[(sku, quantity)]), induced: false }
+    DeductRequest {
+        order_id,
+        items: items(&[(sku, quantity)]),
+        induced: false,
+        transaction_id: None,
+    }
 }
 
 pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -282,7 +287,8 @@ pub async fn a_crowd_sells_what_there_is(database: &DatabaseConnection) {
         let (one, other) = (&skus[caller % 2], &skus[(caller + 1) % 2]);
         let wanted =
             if caller % 3 == 0 { items(&[(one, 1), (other, 1)]) } else { items(&[(one, 1)]) };
-        let wanted = DeductRequest { order_id: order, items: wanted, induced: false };
+        let wanted =
+            DeductRequest { order_id: order, items: wanted, induced: false, transaction_id: None };
         tasks.spawn(async move {
             let done = retried(|| group.deduct(wanted.clone())).await;
             let units = wanted.items.iter().count() as i64;

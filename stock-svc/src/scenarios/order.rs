@@ -125,6 +125,7 @@ pub async fn a_batch_is_as_one_after_the_other(database: &DatabaseConnection) {
         order_id,
         items: items(wanted),
         induced: false,
+        transaction_id: None,
     };
     // Not in the order of their ids.
     let requests = [

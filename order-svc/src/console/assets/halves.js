@@ -28,6 +28,7 @@ export function start() {
   byId("halves-next").addEventListener("click", () => {
     if (!view.next) return;
     view.cursors.push(view.next);
+    view.next = null; // until the answer is there: a second click must not turn to the same page again
     load();
   });
   byId("halves-back").addEventListener("click", () => {

@@ -146,7 +146,9 @@ export function applyHalf(lane, half) {
   const step = (event) => half.history?.findLast((entry) => entry.event === event);
   lane.steps.stored ??= { text: "stored", tone: "info", at: half.stored_at, why: `partition ${half.partition}, offset ${half.offset}` };
   countedChecks(lane.checks, half);
-  if (half.state === "parked" && (!lane.steps.message || lane.steps.message.text === "committed")) {
+  const { message } = lane.steps;
+  // The list has no times; who asks for it alone gets them.
+  if (half.state === "parked" && (!message || message.text === "committed" || (message.text === "parked" && !message.at))) {
     lane.steps.message = { text: "parked", tone: "bad", at: step("parked")?.at, why: half.last_outcome };
   }
   // A commit that was read is not yet a message that its topic has; a dropped one has nothing to come.
@@ -156,7 +158,8 @@ export function applyHalf(lane, half) {
   const who = /\bby ([a-z-]+(?: [^:]+)?)/.exec(decision?.detail ?? half.last_outcome ?? "");
   lane.steps.decided ??= { text: closed[0], tone: "info", at: decision?.at, why: who ? `by ${who[1]}` : null };
   if (!lane.steps.message || lane.steps.message.text === "parked") {
-    lane.steps.message = { text: closed[1], tone: closed[2], at: null, why: null };
+    // What is dropped is dropped by its decision; when a delivery was, the store does not say.
+    lane.steps.message = { text: closed[1], tone: closed[2], at: closed[1] === "dropped" ? decision?.at : null, why: null };
   }
 }
 
@@ -190,7 +193,7 @@ export const awaitsStock = (lane) =>
   && !ENDS.includes(lane.steps.stock?.text);
 
 function waiting(lane, part) {
-  if (part === "local") return lane.steps.decided ? "" : lane.interrupted ? "interrupted: the service died" : lane.listed ? "no outcome known" : "running";
+  if (part === "local") return lane.steps.decided ? "" : lane.interrupted ? "interrupted: another process answers" : lane.listed ? "no outcome known" : "running";
   if (lane.forgotten && ["decided", "message"].includes(part)) return "not known";
   if (part === "decided") {
     if (!lane.steps.stored) return lane.listed ? "not known" : lane.steps.local ? "open" : "";

@@ -30,7 +30,8 @@ export function event(name, data) {
   }
   const list = times[name];
   const since = stored.get(data.transaction_id);
-  if (!list || !since || since.has.has(name)) return;
+  // A delivery that the next owner of a partition tells of has no time: nobody knows it.
+  if (!list || !since || !data.at || since.has.has(name)) return;
   since.has.add(name);
   list.push(Math.max(0, Date.parse(data.at) - since.at));
   if (list.length > KEPT_TIMES) list.shift();

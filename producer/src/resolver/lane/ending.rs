@@ -1,6 +1,6 @@
 //! What follows from the end of a batch: what is done, what goes out again, whom it is blamed on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use halfmsg_protocol::Progress;
@@ -40,10 +40,11 @@ impl Lane {
         let by_itself = items.len() == 1;
         let suspected = troubles.iter().any(|(_, of)| matches!(of, Trouble::Suspect(_)));
         let hold_until = Instant::now() + RETRY_DELAY;
-        let mut troubles = troubles.into_iter().peekable();
+        // A mark that failed is told behind all deliveries, and is about an item among them.
+        let mut troubles: BTreeMap<usize, Trouble> = troubles.into_iter().collect();
         let mut again = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
-            match troubles.next_if(|(at, _)| *at == index).map(|(_, trouble)| trouble) {
+            match troubles.remove(&index) {
                 None if none_is_done => again.push(item),
                 None => ended.done.push((item.at, matches!(item.work, Work::Deliver(..)))),
                 Some(Trouble::Refused(why)) => {
@@ -65,13 +66,20 @@ impl Lane {
                     again.push(item);
                 }
                 Some(Trouble::Unmarked(why)) => {
+                    let (transaction_id, key) = (item.transaction_id(), item.key());
+                    let offset = item.at;
+                    tracing::warn!(
+                        transaction_id,
+                        key,
+                        offset,
+                        why,
+                        "a delivery is not marked yet"
+                    );
                     let item = match item.work {
                         Work::Deliver(_, Some(of)) => Item { work: Work::Settle(of), ..item },
                         _ => item,
                     };
                     ended.unmarked.push(item.at);
-                    let (transaction_id, offset) = (item.transaction_id(), item.at);
-                    tracing::warn!(transaction_id, offset, why, "a delivery is not marked yet");
                     self.trouble = Some((item.at, why));
                     self.held.insert(item.target().to_owned(), hold_until);
                     again.push(item);

@@ -53,6 +53,10 @@ pub(super) fn end_what_hangs(of: &impl Pending) -> Result<bool, Hanging> {
     if !of.is_pending() {
         return Err(Hanging::Unreadable);
     }
+    // A coordinator that was only slow, or loading, can be read by everybody now.
+    if of.is_readable() {
+        return Ok(false);
+    }
     of.begin()?;
     let named = of.name_progress();
     of.end_all()?;

@@ -52,6 +52,8 @@ pub struct DeductRequest {
     pub items: Items,
     /// Whether it is to be refused in any case.
     pub induced: bool,
+    /// The half message that it is asked for with, if it is known: for the log.
+    pub transaction_id: Option<Uuid>,
 }
 
 /// Why several orders were not deducted together.
@@ -124,7 +126,7 @@ pub async fn deduct_in_tx(
     items: &Items,
     induced: bool,
 ) -> Result<Deduct, StoreError> {
-    let request = DeductRequest { order_id, items: items.clone(), induced };
+    let request = DeductRequest { order_id, items: items.clone(), induced, transaction_id: None };
     let mut done = deduct_all_in_tx(transaction, std::slice::from_ref(&request)).await?;
     // One answer for each request.
     done.pop().ok_or_else(|| StoreError::Unreadable(format!("deduction {order_id}: no answer")))
@@ -194,7 +196,7 @@ impl<'a> Deducting<'a> {
         let mut left = lock_stock_in_tx(transaction, skus).await?;
         let (mut taken, mut movements, mut refused) = (BTreeMap::new(), Vec::new(), Vec::new());
         for index in &self.new {
-            let DeductRequest { order_id, items, induced } = &requests[*index];
+            let DeductRequest { order_id, items, induced, .. } = &requests[*index];
             let refusal = if *induced { Some(Refusal::Induced) } else { refusal(items, &left) };
             if let Some(refusal) = refusal {
                 refused.push((*order_id, Some(refusal.to_json())));

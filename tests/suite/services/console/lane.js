@@ -54,6 +54,16 @@ return import("/console/lane.js").then(({ apply, applyHalf, applyMovements, awai
   apply(late, "delivered", { topic: "t", at: at(2) });
   is("its event came later", time(late, "message"), `+2.0 s|${at(2)}`);
 
+  // What was missed has its time from the store: dropped by its decision, parked by its record.
+  const dropped = newLane("f");
+  applyHalf(dropped, half("rolled_back", 0, [record(2, "rolled_back", "by producer")]));
+  is("dropped then", time(dropped, "message"), `+2.0 s|${at(2)}`);
+  const parked = newLane("g");
+  applyHalf(parked, half("parked", 0));
+  is("the list does not say when it was parked", time(parked, "message"), null);
+  applyHalf(parked, half("parked", 0, [record(4, "parked", "max_checks")]));
+  is("parked then", time(parked, "message"), `+4.0 s|${at(4)}`);
+
   const refused = newLane("c");
   applyHalf(refused, half("committed", 0, []));
   applyHalf(refused, half("parked", 0, [record(4, "parked", "undeliverable")]));

@@ -81,6 +81,9 @@ pub(crate) async fn console_lanes_have_the_time_of_what_happened(env: Env) {
     page.lane_shows("saga", "message", "delivered").await;
     page.lane_shows("saga", "stock", "sold").await;
     are_true(&page, &stories).await;
+    let latencies = page.run("return document.querySelector('#chart-latency').textContent").await;
+    let latencies = latencies.as_str().expect("text");
+    assert!(latencies.contains("delivered") && !latencies.contains("NaN"), "{latencies}");
     page.screenshot("console-times").await;
     shop.conservation(VOID_DEADLINE).await;
 

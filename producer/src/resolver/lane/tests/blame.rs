@@ -43,6 +43,18 @@ fn suspects_go_out_by_halves_until_the_one_to_blame_is_found() {
 }
 
 #[test]
+fn a_suspect_is_found_in_whatever_order_failures_are_told() {
+    let mut rig = Rig::new(limits(true));
+    rig.committed(3, 1);
+    let job = rig.batch(true).unwrap();
+    // The record that parks the second was refused, which is told behind the third's delivery.
+    let troubles = vec![(2, Trouble::Passing(why())), (1, Trouble::Suspect(why()))];
+    rig.end(job, JobEnd::Aborted(troubles));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [1], "half of those up to the suspect");
+}
+
+#[test]
 fn a_foreign_record_that_is_too_large_is_kept_without_its_payload() {
     let mut rig = Rig::new(limits(true));
     rig.step(Event::Foreign { offset: 0 });

@@ -233,6 +233,36 @@ fn ended_right(state: &State, hung_and_committed: bool, told: &str) {
     }
 }
 
+/// The group's coordinator answers nobody at first, and has lost nothing.
+struct Slow(Cell<u32>);
+
+impl Pending for Slow {
+    fn is_readable(&self) -> bool {
+        self.0.replace(self.0.get() + 1) > 0
+    }
+
+    fn is_pending(&self) -> bool {
+        true
+    }
+
+    fn begin(&self) -> Result<(), Stuck> {
+        unreachable!("nothing hangs")
+    }
+
+    fn name_progress(&self) -> Result<(), Stuck> {
+        unreachable!("nothing hangs")
+    }
+
+    fn end_all(&self) -> Result<(), Stuck> {
+        unreachable!("nothing hangs")
+    }
+}
+
+#[test]
+fn a_coordinator_that_was_slow_has_lost_nothing() {
+    assert!(matches!(end_what_hangs(&Slow(Cell::new(0))), Ok(false)));
+}
+
 #[test]
 fn whoever_takes_over_ends_right_wherever_those_before_died() {
     let (mut deaths, mut gave_up, mut asked) = (0, 0, 0);
