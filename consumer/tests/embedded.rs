@@ -61,7 +61,7 @@ impl World {
             longest_backoff: Duration::from_millis(50),
             patience: Duration::from_millis(50),
             attempt_deadline: DEADLINE,
-            drain_deadline: DEADLINE / 2,
+            drain_deadline: DEADLINE / 4,
             ..ConsumerConfig::new(self.broker.config(), self.database.clone(), "restorer")
         }
     }

@@ -120,10 +120,10 @@ fn config(broker: &EmbeddedBroker) -> ProducerConfig {
         &mut config.decision_deadline,
         &mut config.store_timeout,
         &mut config.check_deadline,
-        &mut config.shutdown_deadline,
     ] {
         *deadline = DEADLINE;
     }
+    config.shutdown_deadline = DEADLINE / 4;
     config.check_after = NEVER;
     config
 }

@@ -120,7 +120,7 @@ async fn a_partition_without_a_leader_hides_no_other() {
             let shown = client.list(HalfFilter { limit: 10, ..HalfFilter::default() }).await;
             let found = shown.as_ref().map(|shown| shown.missing_partitions.len());
             if tries == 3 || found == Ok(missing) {
-                return shown;
+                break shown;
             }
         }
     };
