@@ -73,6 +73,8 @@ pub use dying::{EveryWait, dies_at};
 
 /// Between attempts of a kit, in place of the configured pauses.
 const PAUSE: Duration = Duration::from_millis(1);
+/// As long as a statement waits for the connection of [`database`]: a test machine may stand still.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(30);
 /// Rounds of retries in one [`ConsumerKit::settle_all`].
 const MAX_ROUNDS: usize = 10_000;
 
@@ -107,7 +109,11 @@ pub enum KitError {
 /// # Errors
 /// [`KitError::Connect`], [`KitError::Database`].
 pub async fn database() -> Result<DatabaseConnection, KitError> {
-    let options = DbOptions { max_connections: 1, ..DbOptions::default() };
+    let options = DbOptions {
+        max_connections: 1,
+        acquire_timeout: CONNECTION_PATIENCE,
+        ..DbOptions::default()
+    };
     let database = connect("sqlite::memory:", &options).await?;
     migrate::<ConsumerMigrator>(&database).await?;
     Ok(database)

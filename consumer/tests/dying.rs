@@ -19,7 +19,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
 /// Long enough for a busy machine; only a failing test waits as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Writes the payload down and answers twice; `moody` fails as long as the world is not mended, or what it
 /// needs is locked by somebody else.
@@ -105,7 +105,8 @@ impl World {
 
     fn start(&self) -> ConsumerKit {
         let config = testkit::config(self.database.clone(), "s");
-        let config = ConsumerConfig { key_order: KeyOrder::Keep, ..config };
+        let attempt_deadline = PATIENCE;
+        let config = ConsumerConfig { key_order: KeyOrder::Keep, attempt_deadline, ..config };
         Consumer::builder(config).subscribe("t", self.handler.clone()).test_kit().unwrap()
     }
 

@@ -262,8 +262,11 @@ mod tests {
     async fn sqlite_is_durable_and_a_second_writer_is_contended() {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
-        let options =
-            DbOptions { sqlite_busy_timeout: Duration::from_millis(50), ..DbOptions::default() };
+        let options = DbOptions {
+            sqlite_busy_timeout: Duration::from_millis(50),
+            acquire_timeout: Duration::from_secs(60),
+            ..DbOptions::default()
+        };
         let connection = connect(&url, &options).await.unwrap();
         for (pragma, wanted) in [("journal_mode", "wal"), ("synchronous", "2")] {
             let row = connection

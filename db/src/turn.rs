@@ -84,7 +84,11 @@ mod tests {
     async fn database(busy: Duration) -> (tempfile::TempDir, DatabaseConnection) {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
-        let options = DbOptions { sqlite_busy_timeout: busy, ..DbOptions::default() };
+        let options = DbOptions {
+            sqlite_busy_timeout: busy,
+            acquire_timeout: PATIENCE,
+            ..DbOptions::default()
+        };
         let database = connect(&url, &options).await.unwrap();
         database.execute_unprepared("CREATE TABLE came (number INTEGER)").await.unwrap();
         (directory, database)

@@ -89,7 +89,7 @@ async fn migrate_mysql<M: MigratorTrait>(connection: DatabaseConnection) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use halfmsg_db::{DbFault, DbOptions, connect};
     use sea_orm_migration::SchemaManager;
 
@@ -98,7 +98,17 @@ mod tests {
     async fn database() -> (tempfile::TempDir, DatabaseConnection) {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
-        (directory, connect(&url, &DbOptions::default()).await.unwrap())
+        (directory, connect(&url, &patient()).await.unwrap())
+    }
+
+    /// A connection is waited for longer than any machine stands still.
+    pub(crate) fn patient() -> DbOptions {
+        let patience = std::time::Duration::from_secs(60);
+        DbOptions {
+            acquire_timeout: patience,
+            sqlite_busy_timeout: patience,
+            ..DbOptions::default()
+        }
     }
 
     async fn run(connection: &DatabaseConnection, sql: &str) -> Result<(), DbErr> {

@@ -300,6 +300,7 @@ mod tests {
 
     use super::*;
     use crate::migrate;
+    use crate::tests::patient;
 
     /// Migrations before the report knew its readings.
     const BEFORE_READINGS: u32 = 7;
@@ -315,7 +316,7 @@ mod tests {
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
         // As in a migration, which is one transaction: SQLite takes the former schema of another
         // connection for the present one when it renames a table.
-        let options = DbOptions { max_connections: 1, ..DbOptions::default() };
+        let options = DbOptions { max_connections: 1, ..patient() };
         let database = connect(&url, &options).await.unwrap();
         OrderMigrator::up(&database, Some(BEFORE_READINGS)).await.unwrap();
         for sql in [

@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     fn written(broker: &EmbeddedBroker, topic: &str, records: usize) {
         broker.create_topic(topic, 2).expect("a topic");
@@ -210,12 +210,22 @@ mod tests {
         let broker = EmbeddedBroker::start().expect("a loopback port");
         written(&broker, "t", 10);
         broker.without_leader("t", 1).expect("it runs");
-        let mut shown = Vec::new();
-        let unread = scan(&broker.config(), "t", &[0, 1, 7], Patience::Idle(PATIENCE), |message| {
-            shown.push((message.partition(), message.offset()));
-        });
-        let unread = unread.expect("the broker answers");
-        assert_eq!(unread.keys().collect::<Vec<_>>(), [&1, &7]);
+        let look = || {
+            let mut shown = Vec::new();
+            let patience = Patience::Idle(PATIENCE);
+            let unread = scan(&broker.config(), "t", &[0, 1, 7], patience, |message| {
+                shown.push((message.partition(), message.offset()));
+            });
+            (unread.expect("the broker answers").into_keys().collect::<Vec<_>>(), shown)
+        };
+        let (mut unread, mut shown) = look();
+        // One question has a deadline of its own, and the machine may stand still once, or twice.
+        for _ in 0..2 {
+            if unread.contains(&0) {
+                (unread, shown) = look();
+            }
+        }
+        assert_eq!(unread, [1, 7]);
         assert_eq!(shown, [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]);
         let all = scan_all(&broker.config(), "t", &[0, 1], Patience::Idle(PATIENCE), |_| {});
         assert!(all.is_err(), "whoever needs all of them is told");

@@ -1,22 +1,25 @@
 //! The producer on the embedded broker, through its public interface.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use halfmsg_kafka::EmbeddedBroker;
 use halfmsg_producer::{
-    HalfFilter, HalfMessage, LifeEvent, LifeObserver, LifeStep, ListenerResult, LocalOutcome,
-    LocalTransactionState, Message, OperatorClient, OperatorRequest, Origin, ProducerConfig,
-    ResetTo, TransactionId, TransactionListener, TransactionProducer, Verdict,
+    AdminError, HalfFilter, HalfMessage, HalfView, LifeEvent, LifeObserver, LifeStep,
+    ListenerResult, LocalOutcome, LocalTransactionState, Message, OperatorClient, OperatorRequest,
+    Origin, ProducerConfig, ResetTo, SnapshotLimits, TransactionId, TransactionListener,
+    TransactionProducer, Verdict,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// Long enough for a busy machine; only a failing test waits as long.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Nothing is asked about by itself.
+const NEVER: Duration = Duration::from_secs(3_600);
 
 /// Answers as it is told to, by payload.
 #[derive(Clone, Default)]
@@ -107,21 +110,69 @@ fn broker(config: &ProducerConfig, broker: &EmbeddedBroker) {
     }
 }
 
+/// With more patience than any machine stands still, and so with checks that never come.
 fn config(broker: &EmbeddedBroker) -> ProducerConfig {
     let mut config = ProducerConfig::new(broker.config(), "app", "group");
-    // As short as they may be on a machine that stands still for some seconds anywhere.
-    config.prepare_deadline = Duration::from_secs(7);
-    config.decision_deadline = DEADLINE / 2;
-    config.local_deadline = Duration::from_secs(3);
-    config.check_after = Duration::from_millis(10_100);
-    config.check_deadline = Duration::from_secs(7);
-    config.check_backoff.initial = Duration::from_millis(50);
-    config.check_backoff.max = Duration::from_millis(100);
+    for deadline in [
+        &mut config.start_deadline,
+        &mut config.prepare_deadline,
+        &mut config.local_deadline,
+        &mut config.decision_deadline,
+        &mut config.store_timeout,
+        &mut config.check_deadline,
+    ] {
+        *deadline = DEADLINE;
+    }
+    config.shutdown_deadline = DEADLINE / 4;
+    config.check_after = NEVER;
     config
 }
 
+/// The same for the next process, which asks at once about what was left open, and stores no half message.
+fn asks_at_once(config: &ProducerConfig) -> ProducerConfig {
+    let (mut config, soon) = (config.clone(), Duration::from_millis(100));
+    (config.prepare_deadline, config.local_deadline, config.check_after) = (soon, soon, 3 * soon);
+    (config.check_backoff.initial, config.check_backoff.max) = (soon / 2, soon);
+    config
+}
+
+/// Commits by hand; nothing if a try before has done it, of which a machine that stood still did not tell in
+/// time.
+async fn commit_by_hand(
+    producer: &TransactionProducer,
+    id: TransactionId,
+    request: OperatorRequest,
+) -> Option<HalfView> {
+    let (mut tries, until) = (0, Instant::now() + DEADLINE);
+    loop {
+        tries += 1;
+        match producer.admin().commit(id, request.clone()).await {
+            Ok(settled) => return Some(settled),
+            Err(AdminError::AlreadyClosed { decision: "commit", .. }) if tries > 1 => return None,
+            Err(
+                error @ (AdminError::Unavailable(_)
+                | AdminError::Unseen(_)
+                | AdminError::Unreachable(_)
+                | AdminError::Incomplete(_)),
+            ) => assert!(Instant::now() < until, "{error}"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// A message of the target: its transaction id and its payload.
+type Delivered = (String, Vec<u8>);
+
 /// Reads the target until so many messages are there, and a little longer for any too many.
-fn delivered(broker: &EmbeddedBroker, count: usize) -> Vec<(String, Vec<u8>)> {
+fn delivered(broker: &EmbeddedBroker, count: usize) -> Vec<Delivered> {
+    delivered_until(broker, |found| found.len() >= count)
+}
+
+/// The same until all are there that are waited for.
+fn delivered_until(
+    broker: &EmbeddedBroker,
+    is_all: impl Fn(&[Delivered]) -> bool,
+) -> Vec<Delivered> {
     let consumer: BaseConsumer =
         broker.config().consumer("reader").create().expect("a valid configuration");
     consumer.fetch_metadata(Some("target"), DEADLINE).expect("the topic is there");
@@ -130,7 +181,7 @@ fn delivered(broker: &EmbeddedBroker, count: usize) -> Vec<(String, Vec<u8>)> {
         all.add_partition_offset("target", partition, Offset::Beginning).expect("an offset");
     }
     consumer.assign(&all).expect("assignable");
-    let mut found = Vec::new();
+    let (mut found, mut is_there) = (Vec::new(), false);
     let mut until = Instant::now() + DEADLINE;
     while Instant::now() < until {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else { continue };
@@ -139,8 +190,8 @@ fn delivered(broker: &EmbeddedBroker, count: usize) -> Vec<(String, Vec<u8>)> {
         let id = id.and_then(|header| header.value).expect("the transaction id");
         let id = String::from_utf8(id.to_vec()).expect("text");
         found.push((id, message.payload().unwrap_or_default().to_vec()));
-        if found.len() == count {
-            until = Instant::now() + Duration::from_millis(300);
+        if !is_there && is_all(&found) {
+            (is_there, until) = (true, Instant::now() + Duration::from_millis(300));
         }
     }
     found
@@ -158,11 +209,11 @@ async fn commits_are_delivered_once_and_rollbacks_never() {
         .lock()
         .expect("unpoisoned")
         .extend([(b"checked-commit".to_vec(), Commit), (b"checked-rollback".to_vec(), Rollback)]);
-    let producer = TransactionProducer::builder(config)
-        .listener("order", told)
-        .start()
-        .await
-        .expect("starts on the embedded broker");
+    let start = async |config| {
+        let builder = TransactionProducer::builder(config).listener("order", told.clone());
+        builder.start().await.expect("starts on the embedded broker")
+    };
+    let producer = start(config.clone()).await;
     let mut expected = Vec::new();
     for (payload, local, end) in [
         ("commit", Ok(Commit), Commit),
@@ -183,16 +234,16 @@ async fn commits_are_delivered_once_and_rollbacks_never() {
     let left = producer.begin("order", Message::new("target", "checked-commit").key("k")).await;
     let left = left.expect("stored").leave_open();
     let id = left.transaction_id.to_string();
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let list = producer.admin().list(HalfFilter { limit: 10, ..HalfFilter::default() }).await;
-        let items = list.expect("the resolver answers").items;
-        if items.len() == 1 && items[0].transaction_id == id && items[0].state == "open" {
-            break;
+    let is_open = |item: &HalfView| item.transaction_id == id && item.state == "open";
+    eventually("it to be listed, alone", async || {
+        match producer.admin().list(HalfFilter { limit: 10, ..HalfFilter::default() }).await {
+            Ok(page) if page.items.len() == 1 && is_open(&page.items[0]) => Ok(()),
+            other => Err(format!("{other:?}")),
         }
-        assert!(Instant::now() < until, "{items:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    })
+    .await;
+    producer.shutdown().await;
+    let producer = start(asks_at_once(&config)).await;
     expected.push((left.transaction_id.to_string(), b"checked-commit".to_vec()));
     let broker = tokio::task::spawn_blocking(move || {
         let found = delivered(&embedded, 3);
@@ -210,32 +261,38 @@ async fn a_half_that_nobody_can_explain_is_parked_once_and_settled_by_hand() {
     let mut config = config(&embedded);
     config.max_checks = 2;
     broker(&config, &embedded);
-    let started = TransactionProducer::builder(config).listener("order", Told::default()).start();
-    let producer = started.await.expect("starts");
+    let start = async |config| {
+        let builder = TransactionProducer::builder(config).listener("order", Told::default());
+        builder.start().await.expect("starts")
+    };
+    let producer = start(config.clone()).await;
     let half = producer.begin("order", Message::new("target", "x")).await.expect("stored");
     let id = half.leave_open().transaction_id;
-    let until = Instant::now() + DEADLINE;
-    loop {
-        // It is not known before the resolver has read it.
-        let found = producer.admin().get(id).await.expect("the resolver answers");
-        if let Some(found) = found.as_ref().filter(|found| found.half.state == "parked") {
-            assert_eq!(found.half.attempts, 2);
-            assert_eq!(found.payload.as_deref(), Some("x"));
-            break;
-        }
-        assert!(Instant::now() < until, "not parked: {found:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    producer.shutdown().await;
+    let producer = start(asks_at_once(&config)).await;
+    // It is not known before the resolver has read it.
+    let found = eventually("it to be parked", async || match producer.admin().get(id).await {
+        Ok(Some(found)) if found.half.state == "parked" => Ok(found),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!((found.half.attempts, found.payload.as_deref()), (2, Some("x")));
     let request = |force| OperatorRequest {
         operator: "ann".into(),
         reason: "the order is in the books".into(),
         force,
     };
-    let refused = producer.admin().commit(id, request(false)).await;
-    assert!(refused.is_err_and(|error| error.to_string().contains("force")));
-    let settled = producer.admin().commit(id, request(true)).await.expect("forced");
-    assert_eq!(settled.state, "committed");
-    assert_eq!(settled.epoch, 1);
+    eventually("it to be refused", async || {
+        match producer.admin().commit(id, request(false)).await {
+            Err(AdminError::NeedsForce { .. }) => Ok(()),
+            Ok(settled) => panic!("{settled:?}"),
+            Err(other) => Err(other.to_string()),
+        }
+    })
+    .await;
+    if let Some(settled) = commit_by_hand(&producer, id, request(true)).await {
+        assert_eq!((settled.state, settled.epoch), ("committed", 1));
+    }
     let read = tokio::task::spawn_blocking(move || (delivered(&embedded, 1), embedded));
     let (found, _embedded) = read.await.expect("the reader ends");
     assert_eq!(found, [(id.to_string(), b"x".to_vec())]);
@@ -251,12 +308,12 @@ async fn an_observer_hears_each_step_once_and_in_its_order() {
     broker(&config, &embedded);
     let (listener, heard) = (Told::default(), Heard::default());
     listener.checks.lock().expect("unpoisoned").insert(b"late".to_vec(), Rollback);
-    let producer = TransactionProducer::builder(config)
-        .listener("order", listener)
-        .observer(heard.clone())
-        .start()
-        .await
-        .expect("starts on the embedded broker");
+    let start = async |config| {
+        let builder = TransactionProducer::builder(config).listener("order", listener.clone());
+        let started = builder.observer(heard.clone()).start().await;
+        started.expect("starts on the embedded broker")
+    };
+    let producer = start(config.clone()).await;
     let message = |payload: &'static str| Message::new("target", payload).key("k");
     let told = |state| Ok::<_, String>(state);
 
@@ -275,11 +332,13 @@ async fn an_observer_hears_each_step_once_and_in_its_order() {
 
     let half = producer.begin("order", message("never")).await.expect("stored");
     let id = half.leave_open().transaction_id;
+    producer.shutdown().await;
+    let producer = start(asks_at_once(&config)).await;
     let steps = heard.until(id, "parked max_checks").await;
     assert_eq!(steps, ["stored order target", "checked unknown", "parked max_checks"]);
     let request =
         OperatorRequest { operator: "ann".into(), reason: "looked up".into(), force: true };
-    producer.admin().commit(id, request).await.expect("forced");
+    commit_by_hand(&producer, id, request).await;
     let steps = heard.until(id, "delivered target").await;
     let by_hand = ["reopened by ann", "commit by operator", "delivered target"];
     assert!(
@@ -329,12 +388,21 @@ async fn what_is_told_again_has_the_time_of_its_record() {
     producer.shutdown().await;
 
     let client = OperatorClient::new(embedded.config(), &config.topic_prefix, &config.group);
-    let client = client.expect("valid settings");
+    let patient = SnapshotLimits { deadline: DEADLINE, ..SnapshotLimits::default() };
+    let client = client.expect("valid settings").limits(patient);
+    let request =
+        || OperatorRequest { operator: "ann".into(), reason: "a test".into(), force: true };
     for partition in 0..4 {
-        let plan = client.plan_reset(partition, ResetTo::Start).await.expect("the broker answers");
-        let request =
-            OperatorRequest { operator: "ann".into(), reason: "a test".into(), force: true };
-        client.reset_progress(&plan, request).await.expect("nobody runs");
+        // Writing it has a deadline of its own; nobody runs.
+        eventually("the progress to be set", async || {
+            match client.plan_reset(partition, ResetTo::Start).await {
+                Ok(plan) => {
+                    client.reset_progress(&plan, request()).await.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
     }
     while wall_ms() <= told_by {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -368,7 +436,9 @@ fn wall_ms() -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_partition_without_a_leader_holds_up_no_other() {
     let embedded = EmbeddedBroker::start().expect("a loopback port");
-    let config = config(&embedded);
+    let mut config = config(&embedded);
+    // One that comes to the partition without a leader is waited for so long.
+    config.prepare_deadline = Duration::from_secs(7);
     broker(&config, &embedded);
     let (store, led) = (config.store_topic(), 3);
     embedded.without_leader(&store, 1).expect("it runs");
@@ -382,7 +452,7 @@ async fn a_store_partition_without_a_leader_holds_up_no_other() {
     .await;
     assert!(why.contains("kafka-topics.sh --describe") && why.contains("[1]"), "{why}");
     // Keys of the other partitions: what is committed there is delivered.
-    let mut sent = std::collections::BTreeSet::new();
+    let mut sent = BTreeSet::new();
     let mut number = 0;
     while sent.len() < led {
         let message = Message::new("target", format!("{number}")).key(format!("key {number}"));
@@ -396,17 +466,20 @@ async fn a_store_partition_without_a_leader_holds_up_no_other() {
     assert!(before >= led, "{before}");
     embedded.with_leader(&store, 1).expect("it runs");
     eventually("all to be taken over", async || producer.health()).await;
-    loop {
+    let until = Instant::now() + DEADLINE;
+    let last = loop {
+        assert!(Instant::now() < until, "the partition takes nothing");
         let message = Message::new("target", "at last").key(format!("key {number}"));
         number += 1;
-        let begun = producer.begin("test", message).await.expect("every partition has a leader");
-        begun.commit().await.expect("likewise");
+        let Ok(begun) = producer.begin("test", message).await else { continue };
+        begun.commit().await.expect("every partition has a leader");
         if begun.receipt().partition == 1 {
-            break;
+            break begun.receipt().transaction_id.to_string();
         }
-    }
-    let found = delivered(&embedded, before + 1);
-    assert!(found.iter().any(|(_, payload)| payload == b"at last"), "{found:?}");
+    };
+    let is_there = |found: &[Delivered]| found.iter().any(|(id, _)| *id == last);
+    let found = delivered_until(&embedded, is_there);
+    assert!(is_there(&found), "{found:?}");
     producer.shutdown().await;
 }
 
@@ -445,11 +518,15 @@ async fn a_target_that_takes_nothing_bounds_what_is_read() {
     for partition in 0..4 {
         embedded.with_leader("target", partition).expect("it runs");
     }
-    let found = tokio::task::spawn_blocking(move || (delivered(&embedded, COMMITTED), embedded));
+    // What was under way when the target was without its leader may come twice.
+    let numbers = |found: &[Delivered]| {
+        let numbers: BTreeSet<&[u8]> = found.iter().map(|(_, payload)| &payload[..]).collect();
+        numbers.len()
+    };
+    let is_all = move |found: &[Delivered]| numbers(found) == COMMITTED;
+    let found = tokio::task::spawn_blocking(move || (delivered_until(&embedded, is_all), embedded));
     let (found, embedded) = found.await.expect("the reader ends");
-    let numbers: std::collections::BTreeSet<Vec<u8>> =
-        found.into_iter().map(|(_, payload)| payload).collect();
-    assert_eq!(numbers.len(), COMMITTED);
+    assert_eq!(numbers(&found), COMMITTED);
     producer.shutdown().await;
     drop(embedded);
 }

@@ -10,13 +10,30 @@ use halfmsg_migrations::{FenceMigrator, migrate};
 use halfmsg_producer::fence::{self, FenceOptions};
 use halfmsg_producer::testkit::{self, Fault, KitError, TestKit, TestStore};
 use halfmsg_producer::{
-    HalfMessage, ListenerResult, LocalTransactionState, Message, TransactionId,
+    HalfMessage, ListenerResult, LocalTransactionState, Message, ProducerConfig, TransactionId,
     TransactionListener, TransactionProducer,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use tempfile::TempDir;
 
 use LocalTransactionState::{Commit, Rollback, Unknown};
+
+/// Long enough for a busy machine; only a failing test waits as long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// On the clock of a kit, where it takes no time.
+const CHECK_AFTER: Duration = Duration::from_secs(600);
+/// What keeps the fence has the time of its check, which is real.
+const FENCE: FenceOptions =
+    FenceOptions { lock_timeout: PATIENCE, budget: PATIENCE.saturating_mul(2) };
+
+fn config() -> ProducerConfig {
+    ProducerConfig {
+        local_deadline: PATIENCE,
+        check_deadline: 3 * PATIENCE,
+        check_after: CHECK_AFTER,
+        ..testkit::config("app")
+    }
+}
 
 /// Books one more, behind the fence or without it.
 #[derive(Clone)]
@@ -31,9 +48,13 @@ impl Bookings {
     async fn new(fenced: bool) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
-        let db = connect(&url, &DbOptions::default()).await.expect("opens");
-        let soon = Duration::from_millis(100);
-        let short = DbOptions { sqlite_busy_timeout: soon, ..DbOptions::default() };
+        let patient = DbOptions {
+            acquire_timeout: PATIENCE,
+            sqlite_busy_timeout: PATIENCE,
+            ..DbOptions::default()
+        };
+        let db = connect(&url, &patient).await.expect("opens");
+        let short = DbOptions { sqlite_busy_timeout: Duration::from_millis(100), ..patient };
         let checks = connect(&url, &short).await.expect("opens");
         migrate::<FenceMigrator>(&db).await.expect("migrates");
         db.execute_unprepared("CREATE TABLE booking (id TEXT)").await.expect("a table");
@@ -46,8 +67,7 @@ impl Bookings {
     }
 
     fn kit(&self, store: Option<TestStore>) -> TestKit {
-        let builder =
-            TransactionProducer::builder(testkit::config("app")).listener("book", self.clone());
+        let builder = TransactionProducer::builder(config()).listener("book", self.clone());
         match store {
             Some(store) => builder.test_kit_on(store).expect("valid"),
             None => builder.test_kit().expect("valid"),
@@ -81,7 +101,7 @@ impl TransactionListener for Bookings {
         half: &HalfMessage,
     ) -> ListenerResult<LocalTransactionState> {
         if self.fenced {
-            return fence::check_one(&self.checks, half, FenceOptions::default()).await;
+            return fence::check_one(&self.checks, half, FENCE).await;
         }
         let id = half.transaction_id.to_string();
         let select = "SELECT id FROM booking WHERE id = ?";
@@ -191,7 +211,7 @@ impl TransactionListener for Ignorant {
 
 #[tokio::test]
 async fn what_nobody_knows_is_parked_after_as_many_checks_as_allowed() {
-    let (ignorant, config) = (Ignorant::default(), testkit::config("app"));
+    let (ignorant, config) = (Ignorant::default(), config());
     let builder = TransactionProducer::builder(config.clone()).listener("book", ignorant.clone());
     let kit = builder.test_kit().expect("valid");
     let sent = kit.send_in_transaction("book", Message::new("booked", "x"), ()).await;
@@ -219,9 +239,10 @@ async fn several_share_a_decision_that_comes_in_time_or_from_the_check() {
     assert_eq!(kit.delivered().len(), 2);
     let left = kit.begin_several("book", messages()).await.expect("stored");
     drop(left);
-    assert_eq!(kit.advance(Duration::from_secs(5)).await.expect("lives"), 0);
+    let second = Duration::from_secs(1);
+    assert_eq!(kit.advance(CHECK_AFTER - second).await.expect("lives"), 0);
     assert_eq!(kit.open().len(), 2);
-    assert_eq!(kit.advance(Duration::from_secs(1)).await.expect("lives"), 2);
+    assert_eq!(kit.advance(second).await.expect("lives"), 2);
     assert_eq!((kit.delivered().len(), kit.dropped().len()), (2, 2));
 }
 

@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// Lines of an example.
 const MOST_LINES: usize = 59;
+/// An example has the deadlines that a program has, some seconds: the machine may stand still once, or twice.
+const TRIES: usize = 3;
 
 /// Every example of the package is in the list, and short.
 pub(crate) fn listed_and_short(package: &str, listed: &[&str]) {
@@ -25,7 +27,7 @@ pub(crate) fn listed_and_short(package: &str, listed: &[&str]) {
     assert_eq!(found, listed, "the examples and their list differ");
 }
 
-/// Runs one; its output is shown if it fails.
+/// Runs one; its output is shown if it fails each time.
 pub(crate) fn run(package: &str, name: &str) {
     let program = program(name);
     let source = Path::new(package).join("examples").join(format!("{name}.rs"));
@@ -35,11 +37,18 @@ pub(crate) fn run(package: &str, name: &str) {
         "{} is missing or old: cargo build --examples, or cargo test without --test, makes it",
         program.display()
     );
-    let output = Command::new(&program).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let failed = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name} ended with {}: {said}{failed}", output.status);
-    assert!(!said.is_empty(), "{name} says nothing");
+    let mut failures = Vec::new();
+    while failures.len() < TRIES {
+        let output = Command::new(&program).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() {
+            assert!(!said.is_empty(), "{name} says nothing");
+            return;
+        }
+        let failed = String::from_utf8_lossy(&output.stderr);
+        failures.push(format!("{name} ended with {}: {said}{failed}", output.status));
+    }
+    panic!("{}", failures.join("\n"));
 }
 
 /// Examples are beside the directory of the tests.

@@ -69,6 +69,7 @@ async fn who_has_too_little_pays_nothing() -> Result<()> {
     let kit = start(&db).test_kit()?;
     let payment = of_ann(200);
     kit.send_in_transaction(PURPOSE, payment.message()?, payment).await?;
+    kit.settle_all().await?;
     assert_eq!((kit.delivered().len(), kit.dropped().len()), (0, 1));
     assert_eq!(number(&db, "SELECT cents FROM account").await?, 150);
     Ok(())

@@ -56,8 +56,20 @@ async fn of_a_key_the_newest_are_remembered() {
     remember("s", &keyless).await;
     let theirs: Vec<_> = (0..25).map(|n| of(n, Some("hot".into()))).collect();
     remember("another", &theirs[..1]).await;
-    // What is young stays, however many there are.
-    assert_eq!(clean_by_key(&database, "s", KEEP, 4).await.unwrap(), 0);
+    // What is young stays, however many there are; it is, unless the machine stood still.
+    let mut subscriber = "young".to_owned();
+    loop {
+        let began = now();
+        for offset in 0..25 {
+            remember(subscriber.as_str(), &[of(offset, Some("hot".into()))]).await;
+        }
+        let forgotten = clean_by_key(&database, subscriber.as_str(), KEEP, 4).await.unwrap();
+        if now() - began < LEAST_AGE {
+            assert_eq!(forgotten, 0);
+            break;
+        }
+        subscriber.push_str(" again");
+    }
     make_older(&database).await;
     // The oldest of all waits for a retry.
     let transaction = begin_write(&database).await.unwrap();

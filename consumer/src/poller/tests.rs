@@ -1,6 +1,7 @@
 //! The poller's thread at a broker in this process.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +19,7 @@ use crate::metrics::ConsumerFamilies;
 const TOPIC: &str = "t";
 const GROUP: &str = "one";
 /// Long enough for a busy machine; only a failing test waits as long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// As short as they may be in a group that waits three seconds for its members.
 const MAX_POLL_MILLIS: u64 = 4_000;
 
@@ -171,11 +172,17 @@ async fn who_has_not_polled_for_too_long_says_so() {
     let polls = move || {
         let client: Client = poller.client_config().create_with_context(poller.events()).unwrap();
         client.subscribe(&[TOPIC]).unwrap();
+        let (polled, longest) = (Cell::new(Instant::now()), Cell::new(Duration::ZERO));
         until("its partition", || {
             assert!(poller.collect(&client).unwrap().messages.is_empty());
+            let pause = polled.replace(Instant::now()).elapsed();
+            longest.set(longest.get().max(pause));
             client.assignment().unwrap().count() == 1
         });
-        assert!(!lines.have("max.poll.interval.ms"));
+        // Unless the machine stood still.
+        if longest.get() < Duration::from_millis(MAX_POLL_MILLIS / 2) {
+            assert!(!lines.have("max.poll.interval.ms"));
+        }
         until("the line that says so", || {
             // It is what goes wrong.
             std::thread::sleep(Duration::from_millis(MAX_POLL_MILLIS + 1_000));

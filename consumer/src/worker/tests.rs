@@ -86,7 +86,7 @@ impl Scripted {
 }
 
 /// Long enough for a busy machine; only a failing test waits as long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a database says that cannot work, in whatever words of the driver.
 pub(crate) fn out_of_space() -> DbErr {

@@ -201,6 +201,7 @@ mod tests {
     use super::*;
     use crate::consumer::ConsumerMigrator;
     use crate::migrate;
+    use crate::tests::patient;
 
     #[tokio::test]
     async fn dead_letters_are_carried_over() {
@@ -208,7 +209,7 @@ mod tests {
         let url = format!("sqlite://{}", directory.path().join("a.db").display());
         // As in a migration, which is one transaction: SQLite takes the former schema of another
         // connection for the present one when it renames a table.
-        let options = DbOptions { max_connections: 1, ..DbOptions::default() };
+        let options = DbOptions { max_connections: 1, ..patient() };
         let database = connect(&url, &options).await.unwrap();
         ConsumerMigrator::up(&database, Some(1)).await.unwrap();
         let insert = "INSERT INTO dead_letter VALUES (x'01', 's', 'k', 't', 0, 7, NULL, '[]', NULL, \

@@ -217,7 +217,9 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(120);
+    /// The machine may stand still in some of them.
+    const TRIES: u32 = 5;
 
     struct Store {
         broker: EmbeddedBroker,
@@ -247,7 +249,12 @@ mod tests {
 
         fn read(&mut self, offsets: &[i64]) -> Result<Whole, Unread> {
             let stubs: Vec<_> = offsets.iter().map(|offset| stub(*offset)).collect();
-            self.reader.whole(&stubs.iter().collect::<Vec<_>>(), || false)
+            let mut read = || self.reader.whole(&stubs.iter().collect::<Vec<_>>(), || false);
+            match read() {
+                // The start of its client has a deadline of its own.
+                Err(Unread { error: BodyError::Kafka(_), .. }) => read(),
+                read => read,
+            }
         }
     }
 
@@ -268,17 +275,27 @@ mod tests {
 
     #[test]
     fn a_batch_may_take_long_as_long_as_its_bodies_come() {
-        // Longer than any machine stands still.
-        let mut store = Store::new(Duration::from_secs(8));
+        let mut store = Store::new(LONG);
         // So far apart that each is a jump, which takes a round trip at least.
         let offsets: Vec<i64> = (0..8).map(|number| number * (READ_ON + 2)).collect();
         store.write(offsets[7] + 1);
         // The client is there by then: its start has a deadline of its own.
         store.read(&offsets[7..]).expect("it is there");
         store.broker.round_trip_time(Duration::from_millis(1_100)).expect("it runs");
-        let begun = Instant::now();
-        let whole = store.read(&offsets).expect("each comes in time");
-        assert!(begun.elapsed() > store.reader.patience, "all of them take longer");
+        store.reader.patience = Duration::from_secs(8);
+        let mut tries = 0;
+        let (whole, took) = loop {
+            let begun = Instant::now();
+            match store.read(&offsets) {
+                Ok(whole) => break (whole, begun.elapsed()),
+                Err(late) => {
+                    tries += 1;
+                    assert!(tries < TRIES, "each comes in time: {late}");
+                    store.reader.kept.clear();
+                }
+            }
+        };
+        assert!(took > store.reader.patience, "all of them take longer");
         for offset in offsets {
             let payload = whole[&offset].body.payload.as_deref();
             assert_eq!(payload, Some(offset.to_string().as_bytes()));
@@ -290,9 +307,12 @@ mod tests {
         let mut store = Store::new(LONG);
         store.write(1);
         store.read(&[0]).expect("it is there");
-        // In this time the first one is read on any machine.
+        // In this time the first one is read, unless the machine stands still.
         store.reader.patience = Duration::from_secs(7);
-        let late = store.read(&[0, 1]).expect_err("the second is not there yet");
+        let late = (0..TRIES)
+            .map(|_| store.read(&[0, 1]).expect_err("the second is not there yet"))
+            .find(|late| late.stored_at == 1)
+            .expect("the first one is");
         assert!(late.stored_at == 1 && matches!(late.error, BodyError::Late { .. }), "{late}");
         assert!(store.reader.kept.contains_key(&0));
         assert!(store.reader.reading.is_some(), "what is on its way still is");
@@ -318,6 +338,7 @@ mod tests {
             let unread: Vec<i64> = unread.iter().map(|unread| unread.stored_at).collect();
             (whole.into_keys().collect::<Vec<_>>(), unread)
         };
+        store.read(&[0]).expect("it is there");
         let short = Duration::from_millis(300);
         assert_eq!(read(&mut store, LONG, &[0, 1, 2]), (vec![0, 1, 2], vec![]));
         // Behind the end of the log nothing comes.
@@ -327,10 +348,14 @@ mod tests {
         store.write(3);
         assert_eq!(read(&mut store, LONG, &[3, 4, 5]), (vec![3, 4, 5], vec![]));
         assert!(store.reader.hard.is_empty());
-        // What could not be read before comes last.
-        store.reader.hard = BTreeSet::from([6, 7]);
+        // What could not be read before comes last. The machine may stand still meanwhile.
         let enough = Duration::from_secs(7);
-        assert_eq!(read(&mut store, enough, &[6, 0, 7, 1]), (vec![0, 1], vec![6, 7]));
+        let last = (0..TRIES).map(|_| {
+            store.reader.hard = BTreeSet::from([6, 7]);
+            read(&mut store, enough, &[6, 0, 7, 1])
+        });
+        let last = last.take_while(|found| *found != (vec![0, 1], vec![6, 7])).count();
+        assert!(last < TRIES as usize, "the others are read, and before these");
         // One that is not there at all is no reason to wait.
         let gone = read(&mut store, LONG, &[2, 9_000, 9_001, 9_002]);
         assert_eq!(gone, (vec![2], vec![9_000, 9_001, 9_002]));

@@ -200,6 +200,9 @@ mod tests {
 
     use super::*;
 
+    /// Long enough for a busy machine; only a failing test waits as long.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     #[test]
     fn what_is_read_in_advance_has_a_bound_however_many_brokers_answer() {
         let number = |client: &ClientConfig, name: &str| -> usize {
@@ -240,13 +243,13 @@ mod tests {
             let sent = producer.send(record.partition(3).payload(payload));
             sent.map_err(|(error, _)| error).expect("room in the queue");
         }
-        producer.flush(Duration::from_secs(30)).expect("stored");
+        producer.flush(PATIENCE).expect("stored");
         let consumer = consumer(&config, PARTITIONS, Metrics::default()).expect("a client");
-        consumer.fetch_metadata(Some(&store), REVOKE_DEADLINE).expect("the topic is known");
+        consumer.fetch_metadata(Some(&store), PATIENCE).expect("the topic is known");
         let mut place = TopicPartitionList::new();
         place.add_partition_offset(&store, 3, Offset::Beginning).expect("an offset");
         consumer.assign(&place).expect("assigned");
-        let until = std::time::Instant::now() + Duration::from_secs(30);
+        let until = std::time::Instant::now() + PATIENCE;
         let mut read = Vec::new();
         while read.len() < 3 && std::time::Instant::now() < until {
             if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) {
@@ -269,7 +272,7 @@ mod tests {
             .set("statistics.interval.ms", "50")
             .create_with_context(context)
             .expect("a client");
-        consumer.fetch_metadata(Some("t"), REVOKE_DEADLINE).expect("the topic is known");
+        consumer.fetch_metadata(Some("t"), PATIENCE).expect("the topic is known");
         for ours in [0..3, 0..3, 1..3, 0..4, 0..0, 2..4] {
             let mut places = TopicPartitionList::new();
             for partition in ours.clone() {
@@ -280,7 +283,7 @@ mod tests {
             for partition in ours.clone() {
                 metrics.lag(partition, None);
             }
-            let until = std::time::Instant::now() + Duration::from_secs(30);
+            let until = std::time::Instant::now() + PATIENCE;
             while metrics.lags() != ours.clone().map(|partition| (partition, 0)).collect() {
                 assert!(std::time::Instant::now() < until, "{ours:?}: {:?}", metrics.lags());
                 drop(consumer.poll(Duration::from_millis(10)));
@@ -294,7 +297,7 @@ mod tests {
         let broker = EmbeddedBroker::start().expect("a loopback port");
         broker.create_topic("t", 4).expect("a topic");
         let consumer: BaseConsumer = broker.config().consumer("g").create().expect("a client");
-        consumer.fetch_metadata(Some("t"), REVOKE_DEADLINE).expect("the topic is known");
+        consumer.fetch_metadata(Some("t"), PATIENCE).expect("the topic is known");
         let mut all = TopicPartitionList::new();
         for partition in 0..4 {
             all.add_partition_offset("t", partition, Offset::Beginning).expect("an offset");

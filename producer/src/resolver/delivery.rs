@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     const PARTITIONS: i32 = 16;
-    const DEADLINE: Duration = Duration::from_secs(20);
+    const DEADLINE: Duration = Duration::from_secs(120);
 
     /// Where a batch of unkeyed messages goes, with what was set by hand.
     fn partitions_of_a_batch(by_hand: &[(&str, &str)]) -> usize {

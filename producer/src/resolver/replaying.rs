@@ -163,7 +163,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::resolver::assignment;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(120);
     /// More than one turn reads; each has a COMMIT.
     const HALVES: i64 = 10_000;
     /// Somebody else's record stands here.

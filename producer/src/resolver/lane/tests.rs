@@ -14,6 +14,8 @@ use crate::resolver::emitter::{JobEnd, Trouble, Work};
 mod blame;
 
 const LONG: Duration = Duration::from_secs(1 << 30);
+/// Longer than any test takes.
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A lane beside the core whose outcomes it carries out.
 struct Rig {
@@ -123,6 +125,7 @@ impl Rig {
 
     fn end(&mut self, job: Job, end: JobEnd) -> Ended {
         let ended = self.lane.ended(job.items, job.progress, end);
+        self.hold_time();
         for (at, _) in &ended.done {
             self.step(Event::CarriedOut { at: *at });
         }
@@ -136,6 +139,13 @@ impl Rig {
             self.core.progress_stored(progress);
         }
         ended
+    }
+
+    /// What the lane waits for from now on does not pass while a test runs, however slow the machine is.
+    fn hold_time(&mut self) {
+        let Lane { not_before, stored_at, clears_alone_from, held, .. } = &mut self.lane;
+        let of_all = [not_before, stored_at, clears_alone_from].into_iter().flatten();
+        of_all.chain(held.values_mut()).for_each(|at| *at = Instant::now() + HOUR);
     }
 
     fn again(&mut self) {

@@ -20,7 +20,7 @@ use crate::shared::Shared;
 use crate::stored::Place;
 use crate::targets::Targets;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A resolver that the test turns by hand, of a store with so many partitions.
 fn resolver(broker: &EmbeddedBroker, config: ProducerConfig, partitions: i32) -> Resolver {

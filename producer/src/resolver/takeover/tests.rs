@@ -11,6 +11,16 @@ fn found(start: i64, (low_water, position): (i64, i64), is_embedded: bool) -> Fo
 /// The coordinator of the last answers long after the others.
 #[test]
 fn one_that_is_silent_holds_up_no_other() {
+    let mut took = Vec::new();
+    // The machine may stand still once, or twice.
+    while took.iter().all(|took| *took >= READY_DEADLINE / 2) {
+        assert!(took.len() < 3, "it waits for nobody else: {took:?}");
+        took.push(a_silent_one_holds_up_for());
+    }
+}
+
+/// How long those that have answered wait.
+fn a_silent_one_holds_up_for() -> Duration {
     let (ready, answers) = mpsc::channel();
     let silent = (0..4).map(|partition| (partition, Emitter::by_hand().0)).collect();
     let mut fences = Fences::of(silent, answers);
@@ -19,12 +29,13 @@ fn one_that_is_silent_holds_up_no_other() {
         ready.send((partition, answer)).expect("it is heard");
     }
     assert_eq!(fences.next().into_keys().collect::<Vec<_>>(), [1, 2]);
-    assert!(began.elapsed() < READY_DEADLINE / 2, "it waits for nobody else");
+    let took = began.elapsed();
     let why = fences.why_not_all().expect("some are ours").expect("some are not");
     assert!(why.contains("[0, 3]") && why.contains("refused"), "{why}");
     ready.send((3, Ok(()))).expect("it is heard");
     assert_eq!(fences.next().into_keys().collect::<Vec<_>>(), [3]);
     assert!(fences.next().is_empty(), "nobody is left");
+    took
 }
 
 #[test]

@@ -14,13 +14,13 @@ use rdkafka::types::RDKafkaRespErr::{
 
 use super::*;
 use crate::config::ProducerConfig;
-use crate::resolver::emitter::tests::parts;
+use crate::resolver::emitter::tests::{TRIES, parts};
 use crate::targets::MISSING_FOR;
 
 /// Until the client asks a broker again about a topic that it was refused: before it does, it refuses the
 /// topic's records by itself (librdkafka, `rd_kafka_topic_set_error`), some milliseconds on a quick
 /// machine.
-const TAKEN_AGAIN: Duration = Duration::from_secs(20);
+const TAKEN_AGAIN: Duration = Duration::from_secs(120);
 
 fn half(topic: &str) -> Arc<Half> {
     let meta = HalfMeta {
@@ -54,12 +54,26 @@ fn broker(parts: impl Fn(&EmbeddedBroker) -> EmitterParts) -> (EmbeddedBroker, E
     (broker, parts)
 }
 
+/// With the target looked up: there and at its start it waits for one answer no longer than for some seconds.
+fn open<'a>(parts: &EmitterParts, stop: &'a AtomicBool) -> Worker<'a> {
+    parts.targets.look("t", TAKEN_AGAIN).expect("it is there");
+    let mut refused = Vec::new();
+    while refused.len() < TRIES {
+        match Worker::open(parts.clone(), 0, stop) {
+            Ok(worker) => return worker,
+            Err(why) => refused.push(why),
+        }
+    }
+    panic!("{refused:?}")
+}
+
 #[test]
 fn a_target_is_not_blamed_for_the_parked_topic() {
     let (broker, parts) = broker(parts);
     let (stop, targets) = (AtomicBool::new(false), Arc::clone(&parts.targets));
-    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    let mut worker = open(&parts, &stop);
     let mut end = |job: Job, denials: usize| {
+        targets.look("t", TAKEN_AGAIN).expect("it is there");
         let denials = vec![DENIED; denials];
         broker.refuse(RDKafkaApiKey::AddPartitionsToTxn, &denials).expect("it runs");
         match worker.carry_out(&job) {
@@ -94,7 +108,7 @@ fn a_right_that_is_missing_for_a_moment_refuses_nothing_for_good() {
         let (broker, mut parts) = broker(parts);
         parts.config = Arc::new(ProducerConfig { emission, ..(*parts.config).clone() });
         let stop = AtomicBool::new(false);
-        let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+        let mut worker = open(&parts, &stop);
         broker.refuse(api, &[DENIED]).expect("it runs");
         let end = worker.carry_out(&job(vec![deliver("t", None)], Vec::new()));
         let Some(JobEnd::Aborted(troubles) | JobEnd::Done(troubles)) = end else {
@@ -132,7 +146,7 @@ fn a_settled_message_that_is_not_cleared_is_named() {
     let emission = Emission::AtLeastOnce;
     parts.config = Arc::new(ProducerConfig { emission, ..(*parts.config).clone() });
     let stop = AtomicBool::new(false);
-    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    let mut worker = open(&parts, &stop);
     broker.refuse(RDKafkaApiKey::Produce, &[DENIED; 2]).expect("it runs");
     let log = Log::default();
     let writer = log.clone();
@@ -154,7 +168,7 @@ fn a_settled_message_that_is_not_cleared_is_named() {
 fn an_emitter_that_is_given_up_looks_for_no_target_and_sends_nothing() {
     let (broker, parts) = broker(parts);
     let stop = AtomicBool::new(false);
-    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    let mut worker = open(&parts, &stop);
     broker.stop().expect("it runs");
     stop.store(true, Ordering::Relaxed);
     let mut took = Vec::new();
@@ -176,7 +190,7 @@ fn at_least_once_a_message_that_its_target_refuses_is_not_marked_as_settled() {
     parts.config = Arc::new(config);
     let (parked_topic, kafka) = (parts.config.parked_topic(), parts.config.kafka.clone());
     let (stop, targets) = (AtomicBool::new(false), Arc::clone(&parts.targets));
-    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    let mut worker = open(&parts, &stop);
     let settled =
         HalfRef { id: TransactionId::from_bytes([1; 16]), half: HalfOffset(0), epoch: Epoch(1) };
     let marks = || {
@@ -207,7 +221,7 @@ fn at_least_once_a_mark_that_is_refused_is_no_reason_to_deliver_again() {
     parts.config = Arc::new(config);
     let (parked_topic, kafka) = (parts.config.parked_topic(), parts.config.kafka.clone());
     let stop = AtomicBool::new(false);
-    let mut worker = Worker::open(parts, 0, &stop).expect("it opens");
+    let mut worker = open(&parts, &stop);
     let settled =
         HalfRef { id: TransactionId::from_bytes([1; 16]), half: HalfOffset(0), epoch: Epoch(1) };
     // The delivery is taken, its mark is not.
