@@ -140,6 +140,7 @@ pub(crate) async fn console_tells_the_story_by_clicks(env: Env) {
     shop.order.process().abort().await;
     page.shows("#connection", "disconnected").await;
     page.shows("#chart-rate", "Cannot be read now.").await;
+    shop.order.check_soon();
     shop.restart_orders().await;
     page.shows("#connection", "live").await;
     page.lane_shows("dies", "decided", "by check-back").await;

@@ -135,6 +135,7 @@ pub(crate) async fn events_are_told_and_told_again(env: Env) {
     let last_id = watching.last_id.clone();
     drop((watching, again));
     shop.place(&[("apple", 1)]).fault("crash-after-deduct").send_and_lose().await;
+    shop.order.check_soon();
     shop.survive_crash().await;
     let mut after = Watching::from(&shop, Some(&last_id)).await;
     let reset = after.next().await.expect("a reset");

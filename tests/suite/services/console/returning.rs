@@ -90,7 +90,7 @@ pub(crate) async fn console_comes_back_unheard(env: Env) {
 /// one to the other is not told that a service died.
 pub(crate) async fn console_tells_replicas_apart(env: Env) {
     let _alone = alone().await;
-    let shop = Shop::open(env).await;
+    let shop = Shop::builder(env).await.checked_soon().open().await;
     let mut second = shop.order.replica("order-svc-2");
     second.start();
     second.ready(&shop.calls.http).await;
