@@ -18,7 +18,7 @@ use crate::suite::{Env, PATIENCE, until};
 /// From a finished build to its three lines.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// So often a machine may stand still while one of these times runs.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 /// From `cargo run` to them: this repository's own packages may be built anew.
 const BUILD_WITHIN: Duration = Duration::from_secs(1_800);
 const FREE_PORTS: [&str; 4] = ["--order-port", "0", "--stock-port", "0"];

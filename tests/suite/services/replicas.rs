@@ -24,12 +24,12 @@ const SESSION: Duration = Duration::from_secs(10);
 /// From there to the first delivery by the one that has taken over.
 const TAKEOVER: Duration = Duration::from_secs(2);
 /// What a loaded machine adds to it, at the worst.
-const MARGIN: Duration = Duration::from_secs(15);
+const MARGIN: Duration = Duration::from_secs(60);
 /// A loaded machine is quiet in one of so many: one takeover within the promise shows that nothing in it
 /// waits for longer.
-const TRIES: usize = 3;
+const TRIES: usize = 5;
 /// Waiting until nothing is under way, a check-back after a session that ran out included.
-const QUIET_DEADLINE: Duration = Duration::from_secs(180);
+const QUIET_DEADLINE: Duration = Duration::from_secs(300);
 /// The resolver's line about what the group has given it.
 const ASSIGNED: &str = "the group has assigned partitions";
 /// Its line when they are taken over.
