@@ -41,6 +41,8 @@ pub(crate) async fn cancel_gives_the_stock_back_once(env: Env) {
     for order in [first, second] {
         let answer = cancelled(shop.cancel(order).await);
         shop.order.kill();
+        // Its decision may not be stored yet.
+        shop.order.check_soon();
         shop.restart_orders().await;
         let again = cancelled(shop.cancel(order).await);
         assert_eq!(again.text, answer.text);

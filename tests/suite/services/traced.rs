@@ -15,6 +15,7 @@ use crate::suite::{Env, PATIENCE, until};
 const CALLER: &str = "b7ad6b7169203331";
 const ORDER: &str = "order-svc";
 const STOCK: &str = "stock-svc";
+/// Spans that the collector does not take within this are lost, and it may stand still.
 pub(super) const TAKEN_WITHIN_MS: &str = "120000";
 /// In stock before each order.
 const RECEIVED: i64 = 10;
@@ -33,7 +34,6 @@ async fn shop_of(mut builder: ShopBuilder, settings: &[(&str, &str)]) -> (Shop, 
     let shop = builder
         .both("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .both("OTEL_BSP_SCHEDULE_DELAY", "50")
-        // What it does not take in time is lost, and it may stand still.
         .both("OTEL_EXPORTER_OTLP_TIMEOUT", TAKEN_WITHIN_MS)
         .open()
         .await;
