@@ -31,7 +31,7 @@ pub(crate) const TOKEN: &str = "operators-only";
 /// Longer than a machine stands still: what is asked for is done, and by whom it is asked for. What an outage
 /// leaves open all the same is checked within [`settled::VOID_DEADLINE`]. prepare + local < check_after, and the
 /// lease is above prepare + local + decision; the answer comes before the test's client gives it up.
-const UNHURRIED: &[(&str, &str)] = &[
+pub(crate) const UNHURRIED: &[(&str, &str)] = &[
     ("HALFMSG_PREPARE_DEADLINE_MS", "25000"),
     ("HALFMSG_LOCAL_DEADLINE_MS", "30000"),
     ("HALFMSG_DECISION_DEADLINE_MS", "25000"),
@@ -40,13 +40,11 @@ const UNHURRIED: &[(&str, &str)] = &[
     ("HALFMSG_CHECK_INTERVAL_MS", "1000"),
     ("HALFMSG_ANSWER_DEADLINE_MS", "100000"),
     ("HALFMSG_IDEMPOTENCY_LEASE_MS", "90000"),
-    // The books are read from the store.
-    ("HALFMSG_TRIM_INTERVAL_MS", "0"),
 ];
 
 /// For who waits for a check-back, a deadline or a lease: as short as they may be on a machine that stands still
 /// for some seconds anywhere.
-const CHECKED_SOON: &[(&str, &str)] = &[
+pub(crate) const CHECKED_SOON: &[(&str, &str)] = &[
     ("HALFMSG_PREPARE_DEADLINE_MS", "7000"),
     ("HALFMSG_LOCAL_DEADLINE_MS", "7500"),
     ("HALFMSG_DECISION_DEADLINE_MS", "7000"),
@@ -208,6 +206,8 @@ impl ShopBuilder {
         order.set("HALFMSG_GROUP", &ground.group.group);
         order.set("HALFMSG_STORE_PARTITIONS", &PARTITIONS.to_string());
         order.set("STOCK_URL", &stock.url(""));
+        // The books are read from the store.
+        order.set("HALFMSG_TRIM_INTERVAL_MS", "0");
         for (name, value) in UNHURRIED {
             order.set(name, value);
         }
