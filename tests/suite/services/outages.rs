@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::ground::Ground;
 use super::http::Answer;
 use super::shop::settled::VOID_DEADLINE;
-use super::shop::{READY_DEADLINE, Shop, ShopBuilder};
+use super::shop::{READY_DEADLINE, Shop, ShopBuilder, stood_still};
 use crate::suite::{Env, PATIENCE, until};
 
 const RECEIVED: i64 = 60;
@@ -51,6 +51,9 @@ async fn served_again(shop: &Shop) {
         let answer = answer.expect("order-svc answers");
         if answer.status == 201 {
             return Ok(());
+        }
+        if answer.status != 503 && stood_still(&answer) {
+            return Err(answer.text);
         }
         assert_eq!(answer.status, 503, "{}", answer.text);
         Err(answer.expect_retry_after().text)

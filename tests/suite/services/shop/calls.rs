@@ -151,6 +151,11 @@ impl Place {
     }
 }
 
+/// Whether a service, its database or the broker stood still is why it was not done.
+pub(crate) fn stood_still(answer: &Answer) -> bool {
+    has_not_begun(answer) || HELD_UP.contains(&answer.code())
+}
+
 /// The database or the broker was too slow, nothing has begun, and the same may be asked again.
 fn has_not_begun(answer: &Answer) -> bool {
     let is_busy = answer.status == 503 && NOT_BEGUN.contains(&answer.code());
