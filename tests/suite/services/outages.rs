@@ -20,18 +20,20 @@ const BACK_WITHIN: Duration = READY_DEADLINE;
 /// An order that is refused because something is away, and may be repeated.
 async fn refused(shop: &Shop, code: &str) -> Answer {
     // Again where the machine stood still meanwhile: then something else may be too slow as well.
-    let refused = until(PATIENCE, &format!("an order to be refused in time: {code}"), async || {
+    let what = format!("an order to be refused in time: {code}");
+    let refused = until(PATIENCE, &what, async || {
         let began = Instant::now();
         let answer = shop.place(&[("apple", 1)]).user("early").key("early").try_send().await;
         let answer = answer.expect("order-svc answers");
         let took = began.elapsed();
         assert!([409, 503].contains(&answer.status), "{}", answer.text);
-        match answer.code() == code && took < REFUSED_WITHIN {
-            true => Ok(answer),
-            false => Err(format!("after {took:?}: {}", answer.text)),
+        if answer.code() == code && took < REFUSED_WITHIN {
+            return Ok(answer);
         }
-    });
-    refused.await.expect_problem(503, code).expect_retry_after()
+        Err(format!("after {took:?}: {}", answer.text))
+    })
+    .await;
+    refused.expect_problem(503, code).expect_retry_after()
 }
 
 /// It says so where it is asked whether it is ready, and lives.

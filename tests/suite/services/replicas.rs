@@ -47,7 +47,8 @@ impl Pair {
     async fn open(env: Env, instance_ids: [&str; 2]) -> Self {
         let alone = alone().await;
         let builder = Shop::builder(env).await;
-        // Longer than elsewhere: two replicas under load on a machine that may have two cores.
+        // Two replicas under load on a machine that may have two cores; and short, so that what a dead one leaves is
+        // checked soon.
         let mut shop = builder
             .order("HALFMSG_INSTANCE_ID", instance_ids[0])
             // Which replica delivers is told by the lines about a message's life.

@@ -232,7 +232,7 @@ pub(crate) async fn long_500_orders_of_all_flows_while_all_are_killed(env: Env) 
 /// Whoever is killed, at even distances.
 async fn conserves(env: Env, kills: &[Victim]) {
     let _alone = alone().await;
-    // Longer than elsewhere: sixteen clients at once on a machine that may have two cores.
+    // Sixteen clients at once on a machine that may have two cores; and short, so that much runs out of time.
     let builder = Shop::builder(env).await;
     let mut shop = builder
         .order("HALFMSG_PREPARE_DEADLINE_MS", "2500")
