@@ -98,6 +98,9 @@ mod tests {
 
     use super::*;
 
+    /// Long enough for a busy machine; only a failing test waits as long.
+    const PATIENCE: Duration = Duration::from_secs(120);
+
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "routes of a test are in no document")]
     async fn a_stuck_request_does_not_hold_up_the_end() {
@@ -120,7 +123,7 @@ mod tests {
         let mut wait = wait;
         wait.recv().await.unwrap();
         token.cancel();
-        tokio::time::timeout(Duration::from_secs(30), server).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -128,7 +131,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let token = CancellationToken::new();
         token.cancel();
-        let served = serve(listener, Router::new(), token, Duration::from_secs(60));
-        tokio::time::timeout(Duration::from_secs(30), served).await.unwrap().unwrap();
+        let served = serve(listener, Router::new(), token, 10 * PATIENCE);
+        tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
     }
 }

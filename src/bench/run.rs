@@ -32,6 +32,10 @@ impl Subject {
             return Ok(Self::Bare(Bare::start(topics, exactly_once).await?));
         }
         let mut config = engine::config(topics, args.in_flight)?;
+        // Nobody waits for a check here: a machine may stand still for as long as the store is asked.
+        config.prepare_deadline = config.store_timeout;
+        config.decision_deadline = config.store_timeout;
+        config.check_after = 2 * config.store_timeout;
         config.emission = if exactly_once { Emission::ExactlyOnce } else { Emission::AtLeastOnce };
         let listener = CommitAll::default();
         Ok(Self::Engine(Engine::start(topics, config, args.payload_bytes, listener).await?))

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 /// Partitions of store and target.
 pub(crate) const PARTITIONS: i32 = 8;
 /// A new topic must be known within this.
-const KNOWN_DEADLINE: Duration = Duration::from_secs(10);
+const KNOWN_DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The broker of a run, and what is created on it.

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     /// Long enough for a busy machine, short enough to fail.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_secs(120);
 
     /// A stopped client whose buffers take everything, and one of which nothing is taken: neither
     /// keeps its place.

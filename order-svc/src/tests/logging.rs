@@ -52,7 +52,7 @@ async fn a_row_that_cannot_be_read_is_logged_with_its_order() {
     let shop = Shop::open().await;
     let placed = shop.order(1, &[]).await;
     let (id, transaction) = (placed.text("id"), placed.text("transaction_id"));
-    let database = shop.db.connect(Duration::from_secs(5)).await;
+    let database = shop.db.patient().await;
     // As a later version may write it.
     let unchecked = match shop.db.is_sqlite() {
         true => "PRAGMA ignore_check_constraints = ON",

@@ -30,7 +30,7 @@ pub(super) use shop::{CHECKED_SOON, Shop, order_request};
 pub(super) use stub::StubStock;
 
 /// Long enough for a busy machine; only a failing test waits as long.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// Bounds that no busy machine exceeds: after an error of an operation that had its effect all the same, what
 /// comes next would be another case.
 pub(super) const UNHURRIED: StoreLimits = StoreLimits {

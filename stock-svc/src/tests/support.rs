@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::store::StockStore;
 
 /// Long enough for a busy machine; only a failing test waits as long.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) const TOKEN: &str = "s3cret";
 
 /// Waits until the condition holds.

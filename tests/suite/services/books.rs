@@ -116,6 +116,19 @@ impl Books {
         Ok(books)
     }
 
+    /// Without what stands in them about these orders.
+    pub(crate) fn without(mut self, orders: &BTreeSet<Uuid>) -> Self {
+        let of_them = self.halves.iter().filter(|(_, half)| orders.contains(&half.order_id));
+        for id in of_them.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.halves.remove(&id);
+            self.delivered.remove(&id);
+        }
+        self.orders.retain(|id, _| !orders.contains(id));
+        self.deductions.retain(|id, _| !orders.contains(id));
+        self.movements.retain(|row| row.order_id.is_none_or(|id| !orders.contains(&id)));
+        self
+    }
+
     /// How many orders are void for which reason.
     pub(crate) fn reasons(&self) -> BTreeMap<&str, usize> {
         let mut counts = BTreeMap::new();

@@ -33,6 +33,8 @@ const ARGUMENTS: [&str; 9] = [
 ];
 /// WebDriver's name of the key.
 const SHIFT: &str = "\u{e008}";
+/// What an element may be for a moment: a list that is drawn anew has others.
+const PASSING: [&str; 2] = ["stale element reference", "no such element"];
 /// The key of an element in WebDriver's JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -82,6 +84,7 @@ impl Browser {
         let wanted = json!({
             "browserName": "chrome", "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
+            "timeouts": {"script": PATIENCE.as_secs() * 1_000, "pageLoad": PATIENCE.as_secs() * 1_000},
         });
         let body = json!({"capabilities": {"alwaysMatch": wanted}});
         let made = browser.ask(Method::POST, "", body).await;
@@ -103,15 +106,13 @@ impl Browser {
 
     /// Clicks, as a person does: what is hidden or covered cannot be clicked.
     pub(crate) async fn click(&self, css: &str) {
-        let element = self.find(css).await;
-        self.ask(Method::POST, &format!("/element/{element}/click"), json!({})).await;
+        self.act(css, "click", json!({})).await;
     }
 
     /// Types into a field, in place of what is there.
     pub(crate) async fn fill(&self, css: &str, text: &str) {
-        let element = self.find(css).await;
-        self.ask(Method::POST, &format!("/element/{element}/clear"), json!({})).await;
-        self.ask(Method::POST, &format!("/element/{element}/value"), json!({"text": text})).await;
+        self.act(css, "clear", json!({})).await;
+        self.act(css, "value", json!({"text": text})).await;
     }
 
     /// Presses keys where the focus is.
@@ -199,18 +200,35 @@ impl Browser {
         self.ask(Method::POST, "/goog/cdp/execute", body).await
     }
 
-    async fn find(&self, css: &str) -> String {
-        let by = json!({"using": "css selector", "value": css});
-        let found = self.ask(Method::POST, "/element", by).await;
-        found[ELEMENT].as_str().expect("an element").to_owned()
+    /// Does something with the first such element; again if the page is drawing it anew.
+    async fn act(&self, css: &str, what: &str, body: Value) {
+        until(PATIENCE, &format!("{css} to be there for '{what}'"), async || {
+            let by = json!({"using": "css selector", "value": css});
+            let found = self.try_ask(Method::POST, "/element", by).await?;
+            let element = found[ELEMENT].as_str().expect("an element");
+            let path = format!("/element/{element}/{what}");
+            self.try_ask(Method::POST, &path, body.clone()).await
+        })
+        .await;
     }
 
     async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
+        let answer = self.try_ask(method, path, body).await;
+        answer.unwrap_or_else(|passing| panic!("{path}: {passing}"))
+    }
+
+    /// # Errors
+    /// What passes by itself. Everything else ends the test.
+    async fn try_ask(&self, method: Method, path: &str, body: Value) -> Result<Value, String> {
         let request = self.http.request(method.clone(), format!("{}{path}", self.session));
         let request = if method == Method::GET { request } else { request.json(&body) };
         let answer = send(request).await.expect("chromedriver answers");
+        let value = answer.body["value"].clone();
+        if value["error"].as_str().is_some_and(|error| PASSING.contains(&error)) {
+            return Err(answer.text);
+        }
         assert_eq!(answer.status, 200, "{path} {body}: {}", answer.text);
-        answer.body["value"].clone()
+        Ok(value)
     }
 }
 

@@ -7,12 +7,20 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use super::http::Answer;
 use super::shop::Shop;
 use super::shop::settled::VOID_DEADLINE;
+use crate::suite::database::patient;
 use crate::suite::{Env, until};
 
 const RECEIVED: i64 = 40;
 
 async fn open(env: Env) -> Shop {
     let shop = Shop::open(env).await;
+    shop.seed("apple", 100, RECEIVED).await;
+    shop
+}
+
+/// One whose check-backs are waited for.
+async fn open_checked_soon(env: Env) -> Shop {
+    let shop = Shop::builder(env).await.checked_soon().open().await;
     shop.seed("apple", 100, RECEIVED).await;
     shop
 }
@@ -33,6 +41,8 @@ pub(crate) async fn cancel_gives_the_stock_back_once(env: Env) {
     for order in [first, second] {
         let answer = cancelled(shop.cancel(order).await);
         shop.order.kill();
+        // Its decision may not be stored yet.
+        shop.order.check_soon();
         shop.restart_orders().await;
         let again = cancelled(shop.cancel(order).await);
         assert_eq!(again.text, answer.text);
@@ -68,7 +78,7 @@ pub(crate) async fn cancel_many_times_at_once(env: Env) {
 /// The restore comes before the question for the stock: the barrier is closed, the question takes
 /// nothing, its answer changes nothing.
 pub(crate) async fn cancel_comes_before_the_stock_is_asked_for(env: Env) {
-    let shop = open(env).await;
+    let shop = open_checked_soon(env).await;
     let lost = shop.place(&[("apple", 5)]).saga().fault("decision-lost").send().await.expect(202);
     let order = lost.order_id();
     cancelled(shop.cancel(order).await);
@@ -131,7 +141,7 @@ struct Answers(DatabaseTransaction);
 
 impl Answers {
     async fn held(shop: &Shop) -> Self {
-        let options = DbOptions { idle_transaction_timeout: VOID_DEADLINE, ..DbOptions::default() };
+        let options = DbOptions { idle_transaction_timeout: 2 * VOID_DEADLINE, ..patient() };
         let orders = shop.ground.orders.connect(&options).await;
         let transaction = orders.begin().await.expect("a transaction");
         let lock = "LOCK TABLE inbox IN SHARE ROW EXCLUSIVE MODE";
@@ -146,7 +156,7 @@ impl Answers {
 
 /// Killed between its half message and its end, over and over: repeated, it is cancelled once.
 pub(crate) async fn cancel_survives_the_death_of_order_svc(env: Env) {
-    let mut shop = open(env).await;
+    let mut shop = open_checked_soon(env).await;
     for _ in 0..3 {
         let order = shop.place(&[("apple", 2)]).send().await.expect(201).order_id();
         let calls = shop.calls.clone();

@@ -44,7 +44,9 @@ const NEED_STOCK: [&str; 6] = [
 
 /// Both services keep what their documents say; and a document that says something else is noticed.
 pub(crate) async fn contract_is_kept(env: Env) {
-    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", LATE_CHECK_MS);
+    // Failures are asked for that take as long as a deadline.
+    let builder = Shop::builder(env).await.checked_soon();
+    let builder = builder.order("HALFMSG_CHECK_AFTER_MS", LATE_CHECK_MS);
     // One check is enough to be parked, one failure to be a dead letter.
     let builder = builder.order("HALFMSG_MAX_CHECKS", "1").both("HALFMSG_RETRY_LEVELS_MS", "none");
     let mut shop = builder.open().await;

@@ -30,6 +30,8 @@ async fn ends(shop: &Shop, confirmed: bool) -> Books {
 /// The three crashes at a fault point; the rows of the fault table have their details.
 pub(crate) async fn c22_killed_between_half_and_decision(env: Env) {
     let mut shop = open(env, "").await;
+    // Each is asked about as soon as it is old enough, by the process that comes then.
+    shop.order.check_soon();
     for (fault, status, left) in [
         ("crash-after-half", "void", RECEIVED),
         ("crash-after-deduct", "void", RECEIVED),
@@ -53,6 +55,7 @@ pub(crate) async fn c22_killed_during_the_local_transaction(env: Env) {
     shop.order.kill();
     let answer = slow.await.expect("the request does not panic");
     assert!(answer.is_err(), "the process was killed before its answer: {answer:?}");
+    shop.order.check_soon();
     shop.restart_orders().await;
     ends(&shop, false).await;
 }
@@ -131,7 +134,8 @@ async fn ends_delivered(shop: &mut Shop, times: usize) {
 
 /// stock-svc is killed while messages wait for it: it restores them when it is back.
 pub(crate) async fn c22_stock_svc_killed_before_it_restores(env: Env) {
-    let mut shop = open(env, "").await;
+    let mut shop = Shop::builder(env).await.checked_soon().open().await;
+    shop.seed("apple", 100, RECEIVED).await;
     // slow-local is given up after the local deadline, when stock-svc is long dead.
     let slow = tokio::spawn(shop.place(&[("apple", 3)]).fault("slow-local").try_send());
     shop.stock_is("apple", RECEIVED - 3).await;

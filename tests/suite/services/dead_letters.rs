@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::cli::{Ended, environment, run};
 use super::http::{Answer, send};
-use super::shop::{Shop, TOKEN};
+use super::shop::{Shop, TOKEN, stood_still};
 use crate::suite::topic::{Entry, write};
 use crate::suite::{Env, PATIENCE, until};
 
@@ -82,12 +82,16 @@ pub(super) async fn contradict(shop: &Shop, order: Uuid) {
     write(&shop.ground.kafka(), &shop.ground.outbound_topic, &answer).await;
 }
 
-/// An operator's call about the dead letters of order-svc.
+/// An operator's call about the dead letters of order-svc, however slow its database is.
 async fn settle(shop: &Shop, path: &str, body: Option<Value>, token: &str) -> Answer {
-    let request = shop.http.post(shop.order_url(&format!("/dead-letters{path}")));
-    let request = if token.is_empty() { request } else { request.bearer_auth(token) };
-    let request = body.iter().fold(request, |request, body| request.json(body));
-    send(request).await.expect("order-svc answers")
+    until(PATIENCE, path, async || {
+        let request = shop.http.post(shop.order_url(&format!("/dead-letters{path}")));
+        let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+        let request = body.iter().fold(request, |request, body| request.json(body));
+        let answer = send(request).await.expect("order-svc answers");
+        if stood_still(&answer) { Err(answer.text) } else { Ok(answer) }
+    })
+    .await
 }
 
 /// Those of order-svc's own consumers: answers that contradict an order, and what neither they nor

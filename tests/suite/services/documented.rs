@@ -29,6 +29,7 @@ use super::collector::Collector;
 use super::launcher::{Launcher, all_gone, descendants};
 use super::shop::Shop;
 use super::shop::settled::VOID_DEADLINE;
+use super::traced::TAKEN_WITHIN_MS;
 use crate::suite::turns::alone;
 use crate::suite::{Env, PATIENCE, until};
 use found::{Block, block, blocks, cases, inline, root};
@@ -238,7 +239,8 @@ pub(crate) async fn documented_traces(_: Env) {
     let (name, url) = assignment.split_once('=').expect("name and value");
     assert_eq!((program, url), (CARGO_RUN, "http://127.0.0.1:4318"));
     let collector = Collector::start().await;
-    let launcher = Launcher::with(&[(name, &collector.url)]).await;
+    let within = ("OTEL_EXPORTER_OTLP_TIMEOUT", TAKEN_WITHIN_MS);
+    let launcher = Launcher::with(&[(name, &collector.url), within]).await;
     demonstration(&launcher).await;
     until(PATIENCE, "the span of the request", async || {
         let spans = collector.spans();

@@ -12,29 +12,19 @@ use serde_json::{Value, json};
 use super::http::{Answer, client, send};
 use super::process::Process;
 use super::shop::settled::VOID_DEADLINE;
+use super::shop::{CHECKED_SOON, UNHURRIED};
 use crate::suite::turns::alone;
 use crate::suite::{Env, PATIENCE, until};
 
 /// From a finished build to its three lines.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// So often a machine may stand still while one of these times runs.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 /// From `cargo run` to them: this repository's own packages may be built anew.
 const BUILD_WITHIN: Duration = Duration::from_secs(1_800);
 const FREE_PORTS: [&str; 4] = ["--order-port", "0", "--stock-port", "0"];
 /// From Ctrl-C to its end: as long as Docker gives a container by default.
 const END_WITHIN: Duration = Duration::from_secs(10);
-
-/// Its services' times, as long as a machine stands still: the answers to the printed lines would be others.
-const UNHURRIED: [(&str, &str); 7] = [
-    ("HALFMSG_PREPARE_DEADLINE_MS", "7000"),
-    ("HALFMSG_LOCAL_DEADLINE_MS", "7500"),
-    ("HALFMSG_DECISION_DEADLINE_MS", "7000"),
-    ("HALFMSG_STOCK_DEADLINE_MS", "7000"),
-    ("HALFMSG_CHECK_AFTER_MS", "15000"),
-    ("HALFMSG_ANSWER_DEADLINE_MS", "25000"),
-    ("HALFMSG_IDEMPOTENCY_LEASE_MS", "22000"),
-];
 
 /// The launcher, its printed lines, and a directory for what it makes.
 pub(super) struct Launcher {
@@ -66,8 +56,9 @@ impl Launcher {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let log = directory.path().join("launcher.log");
         let temporary = directory.path().to_str().expect("a path of text").to_owned();
-        let environment = environment.iter().copied().chain([("TMPDIR", temporary.as_str())]);
-        let environment = environment.chain(UNHURRIED);
+        // The answers to the printed lines would be others with times that a machine outsleeps.
+        let environment = UNHURRIED.iter().copied().chain(environment.iter().copied());
+        let environment = environment.chain([("TMPDIR", temporary.as_str())]);
         let process = Process::start(&FREE_PORTS, environment, &log);
         Self { process, http: client(), directory }
     }
@@ -82,7 +73,7 @@ impl Launcher {
         if cfg!(feature = "tls") {
             command.args(["--features", "tls"]);
         }
-        command.arg("--").args(FREE_PORTS).envs(UNHURRIED).stdin(Stdio::null());
+        command.arg("--").args(FREE_PORTS).envs(UNHURRIED.iter().copied()).stdin(Stdio::null());
         let process = Process::of(command, "cargo run", &log);
         Self { process, http: client(), directory }.says_so(BUILD_WITHIN).await
     }
@@ -190,7 +181,8 @@ fn words(line: &str) -> Vec<String> {
 /// The three printed lines do what the text beside them says.
 pub(crate) async fn launcher_prints_three_lines_that_work(_: Env) {
     let _alone = alone().await;
-    let mut launcher = Launcher::ready().await;
+    // One of them is settled by a check-back.
+    let mut launcher = Launcher::with(CHECKED_SOON).await;
     let [ok, fails, dies] = <[Curl; 3]>::try_from(launcher.curls()).expect("three lines");
     assert_eq!(launcher.apples().await, 100);
     let created = ok.run(&launcher.http).await.expect("an answer").expect(201);

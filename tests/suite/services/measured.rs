@@ -14,7 +14,7 @@ use promql_parser::util::{ExprVisitor, walk_expr};
 use serde_json::{Value, json};
 
 use super::shop::Shop;
-use crate::suite::{Env, until};
+use crate::suite::{Env, PATIENCE, until};
 
 /// Some gauges are set every 5 s.
 const EXPOSED_WITHIN: Duration = Duration::from_secs(120);
@@ -122,25 +122,28 @@ pub(crate) async fn measured_as_documented(env: Env) {
             if exposed != documented {
                 return Err(difference(&documented, &exposed));
             }
-            if service == "order-svc" { plausible(&text) } else { Ok(()) }
+            if service == "order-svc" { plausible(&text, shop.held_up().len()) } else { Ok(()) }
         })
         .await;
     }
 }
 
-/// One message was delivered, within a minute of its commit; two were stored; nothing is behind. It is
-/// counted when its acknowledgement has come, which others may see sooner.
-fn plausible(text: &str) -> Result<(), String> {
+/// One message was delivered, within two minutes of its commit; two were stored; nothing is behind. It is
+/// counted when its acknowledgement has come, which others may see sooner. Of orders that were held up there may
+/// be one of each more.
+fn plausible(text: &str, held_up: usize) -> Result<(), String> {
+    let most = |least: usize| least as f64..=(least + held_up) as f64;
     let value = |sample: &str| {
         let line = text.lines().find(|line| line.starts_with(sample));
         let line = line.unwrap_or_else(|| panic!("no {sample} in {text}"));
         line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
     };
-    assert_eq!(value("halfmsg_prepare_seconds_count "), 2.0);
-    assert!(value("halfmsg_commit_to_delivered_seconds_sum ") < 60.0);
+    let stored = value("halfmsg_prepare_seconds_count ");
+    assert!(most(2).contains(&stored), "{stored} with {held_up} held up");
+    assert!(value("halfmsg_commit_to_delivered_seconds_sum ") < PATIENCE.as_secs_f64());
     assert_eq!(value("halfmsg_parked_total{reason=\"max_checks\"} "), 0.0);
     let mut lags = text.lines().filter(|line| line.starts_with("halfmsg_resolver_lag_records{"));
-    let one_is_delivered = value("halfmsg_commit_to_delivered_seconds_count ") == 1.0;
+    let one_is_delivered = most(1).contains(&value("halfmsg_commit_to_delivered_seconds_count "));
     let nothing_is_behind = lags.clone().count() > 0 && lags.all(|line| line.ends_with(" 0"));
     if one_is_delivered && nothing_is_behind { Ok(()) } else { Err(text.to_owned()) }
 }

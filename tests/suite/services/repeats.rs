@@ -14,6 +14,13 @@ async fn open(env: Env) -> Shop {
     shop
 }
 
+/// One whose leases or check-backs are waited for.
+async fn open_checked_soon(env: Env) -> Shop {
+    let shop = Shop::builder(env).await.checked_soon().open().await;
+    shop.seed("apple", 100, RECEIVED).await;
+    shop
+}
+
 /// Repeats a request until it is no longer said to be running.
 async fn repeat_until_answered(shop: &Shop, key: &str) -> Answer {
     until(VOID_DEADLINE, "an answer to the repeated request", async || {
@@ -47,6 +54,8 @@ pub(crate) async fn repeats_hear_the_first_answer(env: Env) {
     same(&shop.place(&[("apple", 2)]).key("good").send().await, &good);
     same(&shop.place(&[("apple", 2)]).key("bad").send().await, &bad);
     shop.order.kill();
+    // The last decision may not be stored yet.
+    shop.order.check_soon();
     shop.restart_orders().await;
     same(&shop.place(&[("apple", 2)]).key("good").send().await, &good);
     same(&shop.place(&[("apple", 2)]).key("bad").send().await, &bad);
@@ -59,7 +68,7 @@ pub(crate) async fn repeats_hear_the_first_answer(env: Env) {
 /// While the first request runs, a repetition is told to come again; so are eight at once, of
 /// which one is the first.
 pub(crate) async fn repeats_wait_for_the_first(env: Env) {
-    let shop = open(env).await;
+    let shop = open_checked_soon(env).await;
     let slow = shop.place(&[("apple", 2)]).key("slow").fault("slow-local");
     let slow = tokio::spawn(slow.send());
     shop.stock_is("apple", RECEIVED - 2).await;
@@ -84,7 +93,8 @@ pub(crate) async fn repeats_wait_for_the_first(env: Env) {
 /// A client that hangs up loses its answer and nothing else: the order goes on to its end, and the
 /// answer is kept for the repetition.
 pub(crate) async fn repeats_after_the_client_hung_up(env: Env) {
-    let shop = open(env).await;
+    let shop = Shop::builder(env).await.order("HALFMSG_STOCK_DEADLINE_MS", "7000").open().await;
+    shop.seed("apple", 100, RECEIVED).await;
     let place = shop.place(&[("apple", 2)]).key("k").fault("deduct-timeout");
     // The answer takes as long as the stock deadline.
     tokio::select! {
@@ -102,7 +112,7 @@ pub(crate) async fn repeats_after_the_client_hung_up(env: Env) {
 
 /// The first request died after its order was stored: the repetition hears of that order.
 pub(crate) async fn repeats_after_a_crash_behind_the_order(env: Env) {
-    let mut shop = open(env).await;
+    let mut shop = open_checked_soon(env).await;
     shop.place(&[("apple", 2)]).key("k").fault("crash-after-order").send_and_lose().await;
     shop.survive_crash().await;
     let order = shop.only_order_of("ann").await;
@@ -116,7 +126,8 @@ pub(crate) async fn repeats_after_a_crash_behind_the_order(env: Env) {
 /// writes the first order void, places its own, and there is exactly one live order.
 pub(crate) async fn repeats_after_a_crash_before_the_order(env: Env) {
     // From the end of the lease to the check there is time for a slow machine.
-    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", "35000");
+    let builder = Shop::builder(env).await.checked_soon();
+    let builder = builder.order("HALFMSG_CHECK_AFTER_MS", "35000");
     let builder = builder.order("HALFMSG_STOCK_DEADLINE_MS", "3000");
     let builder = builder.order("HALFMSG_LOCAL_DEADLINE_MS", "3500");
     let builder = builder.order("HALFMSG_DECISION_DEADLINE_MS", "1000");
@@ -136,7 +147,7 @@ pub(crate) async fn repeats_after_a_crash_before_the_order(env: Env) {
 /// The first request died and the check-back came first: the repetition hears that the order is
 /// void, and nothing lives.
 pub(crate) async fn repeats_after_a_crash_and_its_check(env: Env) {
-    let mut shop = open(env).await;
+    let mut shop = open_checked_soon(env).await;
     shop.place(&[("apple", 2)]).key("k").fault("crash-after-deduct").send_and_lose().await;
     shop.survive_crash().await;
     shop.stock_is("apple", RECEIVED).await;

@@ -20,7 +20,7 @@ use super::http::{client, send};
 use super::process::Process;
 use crate::suite::env::PARTITIONS;
 use crate::suite::{Env, until};
-pub(crate) use calls::{Calls, Place};
+pub(crate) use calls::{Calls, Place, stood_still};
 
 /// Being ready. A group whose broker was killed can take minutes to answer for its topics again; why
 /// is not known, see REJOINED_WITHIN of the outages.
@@ -28,19 +28,30 @@ pub(crate) const READY_DEADLINE: Duration = Duration::from_secs(300);
 /// The operators' token of every shop that has one.
 pub(crate) const TOKEN: &str = "operators-only";
 
-/// As short as they may be, so that a check-back comes soon, on a machine that stands still for some seconds
-/// anywhere. prepare + local < check_after, and the lease is above prepare + local + decision.
-const ORDER_SETTINGS: &[(&str, &str)] = &[
+/// Longer than a machine stands still: what is asked for is done, and by whom it is asked for. What an outage
+/// leaves open all the same is checked within [`settled::VOID_DEADLINE`]. prepare + local < check_after, and the
+/// lease is above prepare + local + decision; the answer comes before the test's client gives it up.
+pub(crate) const UNHURRIED: &[(&str, &str)] = &[
+    ("HALFMSG_PREPARE_DEADLINE_MS", "25000"),
+    ("HALFMSG_LOCAL_DEADLINE_MS", "30000"),
+    ("HALFMSG_DECISION_DEADLINE_MS", "25000"),
+    ("HALFMSG_STOCK_DEADLINE_MS", "20000"),
+    ("HALFMSG_CHECK_AFTER_MS", "60000"),
+    ("HALFMSG_CHECK_INTERVAL_MS", "1000"),
+    ("HALFMSG_ANSWER_DEADLINE_MS", "100000"),
+    ("HALFMSG_IDEMPOTENCY_LEASE_MS", "90000"),
+];
+
+/// For who waits for a check-back, a deadline or a lease: as short as they may be on a machine that stands still
+/// for some seconds anywhere.
+pub(crate) const CHECKED_SOON: &[(&str, &str)] = &[
     ("HALFMSG_PREPARE_DEADLINE_MS", "7000"),
     ("HALFMSG_LOCAL_DEADLINE_MS", "7500"),
     ("HALFMSG_DECISION_DEADLINE_MS", "7000"),
     ("HALFMSG_STOCK_DEADLINE_MS", "7000"),
     ("HALFMSG_CHECK_AFTER_MS", "15000"),
-    ("HALFMSG_CHECK_INTERVAL_MS", "1000"),
     ("HALFMSG_ANSWER_DEADLINE_MS", "25000"),
     ("HALFMSG_IDEMPOTENCY_LEASE_MS", "22000"),
-    // The books are read from the store.
-    ("HALFMSG_TRIM_INTERVAL_MS", "0"),
 ];
 
 /// One service: how it is started, and its process while it has one.
@@ -69,6 +80,13 @@ impl Service {
     /// A setting for the next start; empty unsets it.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.into(), value.into());
+    }
+
+    /// From the next start on, order-svc asks soon about what is open, also about what is older than that start.
+    pub(crate) fn check_soon(&mut self) {
+        for (name, value) in CHECKED_SOON {
+            self.set(name, value);
+        }
     }
 
     /// The same service once more, at an address of its own, with this instance id or none.
@@ -142,12 +160,12 @@ pub(crate) struct ShopBuilder {
 }
 
 impl Shop {
-    /// Prepares a shop with the short settings.
+    /// Prepares a shop in which nothing is hurried.
     pub(crate) async fn builder(env: Env) -> ShopBuilder {
         ShopBuilder::on(Ground::of(env).await)
     }
 
-    /// A shop with the short settings, ready.
+    /// A shop in which nothing is hurried, ready.
     pub(crate) async fn open(env: Env) -> Self {
         Self::builder(env).await.open().await
     }
@@ -188,10 +206,18 @@ impl ShopBuilder {
         order.set("HALFMSG_GROUP", &ground.group.group);
         order.set("HALFMSG_STORE_PARTITIONS", &PARTITIONS.to_string());
         order.set("STOCK_URL", &stock.url(""));
-        for (name, value) in ORDER_SETTINGS {
+        // The books are read from the store.
+        order.set("HALFMSG_TRIM_INTERVAL_MS", "0");
+        for (name, value) in UNHURRIED {
             order.set(name, value);
         }
         Self { order, stock, ground }
+    }
+
+    /// With times for who waits for a check-back, a deadline or a lease.
+    pub(crate) fn checked_soon(mut self) -> Self {
+        self.order.check_soon();
+        self
     }
 
     /// A setting of order-svc.
@@ -210,7 +236,7 @@ impl ShopBuilder {
     /// Starts both, and waits until they are ready.
     pub(crate) async fn open(self) -> Shop {
         let Self { order, stock, ground } = self;
-        let calls = Calls { http: client(), order: order.url(""), stock: stock.url("") };
+        let calls = Calls::new(client(), order.url(""), stock.url(""));
         let mut shop = Shop { order, stock, calls, ground };
         shop.stock.start();
         shop.order.start();

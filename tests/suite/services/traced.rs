@@ -8,31 +8,33 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use super::collector::{Collector, Span};
 use super::http::send;
 use super::operators::park;
-use super::shop::{Shop, TOKEN};
+use super::shop::{Shop, ShopBuilder, TOKEN};
 use crate::suite::{Env, PATIENCE, until};
 
 /// The caller's own span.
 const CALLER: &str = "b7ad6b7169203331";
 const ORDER: &str = "order-svc";
 const STOCK: &str = "stock-svc";
+/// Spans that the collector does not take within this are lost, and it may stand still.
+pub(super) const TAKEN_WITHIN_MS: &str = "120000";
 /// In stock before each order.
 const RECEIVED: i64 = 10;
 
 /// A shop whose spans come here soon, with apples.
 async fn shop(env: Env) -> (Shop, Collector) {
-    shop_of(env, &[]).await
+    shop_of(Shop::builder(env).await, &[]).await
 }
 
-/// The same with further settings of order-svc.
-async fn shop_of(env: Env, settings: &[(&str, &str)]) -> (Shop, Collector) {
+/// This one, with further settings of order-svc.
+async fn shop_of(mut builder: ShopBuilder, settings: &[(&str, &str)]) -> (Shop, Collector) {
     let collector = Collector::start().await;
-    let mut builder = Shop::builder(env).await;
     for (name, value) in settings {
         builder = builder.order(name, value);
     }
     let shop = builder
         .both("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .both("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .both("OTEL_EXPORTER_OTLP_TIMEOUT", TAKEN_WITHIN_MS)
         .open()
         .await;
     shop.seed("apple", 100, RECEIVED).await;
@@ -135,7 +137,7 @@ pub(crate) async fn traced_from_the_request_to_the_restore(env: Env) {
 
 /// A local transaction that stalls: the check that follows at once decides, in the same trace.
 pub(crate) async fn traced_when_the_check_decides(env: Env) {
-    let (shop, collector) = shop(env).await;
+    let (shop, collector) = shop_of(Shop::builder(env).await.checked_soon(), &[]).await;
     let (id, names) = ("1af7651916cd43dd8448eb211c80319c", Names::of(&shop));
     let place = shop.place(&[("apple", 1)]).fault("slow-local");
     let fenced = place.header("traceparent", &traceparent(id)).send().await.expect(409);
@@ -160,13 +162,15 @@ pub(crate) async fn traced_when_a_successor_decides(env: Env) {
 /// The same where memory has no room for the body of an open message, which has the context.
 pub(crate) async fn traced_when_the_body_had_left_memory(env: Env) {
     let no_room = [("HALFMSG_BODY_BUDGET_BYTES", "1")];
-    a_successor_decides(shop_of(env, &no_room).await, "7af7651916cd43dd8448eb211c80319c").await;
+    let shop = shop_of(Shop::builder(env).await, &no_room).await;
+    a_successor_decides(shop, "7af7651916cd43dd8448eb211c80319c").await;
 }
 
 async fn a_successor_decides((mut shop, collector): (Shop, Collector), id: &str) {
     let names = Names::of(&shop);
     let place = shop.place(&[("apple", 1)]).fault("crash-after-deduct");
     place.header("traceparent", &traceparent(id)).send_and_lose().await;
+    shop.order.check_soon();
     shop.survive_crash().await;
     let check = "check order.rollback";
     let mut wanted = names.after_creation().to_vec();
@@ -202,7 +206,8 @@ pub(crate) async fn traced_through_an_answer(env: Env) {
 
 /// What an operator does is in the message's trace, and links to the trace of the operator's request.
 pub(crate) async fn traced_when_an_operator_decides(env: Env) {
-    let (shop, collector) = shop_of(env, &[("HALFMSG_CHECK_AFTER_MS", "600000")]).await;
+    let late = [("HALFMSG_CHECK_AFTER_MS", "600000")];
+    let (shop, collector) = shop_of(Shop::builder(env).await, &late).await;
     let topic = shop.ground.rollback_topic.clone();
     for (id, verb, name) in [
         ("4af7651916cd43dd8448eb211c80319c", "rollback", format!("rollback {topic}")),
@@ -224,7 +229,7 @@ pub(crate) async fn traced_when_an_operator_decides(env: Env) {
 /// A contradiction is seen as well; what was parked is opened again in the trace that it had.
 pub(crate) async fn traced_when_an_operator_resumes(env: Env) {
     let late = [("HALFMSG_CHECK_AFTER_MS", "600000"), ("HALFMSG_MAX_CHECKS", "1")];
-    let (mut shop, collector) = shop_of(env, &late).await;
+    let (mut shop, collector) = shop_of(Shop::builder(env).await, &late).await;
     let topic = shop.ground.rollback_topic.clone();
     let id = park(&mut shop, "ann").await;
     shop.settle(&id, "rollback", true).await.expect_problem(409, "contradiction");

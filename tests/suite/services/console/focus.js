@@ -7,7 +7,7 @@ return Promise.all([import("/console/lanes.js"), import("/console/dialog.js")]).
   };
   const is = (what, seen, wanted) => seen === wanted || wrong.push(`${what}: ${seen}, not ${wanted}`);
   const until = async (what, look) => {
-    for (let left = 100; !look(); left -= 1) {
+    for (let left = 600; !look(); left -= 1) {
       if (left === 0) return wrong.push(`${what}: never; the focus is on ${name()}`);
       await new Promise((go) => setTimeout(go, 100));
     }

@@ -83,6 +83,7 @@ pub(crate) async fn console_tells_the_story_by_keys(env: Env) {
     page.tab_to("#flow", true).await;
     page.order_by_keys("dies", "crash-after-deduct").await;
     page.shows("#order-result", "shows in its lane").await;
+    shop.order.check_soon();
     shop.survive_crash().await;
     page.shows("#connection", "live").await;
     page.lane_shows("dies", "decided", "by check-back").await;

@@ -3,7 +3,7 @@ return import("/console/lanes.js").then(async (lanes) => {
   const wrong = [];
   const is = (what, seen, wanted) => seen === wanted || wrong.push(`${what}: ${seen}, not ${wanted}`);
   const until = async (what, look) => {
-    for (let left = 100; !look(); left -= 1) {
+    for (let left = 600; !look(); left -= 1) {
       if (left === 0) return wrong.push(`${what}: never`);
       await new Promise((go) => setTimeout(go, 100));
     }

@@ -130,7 +130,7 @@ pub(crate) async fn console_leaves_a_page_that_became_empty(env: Env) {
 /// Bars and lines are the numbers of /metrics, and say them in words.
 pub(crate) async fn console_charts_say_what_the_service_says(env: Env) {
     let _alone = alone().await;
-    let shop = Shop::open(env).await;
+    let shop = Shop::builder(env).await.checked_soon().open().await;
     let page = open(&shop).await;
     page.order("stands", "").await;
     page.lane_shows("stands", "message", "dropped").await;
@@ -261,7 +261,7 @@ async fn nothing_ran(page: &Browser) {
 /// Orders come, in every way to end: what stands beside the lanes and lists stays where it is.
 pub(crate) async fn console_nothing_moves_while_events_come(env: Env) {
     let _alone = alone().await;
-    let shop = Shop::open(env).await;
+    let shop = Shop::builder(env).await.checked_soon().open().await;
     let page = open(&shop).await;
     page.shows("#chart-rate", "stored: ").await;
     for width in [1_280, 400] {

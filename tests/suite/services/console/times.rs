@@ -69,6 +69,7 @@ pub(crate) async fn console_lanes_have_the_time_of_what_happened(env: Env) {
     let began_ms = now_ms();
     page.order("dies", "crash-after-deduct").await;
     shop.order.process().abort().await;
+    shop.order.check_soon();
     shop.restart_orders().await;
     page.shows("#connection", "live").await;
     page.lane_shows("dies", "decided", "by check-back").await;

@@ -1,15 +1,19 @@
 //! What is asked of one service, and what is said against its answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use reqwest::RequestBuilder;
 use reqwest::header::HeaderValue;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::data::Data;
 use super::document::{Document, Operation, Parameter, Token};
 use super::request::{Ask, JSON, NOBODY, Requests};
+use crate::suite::PATIENCE;
 use crate::suite::services::http::Answer;
+use crate::suite::services::shop::stood_still;
 
 /// Random bodies and random queries of each operation.
 const RANDOM_REQUESTS: usize = 6;
@@ -19,6 +23,8 @@ const TOO_LARGE_BYTES: usize = 1024 * 1024 + 1;
 const METHODS: [&str; 6] = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS"];
 /// What takes from the others what they are asked about.
 const LAST: [&str; 2] = ["replay_dead_letters", "rebuild_report"];
+/// Before the same is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Complaints of one service, which are then enough.
 const MAX_COMPLAINTS: usize = 40;
 
@@ -268,8 +274,17 @@ impl<'a> Trial<'a> {
     }
 
     async fn ask(&mut self, operation: &Operation, ask: Ask, expect: Expect) {
-        let request = self.requests.request(operation, &ask);
-        let answer = self.send(request).await;
+        let began = Instant::now();
+        let answer = loop {
+            let request = self.requests.request(operation, &ask);
+            let answer = self.send(request).await;
+            // As a client does: nothing is away, so what it waits for passes.
+            let may_pass = !self.is_away && !is_induced(&ask) && answer.status >= 500;
+            if !(may_pass && stood_still(&answer)) || began.elapsed() > PATIENCE {
+                break answer;
+            }
+            sleep(AGAIN).await;
+        };
         if let Err(why) = self.holds(operation, &ask, &answer, expect) {
             let shown: String = ask.in_words().chars().take(600).collect();
             let text: String = answer.text.chars().take(400).collect();
@@ -287,7 +302,7 @@ impl<'a> Trial<'a> {
         expect: Expect,
     ) -> Result<(), String> {
         self.requests.document.judge(operation, answer)?;
-        let induced = ask.headers.iter().any(|(name, _)| name == "x-fault");
+        let induced = is_induced(ask);
         let may_fail = match answer.status {
             503 => self.is_away,
             502 => self.is_away || induced,
@@ -320,6 +335,11 @@ impl<'a> Trial<'a> {
         self.complaints.push(what);
         assert!(self.complaints.len() < MAX_COMPLAINTS, "enough: {:#?}", self.complaints);
     }
+}
+
+/// Whether a failure is asked for.
+fn is_induced(ask: &Ask) -> bool {
+    ask.headers.iter().any(|(name, _)| name == "x-fault")
 }
 
 /// A cursor whose form only the service knows.

@@ -15,7 +15,7 @@ use crate::suite::Env;
 const COMPOSE: &str = "HALFMSG_TEST_COMPOSE";
 /// Where no engine answers.
 const NO_ENGINE: &str = "unix:///nonexistent/engine.sock";
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 /// What versions 1 and 2 say where they look for the engine in vain.
 const ENGINE_AWAY: [&str; 2] =
     ["Cannot connect to the Docker daemon", "Error while fetching server API version"];

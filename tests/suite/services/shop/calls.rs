@@ -1,5 +1,7 @@
 //! What is asked of the services.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Client, Error, RequestBuilder};
@@ -13,6 +15,30 @@ use crate::suite::services::http::{Answer, send};
 
 /// Before the same is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Why an order is void, or is none, where a service, its database or the broker stood still.
+const HELD_UP: [&str; 7] = [
+    "price_lookup_failed",
+    "stock_unreachable",
+    "deduct_timeout",
+    "deduct_failed",
+    "order_insert_failed",
+    "fenced",
+    "kafka_unavailable",
+];
+/// Why nothing was asked of anybody, or nothing could be told, where one of them stood still.
+const NOT_BEGUN: [&str; 5] =
+    ["database_unavailable", "database_busy", "kafka_unavailable", "incomplete", "no_topic"];
+
+/// What an induced failure is answered with, if it is answered.
+fn own_codes(fault: &str) -> &'static [&'static str] {
+    match fault {
+        "price-lookup" => &["price_lookup_failed"],
+        "deduct-timeout" => &["deduct_timeout"],
+        "order-insert" => &["order_insert_failed"],
+        "slow-local" => &["fenced", "order_insert_failed"],
+        _ => &[],
+    }
+}
 
 /// Asks the services of one shop. Cheap to clone, for clients in tasks of their own.
 #[derive(Clone)]
@@ -20,6 +46,8 @@ pub(crate) struct Calls {
     pub(crate) http: Client,
     pub(super) order: String,
     pub(super) stock: String,
+    /// Orders that were placed again, because a machine stood still.
+    held_up: Arc<Mutex<BTreeSet<Uuid>>>,
 }
 
 /// An order that is about to be asked for.
@@ -28,17 +56,24 @@ pub(crate) struct Place {
     user_id: String,
     items: Vec<Value>,
     flow: Option<&'static str>,
+    /// What it is to be answered with.
+    own_codes: &'static [&'static str],
+    /// A repetition hears the first answer.
+    has_key: bool,
+    held_up: Arc<Mutex<BTreeSet<Uuid>>>,
 }
 
 impl Place {
     /// With an induced failure.
     pub(crate) fn fault(mut self, fault: &str) -> Self {
+        self.own_codes = own_codes(fault);
         self.request = self.request.header("X-Fault", fault);
         self
     }
 
     /// With an Idempotency-Key.
     pub(crate) fn key(mut self, key: &str) -> Self {
+        self.has_key = true;
         self.request = self.request.header("Idempotency-Key", key);
         self
     }
@@ -74,38 +109,60 @@ impl Place {
     }
 
     /// Sends it to a service that answers; as a client does, again while the database is too slow for anything
-    /// to begin.
+    /// to begin, and where it was held up: see [`Calls::held_up`].
     pub(crate) async fn send(self) -> Answer {
         let until = Instant::now() + PATIENCE;
         loop {
             let answer = self.copy().try_send().await.expect("order-svc answers");
-            if !has_not_begun(&answer) || Instant::now() > until {
+            let again = has_not_begun(&answer) || self.was_held_up(&answer);
+            if !again || Instant::now() > until {
                 return answer;
             }
             sleep(AGAIN).await;
         }
     }
 
+    /// Whether it was; then another one may be placed for it, and nobody counts this one.
+    fn was_held_up(&self, answer: &Answer) -> bool {
+        let code = answer.code();
+        if self.has_key || self.own_codes.contains(&code) || !HELD_UP.contains(&code) {
+            return false;
+        }
+        println!("held up: {}", answer.text);
+        self.held_up.lock().unwrap_or_else(PoisonError::into_inner).insert(answer.order_id());
+        true
+    }
+
     fn copy(&self) -> Self {
         let request = self.request.try_clone().expect("it has no body yet");
         let (user_id, items) = (self.user_id.clone(), self.items.clone());
-        Self { request, user_id, items, flow: self.flow }
+        let held_up = Arc::clone(&self.held_up);
+        Self { request, user_id, items, held_up, ..*self }
     }
 
-    /// Sends it to a service that dies of it.
+    /// Sends it to a service that dies of it; again where it did not come so far.
     pub(crate) async fn send_and_lose(self) {
-        let answer = self.try_send().await;
-        assert!(answer.is_err(), "the connection breaks off, but: {answer:?}");
+        let until = Instant::now() + PATIENCE;
+        while let Ok(answer) = self.copy().try_send().await {
+            let again = has_not_begun(&answer) || self.was_held_up(&answer);
+            assert!(again && Instant::now() < until, "the connection breaks off, but: {answer:?}");
+            sleep(AGAIN).await;
+        }
     }
 }
 
-/// The database was too slow, nothing has begun, and the same may be asked again.
+/// Whether a service, its database or the broker stood still is why it was not done.
+pub(crate) fn stood_still(answer: &Answer) -> bool {
+    has_not_begun(answer) || HELD_UP.contains(&answer.code())
+}
+
+/// The database or the broker was too slow, nothing has begun, and the same may be asked again.
 fn has_not_begun(answer: &Answer) -> bool {
-    let is_busy = answer.status == 503 && answer.code() == "database_unavailable";
+    let is_busy = answer.status == 503 && NOT_BEGUN.contains(&answer.code());
     is_busy && answer.body["order_id"].is_null()
 }
 
-/// Asks until there is another answer than that the database is too slow.
+/// Asks until there is another answer than that the database or the broker is too slow.
 async fn patiently(ask: impl Fn() -> RequestBuilder) -> Answer {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -118,6 +175,17 @@ async fn patiently(ask: impl Fn() -> RequestBuilder) -> Answer {
 }
 
 impl Calls {
+    /// Of services at these addresses.
+    pub(super) fn new(http: Client, order: String, stock: String) -> Self {
+        Self { http, order, stock, held_up: Arc::default() }
+    }
+
+    /// The orders that were placed again, because a service, its database or the broker stood still. None of
+    /// them stands.
+    pub(crate) fn held_up(&self) -> BTreeSet<Uuid> {
+        self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The same, with another replica of order-svc.
     pub(crate) fn of_replica(&self, replica: &Service) -> Self {
         Self { order: replica.url(""), ..self.clone() }
@@ -155,6 +223,9 @@ impl Calls {
             user_id: "ann".into(),
             items: items.iter().map(item).collect(),
             flow: None,
+            own_codes: &[],
+            has_key: false,
+            held_up: Arc::clone(&self.held_up),
         }
     }
 
@@ -185,7 +256,7 @@ impl Calls {
         }
     }
 
-    /// `GET` of order-svc, however slow its database is.
+    /// `GET` of order-svc, however slow its database and its broker are.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         patiently(|| self.http.get(self.order_url(path))).await
     }
@@ -217,11 +288,17 @@ impl Calls {
         if answer.status == 404 { None } else { Some(answer.expect(200).body) }
     }
 
-    /// All orders of a user; the first page is enough for a test.
+    /// All orders of a user, but for those that were held up; the first page is enough for a test.
     pub(crate) async fn orders_of(&self, user_id: &str) -> Vec<Value> {
         let answer = self.get("/orders?limit=100").await.expect(200);
         let orders = answer.body["items"].as_array().expect("a list").clone();
-        orders.into_iter().filter(|order| order["user_id"] == user_id).collect()
+        let held_up = self.held_up();
+        let is_held_up = |order: &Value| {
+            let id = order["id"].as_str().and_then(|id| id.parse().ok());
+            id.is_some_and(|id: Uuid| held_up.contains(&id))
+        };
+        let of_user = orders.into_iter().filter(|order| order["user_id"] == user_id);
+        of_user.filter(|order| !is_held_up(order)).collect()
     }
 
     /// The half messages of a state, `open` or `parked`.
@@ -242,11 +319,10 @@ impl Calls {
         answer.body["state"].as_str().unwrap_or("unknown").to_owned()
     }
 
-    /// An operator's call: `commit`, `rollback`, `check` or `resume`.
+    /// An operator's call: `commit`, `rollback`, `check` or `resume`; again while nothing could be done.
     pub(crate) async fn settle(&self, transaction_id: &str, verb: &str, force: bool) -> Answer {
         let body = json!({"reason": "a test", "force": force, "operator": "olga"});
         let url = self.order_url(&format!("/halves/{transaction_id}/{verb}"));
-        let request = self.http.post(url).bearer_auth(TOKEN).json(&body);
-        send(request).await.expect("order-svc answers")
+        patiently(|| self.http.post(&url).bearer_auth(TOKEN).json(&body)).await
     }
 }
