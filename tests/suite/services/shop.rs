@@ -20,7 +20,7 @@ use super::http::{client, send};
 use super::process::Process;
 use crate::suite::env::PARTITIONS;
 use crate::suite::{Env, until};
-pub(crate) use calls::{Calls, Place, stood_still};
+pub(crate) use calls::{Calls, Place, SHORTEST_WAIT, stood_still};
 
 /// Being ready. A group whose broker was killed can take minutes to answer for its topics again; why
 /// is not known, see REJOINED_WITHIN of the outages.

@@ -13,7 +13,7 @@ use super::document::{Document, Operation, Parameter, Token};
 use super::request::{Ask, JSON, NOBODY, Requests};
 use crate::suite::PATIENCE;
 use crate::suite::services::http::Answer;
-use crate::suite::services::shop::stood_still;
+use crate::suite::services::shop::{SHORTEST_WAIT, stood_still};
 
 /// Random bodies and random queries of each operation.
 const RANDOM_REQUESTS: usize = 6;
@@ -276,11 +276,12 @@ impl<'a> Trial<'a> {
     async fn ask(&mut self, operation: &Operation, ask: Ask, expect: Expect) {
         let began = Instant::now();
         let answer = loop {
-            let request = self.requests.request(operation, &ask);
+            let (request, sent) = (self.requests.request(operation, &ask), Instant::now());
             let answer = self.send(request).await;
             // As a client does: nothing is away, so what it waits for passes.
             let may_pass = !self.is_away && !is_induced(&ask) && answer.status >= 500;
-            if !(may_pass && stood_still(&answer)) || began.elapsed() > PATIENCE {
+            let was_held_up = stood_still(&answer) && sent.elapsed() >= SHORTEST_WAIT;
+            if !(may_pass && was_held_up) || began.elapsed() > PATIENCE {
                 break answer;
             }
             sleep(AGAIN).await;

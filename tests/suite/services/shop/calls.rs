@@ -25,6 +25,9 @@ const HELD_UP: [&str; 7] = [
     "fenced",
     "kafka_unavailable",
 ];
+/// The shortest time that anything in a service waits for something else, a database connection: what fails sooner was
+/// not held up, and nothing excuses it.
+pub(crate) const SHORTEST_WAIT: Duration = Duration::from_secs(2);
 /// Why nothing was asked of anybody, or nothing could be told, where one of them stood still.
 const NOT_BEGUN: [&str; 5] =
     ["database_unavailable", "database_busy", "kafka_unavailable", "incomplete", "no_topic"];
@@ -113,8 +116,9 @@ impl Place {
     pub(crate) async fn send(self) -> Answer {
         let until = Instant::now() + PATIENCE;
         loop {
+            let began = Instant::now();
             let answer = self.copy().try_send().await.expect("order-svc answers");
-            let again = has_not_begun(&answer) || self.was_held_up(&answer);
+            let again = has_not_begun(&answer) || self.was_held_up(&answer, began.elapsed());
             if !again || Instant::now() > until {
                 return answer;
             }
@@ -123,9 +127,13 @@ impl Place {
     }
 
     /// Whether it was; then another one may be placed for it, and nobody counts this one.
-    fn was_held_up(&self, answer: &Answer) -> bool {
+    fn was_held_up(&self, answer: &Answer, took: Duration) -> bool {
         let code = answer.code();
-        if self.has_key || self.own_codes.contains(&code) || !HELD_UP.contains(&code) {
+        if took < SHORTEST_WAIT
+            || self.has_key
+            || self.own_codes.contains(&code)
+            || !HELD_UP.contains(&code)
+        {
             return false;
         }
         println!("held up: {}", answer.text);
@@ -143,8 +151,10 @@ impl Place {
     /// Sends it to a service that dies of it; again where it did not come so far.
     pub(crate) async fn send_and_lose(self) {
         let until = Instant::now() + PATIENCE;
-        while let Ok(answer) = self.copy().try_send().await {
-            let again = has_not_begun(&answer) || self.was_held_up(&answer);
+        loop {
+            let began = Instant::now();
+            let Ok(answer) = self.copy().try_send().await else { return };
+            let again = has_not_begun(&answer) || self.was_held_up(&answer, began.elapsed());
             assert!(again && Instant::now() < until, "the connection breaks off, but: {answer:?}");
             sleep(AGAIN).await;
         }
