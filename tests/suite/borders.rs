@@ -46,7 +46,7 @@ pub(crate) async fn c28_payload_at_the_limit(env: Env) {
 
 /// Messages of every shape, decided at once or parked and resumed after a restart.
 pub(crate) async fn c28_everything_arrives_byte_for_byte(env: Env) {
-    let mut config = env.asking_group().await;
+    let mut config = env.group().await;
     config.max_checks = 1;
     let mut setup = Setup::with(env, config, Do::Unknown).await;
     let mut sent: HashMap<TransactionId, Message> = HashMap::new();
@@ -60,6 +60,7 @@ pub(crate) async fn c28_everything_arrives_byte_for_byte(env: Env) {
             sent.insert(transaction.receipt().transaction_id, message.clone());
         }
     }
+    setup.ask_soon().await;
     setup.listed(HalfState::Parked, parked.len()).await;
     setup.restart().await;
     setup.told.set_otherwise(Do::Commit);
