@@ -230,8 +230,9 @@ pub(crate) async fn c26_partitions_added(env: Env) {
     const MORE: i32 = PARTITIONS + 2;
     const EACH: usize = 30;
     let unhurried = env.group().await;
-    let setup = Setup::with(env, asked_soon(unhurried.clone()), Do::Commit).await;
+    let mut setup = Setup::with(env, unhurried.clone(), Do::Commit).await;
     setup.send_all(EACH, |_| Do::Commit).await;
+    setup.ask_soon().await;
     // The parked topic first: a partition needs its part of both.
     setup.env.broker.add_partitions(&setup.config.parked_topic(), MORE).await;
     setup.env.broker.add_partitions(&setup.config.store_topic(), MORE).await;

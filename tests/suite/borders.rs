@@ -9,7 +9,7 @@ use halfmsg_protocol::Record;
 use super::Env;
 use super::random::Random;
 use super::reader::Delivered;
-use super::setup::{Setup, operator};
+use super::setup::{Setup, answered, operator};
 use super::store::read_store;
 use super::told::{Do, PURPOSE};
 
@@ -66,7 +66,9 @@ pub(crate) async fn c28_everything_arrives_byte_for_byte(env: Env) {
     setup.told.set_otherwise(Do::Commit);
     setup.listed(HalfState::Parked, parked.len()).await;
     for id in &parked {
-        setup.producer.admin().resume(*id, operator(false)).await.expect("it is parked");
+        let admin = setup.producer.admin();
+        let resumed = answered(async || admin.resume(*id, operator(false)).await).await;
+        resumed.expect("it is parked");
     }
     setup.none_open().await;
     for asked in setup.told.checked() {

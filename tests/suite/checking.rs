@@ -10,7 +10,7 @@ use halfmsg_producer::{
 use super::env::{SOON_GIVEN_UP, asked_soon};
 use super::metrics::metric;
 use super::reader::{counts, once_each};
-use super::setup::{Setup, operator, text};
+use super::setup::{Setup, answered, operator, text};
 use super::store::{attempts_in, parks_in, read_store};
 use super::told::{Do, PURPOSE, Told};
 use super::{Env, PATIENCE, until};
@@ -168,7 +168,8 @@ pub(crate) async fn c15_without_a_listener_it_is_parked_and_resumed(env: Env) {
     setup.restart().await;
     setup.listed(HalfState::Parked, 1).await;
     assert!(setup.told.checked().is_empty(), "it is parked");
-    let view = setup.producer.admin().resume(id, operator(false)).await.expect("it is parked");
+    let view = answered(async || setup.producer.admin().resume(id, operator(false)).await).await;
+    let view = view.expect("it is parked");
     assert_eq!(view.epoch, 1, "{view:?}");
     setup.reader.sees(&text(0)).await;
     setup.listed(HalfState::Parked, 0).await;
