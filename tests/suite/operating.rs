@@ -3,7 +3,7 @@
 
 use halfmsg_producer::{
     AdminError, Backoff, HalfFilter, HalfState, HalfView, OperatorClient, OperatorRequest,
-    ProducerConfig, ResetTo, SnapshotLimits, TransactionProducer,
+    ProducerConfig, ResetTo, SnapshotLimits, TransactionId, TransactionProducer,
 };
 use halfmsg_protocol::HEADER;
 use tokio::time::Instant;
@@ -209,6 +209,28 @@ fn ids(halves: &[HalfView]) -> Vec<&str> {
     halves.iter().map(|half| half.transaction_id.as_str()).collect()
 }
 
+/// The message once it is decided by force. An act whose end was not told in time is done again, and may find it
+/// decided.
+async fn forced(
+    client: &OperatorClient,
+    id: TransactionId,
+    mut act: impl AsyncFnMut() -> Result<HalfView, AdminError>,
+) -> HalfView {
+    let mut in_doubt = false;
+    until(PATIENCE, "a decision by force", async || match act().await {
+        Err(error @ (AdminError::Unreachable(_) | AdminError::Incomplete(_))) => Err(error),
+        Err(error @ (AdminError::Unavailable(_) | AdminError::Unseen(_))) => {
+            in_doubt = true;
+            Err(error)
+        }
+        Err(AdminError::AlreadyClosed { .. }) if in_doubt => {
+            client.show(id).await.map(|shown| shown.half)
+        }
+        done => Ok(done.expect("forced")),
+    })
+    .await
+}
+
 /// With no replica running, half messages are seen and decided by force; the next replica carries
 /// that out.
 pub(crate) async fn operators_decide_while_the_service_is_down(env: Env) {
@@ -227,10 +249,10 @@ pub(crate) async fn operators_decide_while_the_service_is_down(env: Env) {
         Err(AdminError::NeedsForce { why }) => assert!(why.contains("no listener"), "{why}"),
         other => panic!("{other:?}"),
     }
-    let done = client.commit(committed, operator(true)).await.expect("forced");
-    assert_eq!(done.state, "committed");
-    let done = client.rollback(dropped, operator(true)).await.expect("forced");
-    assert_eq!(done.state, "rolled_back");
+    let commit = async || client.commit(committed, operator(true)).await;
+    assert_eq!(forced(&client, committed, commit).await.state, "committed");
+    let rollback = async || client.rollback(dropped, operator(true)).await;
+    assert_eq!(forced(&client, dropped, rollback).await.state, "rolled_back");
     let again = client.rollback(committed, operator(true)).await;
     assert!(matches!(again, Err(AdminError::AlreadyClosed { .. })), "{again:?}");
     assert_eq!(listed_by(&client).await.len(), 1);
@@ -272,8 +294,9 @@ pub(crate) async fn operators_skip_a_record_of_a_newer_format_only(env: Env) {
     client.skip(partition, offset, operator(false)).await.expect("it is of a newer format");
     let listed = client.list(HalfFilter { limit: ALL, ..HalfFilter::default() }).await;
     assert_eq!(listed.expect("Kafka answers").missing_partitions, []);
-    let done = client.rollback(before[0].transaction_id, operator(true)).await;
-    assert_eq!(done.expect("nothing stops it").state, "rolled_back");
+    let id = before[0].transaction_id;
+    let rollback = async || client.rollback(id, operator(true)).await;
+    assert_eq!(forced(&client, id, rollback).await.state, "rolled_back");
     assert_eq!(journal(&setup.config, "skip").await, ["begun", "done"]);
 }
 
