@@ -16,6 +16,9 @@ use super::told::{PURPOSE, Told};
 pub(crate) const SOON_GIVEN_UP: Duration = Duration::from_secs(7);
 /// Nothing is checked by itself.
 pub(crate) const NEVER: Duration = Duration::from_secs(600);
+/// How long a group waits for a silent member, and so long that no machine stands still.
+pub(crate) const SESSION_TIMEOUT: &str = "session.timeout.ms";
+pub(crate) const LONG_SESSION_MS: &str = "45000";
 /// Partitions of the topics of a test.
 pub(crate) const PARTITIONS: i32 = 4;
 
@@ -109,6 +112,11 @@ impl Env {
         // The cases read what the store held.
         config.trim_interval = None;
         self.broker.expect_group(&config).await;
+        if matches!(self.broker, Broker::Shared(_)) {
+            // Nobody takes this broker away or kills a replica here: whoever is silent stands still. What a group
+            // gives to another, or to the same one again, is counted and asked about anew.
+            config.kafka.properties.insert(SESSION_TIMEOUT.into(), LONG_SESSION_MS.into());
+        }
         config
     }
 

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::handler::{Effects, effect_table};
 use crate::suite::database::{Database, patient};
-use crate::suite::env::PARTITIONS;
+use crate::suite::env::{LONG_SESSION_MS, PARTITIONS, SESSION_TIMEOUT};
 use crate::suite::{Env, PATIENCE, until};
 
 /// What a case stands on. Cheap to clone.
@@ -73,8 +73,7 @@ impl Ground {
     /// come again.
     pub(crate) fn kafka_of_one(&self) -> KafkaConfig {
         let mut kafka = self.env.kafka();
-        let session = PATIENCE.as_millis().to_string();
-        kafka.properties.insert("session.timeout.ms".into(), session);
+        kafka.properties.insert(SESSION_TIMEOUT.into(), LONG_SESSION_MS.into());
         kafka
     }
 
