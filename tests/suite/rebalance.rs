@@ -124,7 +124,7 @@ pub(crate) async fn c23_long_two_owners_fence_each_other(env: Env) {
 pub(crate) async fn c23_long_two_replicas_with_one_instance_id(env: Env) {
     let mut config = env.asking_group().await;
     config.instance_id = Some("the-same".into());
-    // One with an instance id leaves nobody word.
+    // One with an instance id leaves without a word.
     config.kafka.properties.remove(SESSION_TIMEOUT);
     let setup = Setup::with(env, config, Do::Rollback).await;
     setup.ready().await;
