@@ -13,7 +13,7 @@ use halfmsg_protocol::Record;
 use tokio::sync::watch;
 
 use super::checking::unasked;
-use super::env::{NEVER, asked_soon};
+use super::env::asked_soon;
 use super::reader::{counts, once_each};
 use super::setup::{Setup, text};
 use super::store::read_store;
@@ -61,7 +61,8 @@ pub(crate) async fn c17_nobody_there_for_long(env: Env) {
 /// refused where the broker can tell whose it is.
 pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
     const HALVES: usize = 16;
-    let config = env.asking_group().await;
+    let config = env.group().await;
+    let unhurried = config.clone();
     let mut others = config.clone();
     others.group = env.named("others");
     env.broker.expect_group(&others).await;
@@ -69,13 +70,14 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
     let another_group = Env::start(&others, &strangers).await;
     let mut setup = Setup::with(env, config, Do::Commit).await;
     setup.leave_open(0..HALVES).await;
+    setup.ask_soon().await;
     setup.none_open().await;
     assert_eq!(setup.told.checked().len(), HALVES);
 
     let mut config = setup.config.clone();
     config.application = "strangers".into();
     // Nobody is asked before the stranger is there.
-    setup.config.check_after = NEVER;
+    setup.config = unhurried;
     setup.restart().await;
     setup.leave_open(HALVES..2 * HALVES).await;
     setup.producer.shutdown().await;
@@ -110,12 +112,12 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
 pub(crate) async fn c19_a_slow_check_holds_up_only_its_own_batch(env: Env) {
     const HALVES: usize = 60;
     const SLOW: usize = 5;
-    let mut config = env.asking_group().await;
+    let mut config = env.group().await;
     config.check_batch = 4;
     // Nothing but its release ends it.
     config.check_deadline = 5 * PATIENCE;
     let own_batch = config.check_batch;
-    let setup = Setup::with(env, config, Do::Commit).await;
+    let mut setup = Setup::with(env, config, Do::Commit).await;
     setup.told.check(text(SLOW), &[Do::Block, Do::Commit]);
     setup.told.check(text(21), &[Do::Panic, Do::Panic, Do::Commit]);
     setup.told.check(text(42), &[Do::Fail, Do::Commit]);
@@ -126,6 +128,7 @@ pub(crate) async fn c19_a_slow_check_holds_up_only_its_own_batch(env: Env) {
         ids.push(begun.leave_open());
     }
     assert!(ids.iter().all(|receipt| receipt.partition == ids[0].partition));
+    setup.ask_soon().await;
     let open = until(PATIENCE, "all but one batch to be decided", async || {
         let open = setup.list(HalfState::Open).await.map_err(|error| error.to_string())?;
         let slow_is_asked = !setup.told.checks_of(ids[SLOW].transaction_id).is_empty();
@@ -147,9 +150,9 @@ pub(crate) async fn c19_one_that_hangs_or_panics_for_good_holds_up_no_other(env:
     const HALVES: usize = 300;
     const HANGS: usize = 5;
     const PANICS: usize = 177;
-    let mut config = env.asking_group().await;
+    let mut config = env.group().await;
     config.check_deadline = Duration::from_millis(500);
-    let setup = Setup::with(env, config, Do::Commit).await;
+    let mut setup = Setup::with(env, config, Do::Commit).await;
     setup.told.check(text(HANGS), &[Do::Block]);
     setup.told.check(text(PANICS), &[Do::Panic]);
     let mut ids = Vec::new();
@@ -157,6 +160,7 @@ pub(crate) async fn c19_one_that_hangs_or_panics_for_good_holds_up_no_other(env:
         let message = Message::new(&setup.target, text(number)).key("one key");
         ids.push(setup.producer.begin(PURPOSE, message).await.expect("it is stored").leave_open());
     }
+    setup.ask_soon().await;
     let culprits = [HANGS, PANICS].map(|number| ids[number].transaction_id.to_string());
     until(PATIENCE, "all but the two to be decided, and those to fail", async || {
         let open = setup.list(HalfState::Open).await.map_err(|error| error.to_string())?;
@@ -184,8 +188,7 @@ pub(crate) async fn c20_open_halves_are_checked_in_parallel(env: Env) {
     let mut setup = Setup::with(env, config, Do::Rollback).await;
     setup.leave_open(0..halves).await;
     setup.producer.shutdown().await;
-    let check_deadline = setup.config.check_deadline;
-    setup.config = ProducerConfig { check_deadline, ..asked_soon(setup.config) };
+    setup.config = asked_soon(setup.config);
     let counting = Counting::until(setup.config.check_concurrency);
     let began = Instant::now();
     setup.producer = counting.start(&setup.config).await;

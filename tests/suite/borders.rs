@@ -9,7 +9,7 @@ use halfmsg_protocol::Record;
 use super::Env;
 use super::random::Random;
 use super::reader::Delivered;
-use super::setup::{Setup, operator};
+use super::setup::{Setup, answered, operator};
 use super::store::read_store;
 use super::told::{Do, PURPOSE};
 
@@ -46,7 +46,7 @@ pub(crate) async fn c28_payload_at_the_limit(env: Env) {
 
 /// Messages of every shape, decided at once or parked and resumed after a restart.
 pub(crate) async fn c28_everything_arrives_byte_for_byte(env: Env) {
-    let mut config = env.asking_group().await;
+    let mut config = env.group().await;
     config.max_checks = 1;
     let mut setup = Setup::with(env, config, Do::Unknown).await;
     let mut sent: HashMap<TransactionId, Message> = HashMap::new();
@@ -60,12 +60,15 @@ pub(crate) async fn c28_everything_arrives_byte_for_byte(env: Env) {
             sent.insert(transaction.receipt().transaction_id, message.clone());
         }
     }
+    setup.ask_soon().await;
     setup.listed(HalfState::Parked, parked.len()).await;
     setup.restart().await;
     setup.told.set_otherwise(Do::Commit);
     setup.listed(HalfState::Parked, parked.len()).await;
     for id in &parked {
-        setup.producer.admin().resume(*id, operator(false)).await.expect("it is parked");
+        let admin = setup.producer.admin();
+        let resumed = answered(async || admin.resume(*id, operator(false)).await).await;
+        resumed.expect("it is parked");
     }
     setup.none_open().await;
     for asked in setup.told.checked() {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::reader::{counts, once_each};
-use super::setup::{Setup, text};
+use super::setup::{Setup, answered, operator, text};
 use super::told::Do;
 use super::turns::alone;
 use super::{Env, PATIENCE, until};
@@ -64,8 +64,9 @@ pub(crate) async fn c32_trimming_never_removes_an_open_half(env: Env) {
     let shown = setup.shows(open.transaction_id, "the open half", |half| half.half.state == "open");
     assert_eq!(shown.await.payload, Some(text(0)));
     setup.told.check(text(0), &[Do::Commit]);
-    let asked = super::setup::operator(false);
-    setup.producer.admin().check(open.transaction_id, asked).await.expect("it is open");
+    let admin = setup.producer.admin();
+    let asked = answered(async || admin.check(open.transaction_id, operator(false)).await).await;
+    asked.expect("it is open");
     setup.reader.sees(&text(0)).await;
     until(PATIENCE, "the rest to be trimmed", async || {
         let bounds = bounds(&setup.config).await?;

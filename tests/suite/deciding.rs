@@ -33,7 +33,7 @@ pub(crate) async fn c02_all_rollback(env: Env) {
 
 /// The first half is asked about at once, the others when they are due, and again after that.
 async fn all_unknown(env: Env, answer: Do) -> Setup {
-    let setup = Setup::asking(env, answer).await;
+    let mut setup = Setup::new(env, answer).await;
     let (at_once, later) = (0..MANY / 2, MANY / 2..MANY);
     for number in later.clone() {
         setup.told.check(text(number), &[Do::Unknown, answer]);
@@ -46,6 +46,7 @@ async fn all_unknown(env: Env, answer: Do) -> Setup {
         _ => LocalTransactionState::Rollback,
     };
     assert!(sent.iter().all(|sent| sent.state == expected && sent.decision_recorded), "{sent:?}");
+    setup.ask_soon().await;
     setup
 }
 
@@ -61,7 +62,7 @@ pub(crate) async fn c04_check_rolls_back(env: Env) {
 
 /// Exactly the right set.
 pub(crate) async fn c05_a_mix(env: Env) {
-    let setup = Setup::asking(env, Do::Rollback).await;
+    let mut setup = Setup::new(env, Do::Rollback).await;
     let committed = |number: usize| match number % 5 {
         0 => true,
         1 => false,
@@ -82,6 +83,7 @@ pub(crate) async fn c05_a_mix(env: Env) {
         .await;
     setup.leave_open([MANY, MANY + 1].into_iter()).await;
     setup.told.check(text(MANY), &[Do::Commit]);
+    setup.ask_soon().await;
     setup.ends_with((0..=MANY).filter(|number| *number == MANY || committed(*number))).await;
 }
 

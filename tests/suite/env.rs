@@ -12,8 +12,13 @@ use super::broker::Broker;
 use super::database::{Database, Kind};
 use super::told::{PURPOSE, Told};
 
+/// For what a case waits to see given up.
+pub(crate) const SOON_GIVEN_UP: Duration = Duration::from_secs(7);
 /// Nothing is checked by itself.
 pub(crate) const NEVER: Duration = Duration::from_secs(600);
+/// How long a group waits for a silent member, and so long that no machine stands still.
+pub(crate) const SESSION_TIMEOUT: &str = "session.timeout.ms";
+pub(crate) const LONG_SESSION_MS: &str = "45000";
 /// Partitions of the topics of a test.
 pub(crate) const PARTITIONS: i32 = 4;
 
@@ -107,6 +112,11 @@ impl Env {
         // The cases read what the store held.
         config.trim_interval = None;
         self.broker.expect_group(&config).await;
+        if matches!(self.broker, Broker::Shared(_)) {
+            // Nobody takes this broker away or kills a replica here: whoever is silent stands still. What a group
+            // gives to another, or to the same one again, is counted and asked about anew.
+            config.kafka.properties.insert(SESSION_TIMEOUT.into(), LONG_SESSION_MS.into());
+        }
         config
     }
 
@@ -122,15 +132,13 @@ impl Env {
     }
 }
 
-/// This with times after which a check comes soon: as short as they may be on a machine that stands still
-/// for some seconds between any two lines.
+/// This with times after which a check comes soon. What is stored with them may be refused on a machine that
+/// stands still, or be asked about before it is decided: see [`Setup::ask_soon`](super::setup::Setup::ask_soon).
 pub(crate) fn asked_soon(config: ProducerConfig) -> ProducerConfig {
     ProducerConfig {
-        prepare_deadline: Duration::from_secs(7),
-        decision_deadline: Duration::from_secs(7),
+        prepare_deadline: SOON_GIVEN_UP,
         local_deadline: Duration::from_secs(3),
         check_after: Duration::from_millis(10_100),
-        check_deadline: Duration::from_secs(7),
         ..config
     }
 }

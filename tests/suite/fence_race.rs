@@ -67,5 +67,8 @@ async fn race(env: Env) {
         }
         *ends.entry((against, if is_booked { "booked" } else { "fenced" })).or_default() += 1;
     }
+    for id in &raced.perhaps {
+        assert!(!raced.said.contains_key(id), "{id}: its local transaction ran");
+    }
     raced.ends_with(ends, delivered).await;
 }

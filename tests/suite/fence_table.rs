@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Env;
-use super::database::{Database, Kind};
+use super::database::{Database, Kind, patient};
 use super::random::Random;
 
 use LocalTransactionState::{Commit, Rollback, Unknown};
@@ -222,11 +222,13 @@ async fn a_running_transaction_is_unknown_alone(bookings: Bookings) {
             let answers = bookings.check_with(&asked, FenceOptions::default()).await;
             let took = began.elapsed();
             assert_eq!(answers[0], Unknown);
-            // Nothing else would end its wait.
-            assert!(took < FenceOptions::default().budget + MARGIN, "{took:?}");
             println!("{:?}: {took:?}", bookings.db.get_database_backend());
-            // A machine that stands still uses up the time of all of them.
-            if answers[1..] == [Commit, of_missing] { Ok(()) } else { Err(format!("{answers:?}")) }
+            // Nothing else would end its wait. A machine that stands still uses up the time of all of them.
+            let in_time = took < FenceOptions::default().budget + MARGIN;
+            match in_time && answers[1..] == [Commit, of_missing] {
+                true => Ok(()),
+                false => Err(format!("{answers:?} after {took:?}")),
+            }
         })
         .await;
 
@@ -265,10 +267,12 @@ async fn a_check_ends_within_its_budget(bookings: Bookings) {
         let answers = fence::check(&bookings.db, &halves, options).await;
         let took = began.elapsed();
         let answers: Vec<_> = answers.into_iter().map(known).collect();
-        assert!(took < options.budget + MARGIN, "{took:?}");
         assert!(answers[..40].iter().all(|state| *state == Unknown), "{answers:?}");
         // A machine that stands still uses its time up as well.
-        if answers[40] == of_missing { Ok(()) } else { Err(format!("{answers:?}")) }
+        match took < options.budget + MARGIN && answers[40] == of_missing {
+            true => Ok(()),
+            false => Err(format!("{answers:?} after {took:?}")),
+        }
     })
     .await;
     tx.commit().await.expect("the check does not hold it up");
@@ -392,7 +396,9 @@ async fn is_made_once(env: &Env) {
     let database = env.database().await;
     let mut starts = tokio::task::JoinSet::new();
     for _ in 0..4 {
-        let db = database.connect(&DbOptions { max_connections: 2, ..DbOptions::default() }).await;
+        let sqlite_busy_timeout = super::PATIENCE;
+        let options = DbOptions { max_connections: 2, sqlite_busy_timeout, ..patient() };
+        let db = database.connect(&options).await;
         starts.spawn(async move { migrate::<FenceMigrator>(&db).await });
     }
     for made in starts.join_all().await {

@@ -60,7 +60,7 @@ pub(crate) async fn c30_garbage_is_passed_and_kept(env: Env) {
         let kept = foreign(&setup.config).await;
         assert_eq!(kept.len(), copies.len(), "round {round}: each once");
         assert_eq!(kept.into_iter().collect::<BTreeSet<_>>(), copies);
-        assert_eq!(setup.producer.health(), Ok(()));
+        setup.ready().await;
         if round == 0 {
             setup.restart().await;
         }

@@ -44,8 +44,13 @@ pub(crate) async fn make_hang(setup: &Setup) {
     setup.env.broker.alter_broker(&[("transaction.partition.verification.enable", "false")]).await;
     let (address, store) = (setup.config.kafka.brokers.clone(), setup.config.store_topic());
     let id = setup.config.transactional_id(PARTITION);
-    let made = tokio::task::spawn_blocking(move || hang(&address, &id, &store, PARTITION));
-    made.await.expect("no panic").expect("the broker takes an offset");
+    // While the last transaction of this id is being ended, the coordinator begins no other epoch.
+    until(PATIENCE, "the broker to take an offset", async || {
+        let (address, id, store) = (address.clone(), id.clone(), store.clone());
+        let made = tokio::task::spawn_blocking(move || hang(&address, &id, &store, PARTITION));
+        made.await.expect("no panic")
+    })
+    .await;
     let read = is_read(setup).await;
     assert!(read.is_err(), "it does not hang, so this test proves nothing: {read:?}");
 }

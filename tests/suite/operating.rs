@@ -3,7 +3,7 @@
 
 use halfmsg_producer::{
     AdminError, Backoff, HalfFilter, HalfState, HalfView, OperatorClient, OperatorRequest,
-    ProducerConfig, ResetTo, SnapshotLimits, TransactionProducer,
+    ProducerConfig, ResetTo, SnapshotLimits, TransactionId, TransactionProducer,
 };
 use halfmsg_protocol::HEADER;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use super::fence::{Orders, confirmed, delivered_are, message, start};
 use super::garbage::NEWER;
 use super::progress::carried_out;
 use super::reader::{counts, once_each};
-use super::setup::{Setup, operator, text};
+use super::setup::{Setup, answered, operator, text};
 use super::told::{Do, PURPOSE};
 use super::topic::{Entry, read_all, write};
 use super::{Env, PATIENCE, until};
@@ -36,11 +36,14 @@ async fn listed_by(client: &OperatorClient) -> Vec<HalfView> {
 /// A COMMIT that comes after the parking changes nothing, and is seen; opened again and asked, the
 /// message is delivered once.
 pub(crate) async fn c11_a_late_commit_stays_parked_until_it_is_reopened(env: Env) {
-    let mut config = env.asking_group().await;
+    let mut config = env.group().await;
     config.max_checks = 2;
     let setup = Setup::with(env, config, Do::Unknown).await;
     let begun = setup.producer.begin(PURPOSE, setup.message(0)).await.expect("it is stored");
     let id = begun.receipt().transaction_id;
+    // Asked once; the second time it is the check-back that asks.
+    let asked = answered(async || setup.producer.admin().check(id, operator(false)).await).await;
+    asked.expect("it is open");
     setup.listed(HalfState::Parked, 1).await;
     begun.commit().await.expect("the record is stored");
     let seen = setup
@@ -61,7 +64,8 @@ pub(crate) async fn c11_a_late_commit_stays_parked_until_it_is_reopened(env: Env
     assert_eq!(counts(&setup.reader.everything_of(&setup.config).await), once_each([]));
 
     setup.told.check(text(0), &[Do::Commit]);
-    setup.producer.admin().resume(id, operator(false)).await.expect("it is parked");
+    let resumed = answered(async || setup.producer.admin().resume(id, operator(false)).await).await;
+    resumed.expect("it is parked");
     setup.reader.sees(&text(0)).await;
     let seen = setup.shows(id, "it to be committed", |seen| seen.half.state == "committed").await;
     let reopened = seen.history.iter().find(|entry| entry.event == "reopened");
@@ -83,11 +87,14 @@ pub(crate) async fn c11_an_operator_cannot_contradict_the_fence(env: Env) {
     inserted.expect("the database answers");
     let receipt = begun.leave_open();
     for force in [false, true] {
-        let against = producer.admin().commit(receipt.transaction_id, operator(force)).await;
+        let commit =
+            async || producer.admin().commit(receipt.transaction_id, operator(force)).await;
+        let against = answered(commit).await;
         assert!(matches!(against, Err(AdminError::Contradiction { .. })), "{against:?}");
     }
-    let with = producer.admin().rollback(receipt.transaction_id, operator(false)).await;
-    assert_eq!(with.expect("the row agrees").state, "rolled_back");
+    let with =
+        answered(async || producer.admin().rollback(receipt.transaction_id, operator(false)).await);
+    assert_eq!(with.await.expect("the row agrees").state, "rolled_back");
     delivered_are(&reader, &config, Vec::new()).await;
     producer.shutdown().await;
 }
@@ -129,31 +136,40 @@ pub(crate) async fn c11_every_replica_sees_and_settles_every_partition(env: Env)
     let id = |half: &HalfView| half.transaction_id.parse().expect("an id");
     let payload = |half: &HalfView| {
         let (admin, id) = (admin.clone(), id(half));
-        async move { admin.get(id).await.expect("Kafka answers").expect("it is open").payload }
+        async move {
+            let found = answered(async || admin.get(id).await).await;
+            found.expect("Kafka answers").expect("it is open").payload
+        }
     };
     let mut texts = Vec::new();
     for half in [agreed, checked, parked] {
         texts.push(payload(half).await.expect("text"));
     }
     setup.told.check(texts[0].clone(), &[Do::Commit]);
-    let done = admin.commit(id(agreed), operator(false)).await.expect("the listener agrees");
+    let done = answered(async || admin.commit(id(agreed), operator(false)).await).await;
+    let done = done.expect("the listener agrees");
     assert_eq!(done.state, "committed");
-    let unforced = admin.rollback(id(forced), operator(false)).await;
+    let unforced = answered(async || admin.rollback(id(forced), operator(false)).await).await;
     assert!(matches!(unforced, Err(AdminError::NeedsForce { .. })), "{unforced:?}");
-    let done = admin.rollback(id(forced), operator(true)).await.expect("forced");
+    let done = answered(async || admin.rollback(id(forced), operator(true)).await).await;
+    let done = done.expect("forced");
     assert_eq!(done.state, "rolled_back");
     setup.told.check(texts[1].clone(), &[Do::Commit]);
-    let done = admin.check(id(checked), operator(false)).await.expect("it is asked here");
+    let done = answered(async || admin.check(id(checked), operator(false)).await).await;
+    let done = done.expect("it is asked here");
     assert_eq!(done.state, "committed");
     // The only attempt that it has: its owner parks it.
-    let unknown = admin.check(id(parked), operator(false)).await.expect("it is asked here");
+    let unknown = answered(async || admin.check(id(parked), operator(false)).await).await;
+    let unknown = unknown.expect("it is asked here");
     assert_eq!(unknown.attempts, 1, "{unknown:?}");
     setup.listed(HalfState::Parked, 1).await;
     setup.told.check(texts[2].clone(), &[Do::Commit]);
-    let resumed = admin.resume(id(parked), operator(false)).await.expect("it is parked");
+    let resumed = answered(async || admin.resume(id(parked), operator(false)).await).await;
+    let resumed = resumed.expect("it is parked");
     assert_eq!(resumed.epoch, 1, "{resumed:?}");
     for (closed, state) in [(agreed, "committed"), (forced, "rolled_back")] {
-        let seen = admin.get(id(closed)).await.expect("Kafka answers").expect("closed lately");
+        let seen = answered(async || admin.get(id(closed)).await).await.expect("Kafka answers");
+        let seen = seen.expect("closed lately");
         assert_eq!(seen.half.state, state, "{seen:#?}");
     }
     for text in &texts {
@@ -175,7 +191,8 @@ async fn in_pages(producer: &TransactionProducer, limit: usize) -> Vec<HalfView>
     let (mut all, mut cursor) = (Vec::new(), None);
     loop {
         let filter = HalfFilter { state: None, limit, cursor };
-        let page = producer.admin().list(filter).await.expect("Kafka answers");
+        let page = answered(async || producer.admin().list(filter.clone()).await).await;
+        let page = page.expect("Kafka answers");
         all.extend(page.items);
         match page.next_cursor {
             Some(next) => cursor = Some(next),
@@ -190,6 +207,28 @@ fn is_own(half: &HalfView) -> bool {
 
 fn ids(halves: &[HalfView]) -> Vec<&str> {
     halves.iter().map(|half| half.transaction_id.as_str()).collect()
+}
+
+/// The message once it is decided by force. An act whose end was not told in time is done again, and may find it
+/// decided.
+async fn forced(
+    client: &OperatorClient,
+    id: TransactionId,
+    mut act: impl AsyncFnMut() -> Result<HalfView, AdminError>,
+) -> HalfView {
+    let mut in_doubt = false;
+    until(PATIENCE, "a decision by force", async || match act().await {
+        Err(error @ (AdminError::Unreachable(_) | AdminError::Incomplete(_))) => Err(error),
+        Err(error @ (AdminError::Unavailable(_) | AdminError::Unseen(_))) => {
+            in_doubt = true;
+            Err(error)
+        }
+        Err(AdminError::AlreadyClosed { .. }) if in_doubt => {
+            client.show(id).await.map(|shown| shown.half)
+        }
+        done => Ok(done.expect("forced")),
+    })
+    .await
 }
 
 /// With no replica running, half messages are seen and decided by force; the next replica carries
@@ -210,10 +249,10 @@ pub(crate) async fn operators_decide_while_the_service_is_down(env: Env) {
         Err(AdminError::NeedsForce { why }) => assert!(why.contains("no listener"), "{why}"),
         other => panic!("{other:?}"),
     }
-    let done = client.commit(committed, operator(true)).await.expect("forced");
-    assert_eq!(done.state, "committed");
-    let done = client.rollback(dropped, operator(true)).await.expect("forced");
-    assert_eq!(done.state, "rolled_back");
+    let commit = async || client.commit(committed, operator(true)).await;
+    assert_eq!(forced(&client, committed, commit).await.state, "committed");
+    let rollback = async || client.rollback(dropped, operator(true)).await;
+    assert_eq!(forced(&client, dropped, rollback).await.state, "rolled_back");
     let again = client.rollback(committed, operator(true)).await;
     assert!(matches!(again, Err(AdminError::AlreadyClosed { .. })), "{again:?}");
     assert_eq!(listed_by(&client).await.len(), 1);
@@ -255,8 +294,9 @@ pub(crate) async fn operators_skip_a_record_of_a_newer_format_only(env: Env) {
     client.skip(partition, offset, operator(false)).await.expect("it is of a newer format");
     let listed = client.list(HalfFilter { limit: ALL, ..HalfFilter::default() }).await;
     assert_eq!(listed.expect("Kafka answers").missing_partitions, []);
-    let done = client.rollback(before[0].transaction_id, operator(true)).await;
-    assert_eq!(done.expect("nothing stops it").state, "rolled_back");
+    let id = before[0].transaction_id;
+    let rollback = async || client.rollback(id, operator(true)).await;
+    assert_eq!(forced(&client, id, rollback).await.state, "rolled_back");
     assert_eq!(journal(&setup.config, "skip").await, ["begun", "done"]);
 }
 

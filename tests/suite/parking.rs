@@ -5,7 +5,7 @@ use halfmsg_protocol::{HEADER, Record, codec};
 
 use super::progress::carried_out;
 use super::reader::{counts, once_each};
-use super::setup::{Setup, operator, text};
+use super::setup::{Setup, answered, operator, text};
 use super::store::{attempts_in, parked_records, parks_in, read_store};
 use super::told::Do;
 use super::{Env, PATIENCE, until};
@@ -15,10 +15,11 @@ const MAX_CHECKS: u32 = 3;
 
 /// A setup with so many parked halves.
 async fn parked(env: Env, count: usize) -> (Setup, Vec<TransactionId>) {
-    let mut config = env.asking_group().await;
+    let mut config = env.group().await;
     config.max_checks = MAX_CHECKS;
-    let setup = Setup::with(env, config, Do::Unknown).await;
+    let mut setup = Setup::with(env, config, Do::Unknown).await;
     let left = setup.leave_open(0..count).await;
+    setup.ask_soon().await;
     setup.listed(HalfState::Parked, count).await;
     (setup, left.into_iter().map(|receipt| receipt.transaction_id).collect())
 }
@@ -60,21 +61,24 @@ pub(crate) async fn c16_resumed_committed_or_dropped_by_an_operator(env: Env) {
     let admin = setup.producer.admin();
 
     setup.told.check(text(0), &[Do::Commit]);
-    let view = admin.resume(resumed, operator(false)).await.expect("it is parked");
+    let view = answered(async || admin.resume(resumed, operator(false)).await).await;
+    let view = view.expect("it is parked");
     assert_eq!(view.epoch, 1, "{view:?}");
     setup.reader.sees(&text(0)).await;
 
-    let unforced = admin.commit(committed, operator(false)).await;
+    let unforced = answered(async || admin.commit(committed, operator(false)).await).await;
     assert!(matches!(unforced, Err(AdminError::NeedsForce { .. })), "{unforced:?}");
-    let view = admin.commit(committed, operator(true)).await.expect("forced");
+    let view = answered(async || admin.commit(committed, operator(true)).await).await;
+    let view = view.expect("forced");
     assert_eq!((view.state, view.epoch), ("committed", 1));
 
     setup.told.check(text(2), &[Do::Rollback]);
-    let against = admin.commit(dropped, operator(true)).await;
+    let against = answered(async || admin.commit(dropped, operator(true)).await).await;
     assert!(matches!(against, Err(AdminError::Contradiction { .. })), "{against:?}");
-    let view = admin.rollback(dropped, operator(false)).await.expect("the check agrees");
+    let view = answered(async || admin.rollback(dropped, operator(false)).await).await;
+    let view = view.expect("the check agrees");
     assert_eq!(view.state, "rolled_back");
-    let again = admin.resume(dropped, operator(false)).await;
+    let again = answered(async || admin.resume(dropped, operator(false)).await).await;
     assert!(matches!(again, Err(AdminError::AlreadyClosed { .. })), "{again:?}");
 
     setup.listed(HalfState::Parked, 0).await;

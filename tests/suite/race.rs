@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 use halfmsg_producer::{
-    HalfFilter, HalfMessage, HalfState, ListenerResult, LocalTransactionState, ProducerConfig,
-    TransactionId, TransactionListener, TransactionProducer,
+    HalfFilter, HalfMessage, HalfState, ListenerResult, LocalTransactionState, PrepareError,
+    ProducerConfig, TransactionId, TransactionListener, TransactionProducer,
 };
 use order_svc::decision::Fate;
 use order_svc::listener::OrderListener;
@@ -173,6 +173,12 @@ async fn race(env: Env) {
         }
         *ends.entry((against, row.status.as_str())).or_default() += 1;
     }
+    for id in &raced.perhaps {
+        if let Some(row) = orders.row(*id).await {
+            assert_eq!(row.status, OrderStatus::Void, "{id}");
+            void.push(row.transaction_id);
+        }
+    }
     raced.ends_with(ends, void).await;
 }
 
@@ -185,6 +191,9 @@ pub(crate) struct Raced {
     pub(crate) sent: Vec<(Against, OrderId, TransactionId)>,
     /// What storing said.
     pub(crate) said: HashMap<OrderId, Stored>,
+    /// Orders whose half messages Kafka did not store in time, and perhaps all the same: nobody stores them, so
+    /// their checks find nothing.
+    pub(crate) perhaps: Vec<OrderId>,
     producer: TransactionProducer,
     reader: Reader,
     config: ProducerConfig,
@@ -206,10 +215,10 @@ impl Raced {
         let (producer, reader) = start(&config, &target, racing.clone()).await;
         // Due times count from when the resolver reads a half: it must be there.
         until(PATIENCE, "the producer to be ready", async || producer.health()).await;
-        let sent = send_all(&producer, &config, &racing, &target).await;
+        let (sent, perhaps) = send_all(&producer, &config, &racing, &target).await;
         none_open(&producer, &config).await;
         let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self { sent, said, producer, reader, config }
+        Self { sent, said, perhaps, producer, reader, config }
     }
 
     /// It was a race, no decision contradicted another, and exactly these were delivered.
@@ -230,30 +239,50 @@ async fn send_all(
     config: &ProducerConfig,
     racing: &Racing<impl Ground>,
     target: &str,
-) -> Vec<(Against, OrderId, TransactionId)> {
+) -> (Vec<(Against, OrderId, TransactionId)>, Vec<OrderId>) {
     let mut random = Random::new(SEED);
     let mut around = |moment: Duration, window: Duration| {
         let window_us = u64::try_from(window.as_micros()).expect("a short time");
         moment - window / 2 + Duration::from_micros(random.below(window_us))
     };
-    let races: Vec<(Race, Race)> = (0..ORDERS / 2)
+    let races: Vec<(Duration, Duration)> = (0..ORDERS / 2)
         .map(|_| {
             let soon = around(config.local_deadline, SOON_WINDOW);
-            let late = around(config.check_after, LATE_WINDOW);
-            let race = |after| Race { id: OrderId::generate(), after };
-            (race(soon), race(late))
+            (soon, around(config.check_after, LATE_WINDOW))
         })
         .collect();
     let (soon, late): (Vec<_>, Vec<_>) = races.into_iter().unzip();
-    let soon = soon.into_iter().map(|race| async move {
-        let (id, message) = (race.id, message(race.id, target));
-        let sent = producer.send_in_transaction(PURPOSE, message, race).await;
-        (Against::ImmediateCheck, id, sent.expect("it is stored").transaction_id)
+    let perhaps = Mutex::new(Vec::new());
+    let noted = &perhaps;
+    let soon = soon.into_iter().map(|after| async move {
+        let send = async |id: OrderId| {
+            let race = Race { id, after };
+            producer.send_in_transaction(PURPOSE, message(id, target), race).await
+        };
+        let (id, sent) = until_stored(noted, send).await;
+        (Against::ImmediateCheck, id, sent.transaction_id)
     });
     let soon = stream::iter(soon).buffer_unordered(AT_ONCE).collect::<Vec<_>>();
-    let late = late.into_iter().map(|race| run_late(producer, racing, target, race));
+    let late = late.into_iter().map(|after| run_late(producer, racing, target, after, noted));
     let (soon, late) = tokio::join!(soon, join_all(late));
-    soon.into_iter().chain(late).collect()
+    let sent = soon.into_iter().chain(late).collect();
+    (sent, perhaps.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Another order each time, until Kafka stores its half message; the others are noted.
+async fn until_stored<T>(
+    perhaps: &Mutex<Vec<OrderId>>,
+    mut store: impl AsyncFnMut(OrderId) -> Result<T, PrepareError>,
+) -> (OrderId, T) {
+    until(PATIENCE, "a half message to be stored", async || {
+        let id = OrderId::generate();
+        let stored = store(id).await;
+        if stored.is_err() {
+            perhaps.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        }
+        stored.map(|stored| (id, stored))
+    })
+    .await
 }
 
 /// Begins, takes its time, stores the order and decides as its result says.
@@ -261,12 +290,13 @@ async fn run_late(
     producer: &TransactionProducer,
     racing: &Racing<impl Ground>,
     target: &str,
-    race: Race,
+    after: Duration,
+    perhaps: &Mutex<Vec<OrderId>>,
 ) -> (Against, OrderId, TransactionId) {
-    let id = race.id;
-    let begun = producer.begin(PURPOSE, message(id, target)).await.expect("it is stored");
+    let begin = async |id: OrderId| producer.begin(PURPOSE, message(id, target)).await;
+    let (id, begun) = until_stored(perhaps, begin).await;
     let transaction_id = begun.receipt().transaction_id;
-    match racing.execute_local_transaction(begun.half(), race).await {
+    match racing.execute_local_transaction(begun.half(), Race { id, after }).await {
         Ok(LocalTransactionState::Rollback) => {
             // Not stored in time, its check says the same.
             drop(begun.rollback().await);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use halfmsg_producer::{Assignment, Emission, ProducerConfig, TransactionProducer};
 use tokio::time::{Instant, sleep};
 
+use super::env::SESSION_TIMEOUT;
 use super::load::Load;
 use super::metrics::metric;
 use super::random::Random;
@@ -123,6 +124,8 @@ pub(crate) async fn c23_long_two_owners_fence_each_other(env: Env) {
 pub(crate) async fn c23_long_two_replicas_with_one_instance_id(env: Env) {
     let mut config = env.asking_group().await;
     config.instance_id = Some("the-same".into());
+    // One with an instance id leaves without a word.
+    config.kafka.properties.remove(SESSION_TIMEOUT);
     let setup = Setup::with(env, config, Do::Rollback).await;
     setup.ready().await;
     let load = Load::on(&setup);

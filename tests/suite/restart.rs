@@ -15,7 +15,7 @@ use super::{Env, PATIENCE, until};
 /// open is checked by the next producer. At least once: what the first had not stored as progress
 /// may come again.
 pub(crate) async fn c22_dropped_without_shutdown(env: Env) {
-    let setup = Setup::asking(env, Do::Rollback).await;
+    let mut setup = Setup::new(env, Do::Rollback).await;
     let committed = 0..30;
     let rolled_back = 30..60;
     let open_committed = 60..90;
@@ -33,6 +33,7 @@ pub(crate) async fn c22_dropped_without_shutdown(env: Env) {
         };
         decided.expect("it is stored");
     }
+    setup.config = asked_soon(setup.config);
     let setup = setup.drop_and_start_another().await;
     setup.none_open().await;
     let delivered = setup.reader.everything_of(&setup.config).await;

@@ -6,6 +6,7 @@ use halfmsg_producer::{
     PrepareError, ProducerConfig, Receipt, SendResult, TransactionId, TransactionProducer,
 };
 
+use super::env::asked_soon;
 use super::progress::carried_out;
 use super::reader::{Delivered, Reader, counts, once_each};
 use super::told::{Do, PURPOSE, Told};
@@ -80,6 +81,19 @@ impl Setup {
         stream::iter(begins).buffered(AT_ONCE).try_collect().await.expect("they are stored")
     }
 
+    /// Sends the message of this number until it is stored, as an application does. One that was stored all the
+    /// same has no local transaction, so the listener must roll back what it was told nothing of.
+    pub(crate) async fn send_until_stored(&self, number: usize, local: Do) -> SendResult {
+        until(PATIENCE, "a message to be stored", async || {
+            let message = self.message(number);
+            match self.producer.send_in_transaction(PURPOSE, message, local).await {
+                Err(error) if error.is_retryable() => Err(error.to_string()),
+                sent => Ok(sent.expect("it is stored")),
+            }
+        })
+        .await
+    }
+
     /// The halves in this state, in the order of partition and offset.
     pub(crate) async fn list(&self, state: HalfState) -> Result<Vec<HalfView>, AdminError> {
         let filter = HalfFilter { state: Some(state), limit: ALL, cursor: None };
@@ -147,6 +161,13 @@ impl Setup {
         another
     }
 
+    /// From now on what was left open is asked about as soon as it is due: by another producer, which stores
+    /// nothing that a machine standing still would keep from its place or its decision.
+    pub(crate) async fn ask_soon(&mut self) {
+        self.config = asked_soon(self.config.clone());
+        self.restart().await;
+    }
+
     /// Waits until Kafka answers and every partition is read.
     pub(crate) async fn ready(&self) {
         until(PATIENCE, "the producer to be ready", async || self.producer.health()).await;
@@ -166,6 +187,17 @@ pub(crate) fn as_promised(
         found.values_mut().for_each(|count| *count = 1);
     }
     assert_eq!(found, once_each(expected));
+}
+
+/// What comes of what an operator asks for. While the broker stands still nothing is done: it is asked again.
+pub(crate) async fn answered<T>(
+    mut ask: impl AsyncFnMut() -> Result<T, AdminError>,
+) -> Result<T, AdminError> {
+    until(PATIENCE, "an answer to an operator", async || match ask().await {
+        Err(error @ (AdminError::Unreachable(_) | AdminError::Incomplete(_))) => Err(error),
+        answer => Ok(answer),
+    })
+    .await
 }
 
 /// The payload of the message of this number.

@@ -33,8 +33,8 @@ const SETTINGS: [&str; 3] =
     ["HALFMSG_TEST_SOAK_BROKERS", "HALFMSG_TEST_SOAK_GROUP", "HALFMSG_TEST_SOAK_TARGET"];
 /// Before the figures that the process prints.
 const FIGURES: &str = "soak: ";
-/// For the whole soak: ten times what it takes.
-const DEADLINE: Duration = Duration::from_secs(900);
+/// For the whole soak, whose steps have deadlines of their own.
+const DEADLINE: Duration = Duration::from_secs(3_600);
 /// One poll of the target.
 const POLL: Duration = Duration::from_millis(20);
 

@@ -8,7 +8,7 @@ use halfmsg_producer::{HalfFilter, HalfState, Message, TransactionProducer};
 
 use super::metrics::samples;
 use super::rebalance::members;
-use super::setup::{Setup, as_promised, operator, text};
+use super::setup::{Setup, answered, as_promised, operator, text};
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
 
@@ -89,8 +89,9 @@ pub(crate) async fn c27_more_replicas_than_partitions(env: Env) {
         sends(&setup, replica, begin..begin + EACH).await;
     }
     for half in &open {
-        let request = operator(true);
-        let rolled_back = replicas[0].admin().rollback(half.transaction_id, request).await;
+        let admin = replicas[0].admin();
+        let rollback = async || admin.rollback(half.transaction_id, operator(true)).await;
+        let rolled_back = answered(rollback).await;
         assert_eq!(rolled_back.expect("any replica settles it").state, "rolled_back");
     }
     setup.none_open().await;

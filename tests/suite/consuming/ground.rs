@@ -9,6 +9,7 @@ use halfmsg_consumer::{
     Assignment, Consumer, ConsumerConfig, ConsumerHandle, ConsumerMetrics, DeadLetters, Health,
     Inbox, RetryLevels, TRANSACTION_ID_HEADER, TopicSettings,
 };
+use halfmsg_kafka::KafkaConfig;
 use halfmsg_migrations::{ConsumerMigrator, migrate};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use super::handler::{Effects, effect_table};
 use crate::suite::database::{Database, patient};
-use crate::suite::env::PARTITIONS;
+use crate::suite::env::{LONG_SESSION_MS, PARTITIONS, SESSION_TIMEOUT};
 use crate::suite::{Env, PATIENCE, until};
 
 /// What a case stands on. Cheap to clone.
@@ -66,6 +67,14 @@ impl Ground {
     /// The same with another topic, which is there.
     pub(crate) fn at(&self, topic: &str) -> Self {
         Self { topic: topic.to_owned(), ..self.clone() }
+    }
+
+    /// For the only consumer of its group, which takes it for dead at no stall: what is handled then does not
+    /// come again.
+    pub(crate) fn kafka_of_one(&self) -> KafkaConfig {
+        let mut kafka = self.env.kafka();
+        kafka.properties.insert(SESSION_TIMEOUT.into(), LONG_SESSION_MS.into());
+        kafka
     }
 
     /// Short times, no retries; on a real broker a group that is soon complete.
@@ -215,6 +224,14 @@ impl Running {
     pub(crate) fn shows(&self, metric: &str, value: &str) -> bool {
         let (begins, ends) = (format!("{metric}{{subscriber="), format!("}} {value}"));
         self.sample().lines().any(|line| line.starts_with(&begins) && line.ends_with(&ends))
+    }
+
+    /// What a scraper reads of this metric, which has no label but the subscriber.
+    pub(crate) fn reads(&self, metric: &str) -> Option<u64> {
+        let begins = format!("{metric}{{subscriber=");
+        let sample = self.sample();
+        let line = sample.lines().find(|line| line.starts_with(&begins))?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 
     /// Ends it gently.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use halfmsg_consumer::{Consumer, ConsumerConfig};
 use halfmsg_kafka::KafkaConfig;
-use halfmsg_service_kit::db::{DbOptions, connect};
+use halfmsg_service_kit::db::connect;
 use tokio_util::sync::CancellationToken;
 
 use super::ground::Ground;
 use super::handler::Effects;
+use crate::suite::database::patient;
 use crate::suite::turns::alone;
 use crate::suite::{Env, until};
 
@@ -112,7 +113,7 @@ pub(crate) async fn consuming_process(_: Env) {
         assert!(found.iter().all(Option::is_none), "some settings only: {found:?}");
         return;
     };
-    let pool = connect(&database, &DbOptions::default()).await.expect("the database answers");
+    let pool = connect(&database, &patient()).await.expect("the database answers");
     let config = ConsumerConfig {
         // The next one takes the partitions back at once.
         instance_id: Some(format!("{subscriber}.instance")),

@@ -15,12 +15,13 @@ use halfmsg_service_kit::db::{DbFault, DbOptions, begin_write, connect, set_time
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use sea_orm::sea_query::Query;
-use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::ground::Ground;
 use super::handler::{Effects, Rule};
+use crate::suite::database::patient;
 use crate::suite::env::PARTITIONS;
 use crate::suite::{Env, PATIENCE, until};
 
@@ -64,16 +65,11 @@ pub(crate) async fn c36_a_row_that_another_replica_holds_burns_no_attempt(env: E
 pub(crate) async fn c36_a_replica_that_stands_still_keeps_no_message(env: Env) {
     const IDLE: Duration = Duration::from_secs(1);
     let ground = Ground::new(env).await;
-    let config = ConsumerConfig { attempt_deadline: Duration::from_millis(700), ..ground.config() };
-    let options = DbOptions { idle_transaction_timeout: IDLE, ..DbOptions::default() };
+    let config = ground.config();
+    let options = DbOptions { idle_transaction_timeout: IDLE, ..patient() };
     let bounded = connect(ground.database_url(), &options).await.expect("the database");
-    let holders = [
-        begin_write(&bounded).await.expect("the database"),
-        begin_write(&ground.pool).await.expect("the database"),
-    ];
-    // As a consumer does, whatever its pool says.
-    set_timeouts_in_tx(&holders[1], IDLE, IDLE).await.expect("the database");
-    for (n, holder) in holders.iter().enumerate() {
+    let mut holders = Vec::new();
+    for (n, pool) in [&bounded, &ground.pool].into_iter().enumerate() {
         let held = Uuid::now_v7();
         let mut insert = Query::insert();
         let columns = ["subscriber", "message_key", "received_at"];
@@ -82,7 +78,17 @@ pub(crate) async fn c36_a_replica_that_stands_still_keeps_no_message(env: Env) {
             held.to_string().into(),
             chrono::Utc::now().into(),
         ]);
-        holder.execute(&insert).await.expect("the table");
+        // It may be ended before it holds anything.
+        let holder = until(PATIENCE, "a row to be held", async || {
+            let holder = begin_write(pool).await?;
+            if n == 1 {
+                // As a consumer does, whatever its pool says.
+                set_timeouts_in_tx(&holder, IDLE, IDLE).await?;
+            }
+            holder.execute(&insert).await?;
+            Ok::<_, DbErr>(holder)
+        });
+        holders.push(holder.await);
         ground.send_as(held, "held", &format!("held-{n}")).await;
     }
     let running = ground.start(config, &Effects::all());
@@ -284,7 +290,7 @@ pub(crate) async fn consuming_partitions_run_at_once_and_keep_their_order(env: E
 /// both and the marks of their ends.
 pub(crate) async fn consuming_sees_nothing_of_an_aborted_transaction(env: Env) {
     let ground = Ground::new(env).await;
-    let config = ground.config();
+    let config = ConsumerConfig { kafka: ground.kafka_of_one(), ..ground.config() };
     let running = ground.start(config.clone(), &Effects::all());
     let mut client = ground.env.kafka().producer();
     client.set("transactional.id", ground.env.named("writer"));

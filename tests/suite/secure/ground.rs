@@ -39,7 +39,7 @@ impl Ground {
     pub(crate) async fn new(env: Env) -> Self {
         let env = env.with_broker(Broker::Own(OwnKafka::start_secure().await));
         let target = env.named("target");
-        let group = env.asking_group().await;
+        let group = env.group().await;
         Self { env, target, group }
     }
 

@@ -6,7 +6,6 @@ use halfmsg_consumer::{ConsumerConfig, ConsumerFamilies};
 use halfmsg_migrations::{OrderMigrator, migrate};
 use halfmsg_producer::{HalfFilter, Message};
 use halfmsg_service_kit::Letters;
-use halfmsg_service_kit::db::DbOptions;
 use order_svc::metrics::OrderMetrics;
 use order_svc::place::Topics;
 use order_svc::report::Reporter;
@@ -15,7 +14,7 @@ use order_svc::report::trouble::Trouble;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
-use super::super::database::{Database, Kind};
+use super::super::database::{Database, Kind, patient};
 use super::super::env::PARTITIONS;
 use super::super::told::PURPOSE;
 use super::super::{Env, PATIENCE, until};
@@ -106,7 +105,7 @@ pub(crate) async fn secure_each_missing_right_of_order_svc_in_flow_b_is_told(env
 /// The report, with order-svc's own wiring: the service is ready, and warns.
 async fn warns(ground: &Ground, subscriber: &str, expected: &str, missing: &Right) {
     let database = Database::new(Kind::Sqlite).await;
-    let connection = database.connect(&DbOptions::default()).await;
+    let connection = database.connect(&patient()).await;
     migrate::<OrderMigrator>(&connection).await.expect("an empty database");
     let trouble = Trouble::default();
     let reporter = Reporter {
