@@ -18,7 +18,8 @@ impl Desk {
                 What::Open(open, until)
             }
             What::Parked(mut parked, durable) => {
-                parked.half = self.whole(partition, parked.half, true).await?;
+                // Until the parked topic has it, the store does.
+                parked.half = self.whole(partition, parked.half, durable).await?;
                 What::Parked(parked, durable)
             }
             closed @ What::Closed(_) => closed,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use halfmsg_kafka::EmbeddedBroker;
-use halfmsg_protocol::HEADER;
+use halfmsg_protocol::{HEADER, HalfMeta, Record, codec};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -58,8 +58,12 @@ struct Ground {
 }
 
 impl Ground {
-    /// With more patience than any machine stands still.
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With more patience than any machine stands still, and these settings.
+    async fn with(set: impl FnOnce(&mut ProducerConfig)) -> Self {
         let broker = EmbeddedBroker::start().expect("a loopback port");
         let mut config = ProducerConfig::new(broker.config(), "app", "group");
         for deadline in [
@@ -72,6 +76,7 @@ impl Ground {
             *deadline = DEADLINE;
         }
         config.check_after = NEVER;
+        set(&mut config);
         for topic in [config.store_topic(), config.parked_topic(), "target".to_owned()] {
             broker.create_topic(&topic, 1).expect("a fresh broker");
         }
@@ -97,16 +102,22 @@ impl Ground {
 
     /// A record of a newer version comes into the store; its partition stands still there.
     async fn stop_the_partition(&self) {
-        let producer: BaseProducer = self.broker.config().producer().create().expect("a client");
-        let store = self.producer.inner.config.store_topic();
-        let header = OwnedHeaders::new().insert(Header { key: HEADER, value: Some(&NEWER) });
-        let newer: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&store).partition(0).headers(header);
-        producer.send(newer).map_err(|(error, _)| error).expect("room in the queue");
-        producer.flush(DEADLINE).expect("stored");
+        self.write(&NEWER);
         until("the partition to stand still", || {
             self.producer.health().is_err_and(|why| why.contains("is stopped"))
         })
         .await;
+    }
+
+    /// Writes a record of the store, past the producer.
+    fn write(&self, packed: &[u8]) {
+        let producer: BaseProducer = self.broker.config().producer().create().expect("a client");
+        let store = self.producer.inner.config.store_topic();
+        let header = OwnedHeaders::new().insert(Header { key: HEADER, value: Some(packed) });
+        let record: BaseRecord<'_, [u8], [u8]> =
+            BaseRecord::to(&store).partition(0).headers(header).payload(b"x");
+        producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
+        producer.flush(DEADLINE).expect("stored");
     }
 
     /// From here on the brokers are asked about everything.
@@ -162,6 +173,30 @@ async fn a_partition_that_stands_still_is_named_by_its_owner_and_by_the_brokers(
     assert_eq!(list().await, from_memory);
 }
 
+/// Until the parked topic has a message that is being parked, its payload is read from the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_being_parked_shows_its_payload() {
+    let ground = Ground::with(|config| config.max_checks = 1).await;
+    let (id, admin) = (ground.open().await, ground.producer.admin());
+    let parked = ground.producer.inner.config.parked_topic();
+    ground.broker.without_leader(&parked, 0).expect("it runs");
+    let deadline = Instant::now() + DEADLINE;
+    while admin.get(id).await.expect("it is in the store").is_none() {
+        assert!(Instant::now() < deadline, "its owner has not read it");
+    }
+    let asked = OperatorRequest { force: false, ..forced() };
+    admin.check(id, asked).await.expect("the listener does not know");
+    loop {
+        assert!(Instant::now() < deadline, "it is not parked");
+        let Some(shown) = admin.get(id).await.expect("it is in the store") else { continue };
+        assert_eq!(shown.payload.as_deref(), Some("x"), "{shown:?}");
+        if shown.half.state == "parked" {
+            break;
+        }
+    }
+    ground.broker.with_leader(&parked, 0).expect("it runs");
+}
+
 /// A message behind the record at which its partition stands still is shown by its record; an act on it,
 /// and a look for any other, is told that not everything could be looked at.
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +204,17 @@ async fn what_lies_behind_a_stop_is_not_said_to_be_settled() {
     let ground = Ground::new().await;
     let admin = ground.producer.admin();
     ground.stop_the_partition().await;
-    let (behind, nowhere) = (ground.open().await, TransactionId::from_uuid(uuid::Uuid::now_v7()));
+    let [behind, nowhere] = [(); 2].map(|()| TransactionId::from_uuid(uuid::Uuid::now_v7()));
+    // One that a replica of the newer version has stored.
+    ground.write(&codec::encode(&Record::Half(Arc::new(HalfMeta {
+        id: behind,
+        application: "app".into(),
+        purpose: "order".into(),
+        topic: "target".into(),
+        timestamp_ms: 0,
+        check_after: None,
+        local_transaction: None,
+    }))));
     for _ in 0..2 {
         let shown = admin.get(behind).await.expect("it is in the log").expect("likewise");
         assert_eq!(shown.half.state, "open");
