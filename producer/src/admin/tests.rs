@@ -176,7 +176,11 @@ async fn a_partition_that_stands_still_is_named_by_its_owner_and_by_the_brokers(
 /// Until the parked topic has a message that is being parked, its payload is read from the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_being_parked_shows_its_payload() {
-    let ground = Ground::with(|config| config.max_checks = 1).await;
+    let settings = |config: &mut ProducerConfig| {
+        // Memory has no room for it.
+        (config.max_checks, config.body_budget_bytes) = (1, 1);
+    };
+    let ground = Ground::with(settings).await;
     let (id, admin) = (ground.open().await, ground.producer.admin());
     let parked = ground.producer.inner.config.parked_topic();
     ground.broker.without_leader(&parked, 0).expect("it runs");
