@@ -62,6 +62,7 @@ pub(crate) struct PutOff {
 pub(crate) async fn take_in_tx(
     transaction: &DatabaseTransaction,
     subscriber: &str,
+    order: KeyOrder,
     claimed: &[Waiting],
 ) -> Result<bool, DbErr> {
     let (mut taken, ids) = (0, claimed.iter().map(|one| one.id).collect::<Vec<_>>());
@@ -70,12 +71,30 @@ pub(crate) async fn take_in_tx(
         delete.from_table("retry").and_where(Expr::col("id").is_in(ids));
         taken += transaction.execute(&delete).await?.rows_affected();
     }
+    // Nothing waits without a turn where order is given up, but what a former setting has left.
+    if order == KeyOrder::GiveUp && !any_without_turn_in_tx(transaction, subscriber).await? {
+        return Ok(taken == claimed.len() as u64);
+    }
     let keys: BTreeSet<OrderingKey> =
         claimed.iter().filter_map(|one| ordering_key(&one.message)).collect();
     for key in &keys {
         next_turn_in_tx(transaction, subscriber, key).await?;
     }
     Ok(taken == claimed.len() as u64)
+}
+
+/// One question to an index, for all keys of a batch.
+async fn any_without_turn_in_tx(
+    transaction: &DatabaseTransaction,
+    subscriber: &str,
+) -> Result<bool, DbErr> {
+    let mut any = Query::select();
+    any.expr(Expr::val(1))
+        .from("retry")
+        .and_where(Expr::col("subscriber").eq(subscriber))
+        .and_where(Expr::col("next_at").is_null())
+        .limit(1);
+    Ok(transaction.query_one(&any).await?.is_some())
 }
 
 /// Takes one out, whose dead letter is in this transaction too. False if somebody else has tried it
