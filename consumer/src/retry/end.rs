@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use halfmsg_db::now;
-use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Order, Query};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use uuid::Uuid;
 
 use super::{Failures, OrderingKey, Waiting, of_key, ordering_key};
 use crate::config::KeyOrder;
+use crate::message::ReceivedMessage;
 use crate::record::{cause_text, in_chunks};
 
 /// Puts a message off after a failure; with [`KeyOrder::Keep`] those behind it lose the turn that
@@ -114,6 +116,36 @@ pub(crate) async fn give_up_in_tx(
         next_turn_in_tx(transaction, subscriber, &key).await?;
     }
     Ok(taken)
+}
+
+/// Takes out the replay of a dead letter that is locked in this transaction and will be discarded in it. False if
+/// somebody has it in hand: then it is theirs to decide.
+pub(crate) async fn withdraw_in_tx(
+    transaction: &DatabaseTransaction,
+    subscriber: &str,
+    message: &ReceivedMessage,
+    dead_letter_id: Uuid,
+) -> Result<bool, DbErr> {
+    let mut replay = Query::select();
+    replay
+        .column("id")
+        .from("retry")
+        .and_where(Expr::col("subscriber").eq(subscriber))
+        .and_where(Expr::col("message_key").eq(message.inbox_key()))
+        .and_where(Expr::col("dead_letter_id").eq(dead_letter_id));
+    let mut free = replay.clone();
+    free.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+    let Some(row) = transaction.query_one(&free).await? else {
+        return Ok(transaction.query_one(&replay).await?.is_none());
+    };
+    let id: Uuid = row.try_get("", "id")?;
+    let mut delete = Query::delete();
+    delete.from_table("retry").and_where(Expr::col("id").eq(id));
+    transaction.execute(&delete).await?;
+    if let Some(key) = ordering_key(message) {
+        next_turn_in_tx(transaction, subscriber, &key).await?;
+    }
+    Ok(true)
 }
 
 /// The first one of a key has its turn now, if it has none yet. Behind the deletion of the one
