@@ -195,10 +195,9 @@ pub(crate) async fn c38_a_reply_that_is_refused_holds_nothing_up(env: Env) {
     })
     .await;
     // It is counted behind the acknowledgement of the other one.
-    let counted = |times| running.shows("halfmsg_consumer_replies_refused_total", times);
-    running
-        .counts("it is refused, by each that sent it", |_: &_| counted("1") || counted("2"))
-        .await;
+    // By each that sent it; and it is tried again each minute.
+    let refused = "halfmsg_consumer_replies_refused_total";
+    running.counts("it is refused", |_| running.shows_at_least(refused, 1)).await;
     assert_eq!(running.health.check(), Ok(()));
     running.stop().await;
     ground.one_each(["lost", "found"].map(str::to_owned)).await;
@@ -245,10 +244,9 @@ pub(crate) async fn c38_replies_too_large_together_go_one_by_one(env: Env) {
     })
     .await;
     // It is counted behind the acknowledgement of the others.
-    let counted = |times| running.shows("halfmsg_consumer_replies_refused_total", times);
-    running
-        .counts("it is refused, by each that sent it", |_: &_| counted("1") || counted("2"))
-        .await;
+    // By each that sent it; and it is tried again each minute.
+    let refused = "halfmsg_consumer_replies_refused_total";
+    running.counts("it is refused", |_| running.shows_at_least(refused, 1)).await;
     assert_eq!(running.health.check(), Ok(()));
     running.stop().await;
     ground.one_each(messages.into_iter().map(|(_, payload)| payload)).await;
