@@ -198,10 +198,10 @@ pub struct ConsumerConfig {
     /// itself delivers again has no second effect: at most so many messages of a partition, less one
     /// batch, are handled beyond the offset that the group's coordinator has confirmed, and while it
     /// confirms none, the consumer waits. For that, replicas share the partitions (not two with
-    /// [`Assignment::All`]), have the same setting, and their clocks differ by less than 10 s. It counts
-    /// messages with a key that were consumed with this setting, in the order in which they were first
-    /// received; for `inbox_retention`, too, one that was retried is then as old as that. Each cleaning reads
-    /// an index of them all. `None`: no such bound.
+    /// [`Assignment::All`]), have the same setting, their clocks differ by less than 10 s, and none is set
+    /// back by more from one run of a replica to the next. It counts messages with a key that were consumed
+    /// with this setting, in the order in which they were first received; for `inbox_retention`, too, one that
+    /// was retried is then as old as that. Each cleaning reads an index of them all. `None`: no such bound.
     pub inbox_per_key: Option<u64>,
     /// How often the inbox is cleaned, in batches of 1,000.
     pub clean_interval: Duration,

@@ -95,8 +95,9 @@ impl Consumer {
     /// Its dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         let (database, subscriber) = (self.config.database.clone(), &self.config.subscriber);
+        let store = DeadLetterStore::new(database, subscriber);
         DeadLetters {
-            store: DeadLetterStore::new(database, subscriber),
+            store: store.with_handlers_of(self.deliverer.handlers.keys()),
             deliverer: self.deliverer.clone(),
             sender: self.sender.clone(),
             metrics: self.metrics.clone(),

@@ -2,14 +2,20 @@
 //!
 //! Everything here needs only the database, so it also works from outside the service. A row is
 //! never deleted: it says what was lost and what became of it.
+//!
+//! # Layout
+//! - this file: a dead letter; listing, queueing
+//! - `discard`: giving one up for good; `replay`: at once, where its handler is; `row`: the table
 
+mod discard;
 mod replay;
 mod row;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use halfmsg_db::{begin_write, now, writers_turn};
+use halfmsg_db::{begin_write, now};
 use sea_orm::sea_query::{
     Asterisk, Expr, ExprTrait, LikeExpr, LockBehavior, LockType, Order, Query, SelectStatement,
 };
@@ -17,6 +23,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::message::ReceivedMessage;
 use crate::retry::{self, Failures, Place};
 
 pub use replay::{DeadLetters, ReplayError, Replayed};
@@ -24,8 +31,6 @@ pub(crate) use row::{failed_again_in_tx, replayed_in_tx, store_in_tx};
 
 /// At most this many are queued in one transaction.
 const QUEUE_BATCH: u64 = 100;
-/// A reason is cut at this many characters.
-const MAX_REASON: usize = 500;
 
 /// How many nobody has replayed or discarded yet.
 pub(crate) async fn count_open(
@@ -142,6 +147,19 @@ pub enum DeadLetterError {
         /// What became of it.
         state: DeadLetterState,
     },
+    /// A replica has its queued replay in hand: ask again once that has ended.
+    #[error("dead letter {0} is being tried right now; ask again")]
+    BeingTried(Uuid),
+    /// No consumer here would ever try it: discard it, or queue it where there is a handler.
+    #[error(
+        "no consumer here has a handler for topic {topic} of dead letter {id}: discard it, or replay it where there is one"
+    )]
+    NoHandler {
+        /// The dead letter.
+        id: Uuid,
+        /// Its topic.
+        topic: String,
+    },
     /// What the database says.
     #[error(transparent)]
     Database(#[from] DbErr),
@@ -152,12 +170,20 @@ pub enum DeadLetterError {
 pub struct DeadLetterStore {
     database: DatabaseConnection,
     subscriber: String,
+    /// Those that are tried, where that is known: nothing else is queued.
+    topics: Option<Arc<[String]>>,
 }
 
 impl DeadLetterStore {
-    /// Those of this subscriber in this database.
+    /// Those of this subscriber in this database. Nothing here knows which topics it has handlers for: what is
+    /// queued of another one waits until there is one, or until it is discarded.
     pub fn new(database: DatabaseConnection, subscriber: impl Into<String>) -> Self {
-        Self { database, subscriber: subscriber.into() }
+        Self { database, subscriber: subscriber.into(), topics: None }
+    }
+
+    /// The same, which queues only what has a handler.
+    pub(crate) fn with_handlers_of<'a>(self, topics: impl Iterator<Item = &'a String>) -> Self {
+        Self { topics: Some(topics.cloned().collect()), ..self }
     }
 
     /// At most `limit` dead letters, newest first, those before `before` if given; without their
@@ -192,30 +218,6 @@ impl DeadLetterStore {
         row.map(|row| Ok(row::read(&row)?.0)).transpose()
     }
 
-    /// Gives up for good: the message will have no effect. Its row stays, with the reason.
-    ///
-    /// # Errors
-    /// [`DeadLetterError`].
-    pub async fn discard(&self, id: Uuid, reason: &str) -> Result<DeadLetter, DeadLetterError> {
-        let reason: String = reason.chars().filter(|c| *c != '\0').take(MAX_REASON).collect();
-        let mut update = Query::update();
-        update
-            .table("dead_letter")
-            .value("discarded_at", now())
-            .value("discard_reason", reason)
-            .and_where(Expr::col("subscriber").eq(self.subscriber.as_str()))
-            .and_where(Expr::col("id").eq(id))
-            .and_where(row::in_state(DeadLetterState::Open));
-        let turn = writers_turn(&self.database).await;
-        let discarded = self.database.execute(&update).await?.rows_affected() > 0;
-        drop(turn);
-        match self.find(id).await? {
-            None => Err(DeadLetterError::NotFound(id)),
-            Some(letter) if discarded => Ok(letter),
-            Some(letter) => Err(DeadLetterError::NotOpen { id, state: letter.state }),
-        }
-    }
-
     /// Puts an open dead letter into the retry table, due now: a replica tries it, with all retries
     /// before it. When that succeeds it is [`DeadLetterState::Replayed`], else open again. With
     /// [`KeyOrder::Keep`](crate::KeyOrder), later messages of its key wait for that.
@@ -224,12 +226,12 @@ impl DeadLetterStore {
     /// [`DeadLetterError`].
     pub async fn queue(&self, id: Uuid) -> Result<(), DeadLetterError> {
         let transaction = begin_write(&self.database).await?;
-        let mut select = self.select(&DeadLetterFilter::default());
-        select.and_where(Expr::col("id").eq(id)).lock(LockType::Update);
-        let row = transaction.query_one(&select).await?;
-        let (letter, message) = row::read(&row.ok_or(DeadLetterError::NotFound(id))?)?;
+        let (letter, message) = self.lock_in_tx(&transaction, id).await?;
         if letter.state != DeadLetterState::Open {
             return Err(DeadLetterError::NotOpen { id, state: letter.state });
+        }
+        if self.topics.as_ref().is_some_and(|topics| !topics.contains(&letter.topic)) {
+            return Err(DeadLetterError::NoHandler { id, topic: letter.topic });
         }
         if !self.queue_in_tx(&transaction, &letter, &message, now()).await? {
             return Err(DeadLetterError::NotOpen { id, state: DeadLetterState::Queued });
@@ -249,6 +251,8 @@ impl DeadLetterStore {
     /// table until it has had its turn. 10,000 of them at 10 a second hold up the last key for 17
     /// minutes; a higher rate, no rate, or parts by filter hold up for less. Other keys go on, and so does
     /// everything with [`KeyOrder::GiveUp`](crate::KeyOrder).
+    ///
+    /// Of a running consumer's, those stay open and are not counted whose topics have no handler any more.
     ///
     /// In transactions of 100: cancelled or failed, those before stay queued.
     ///
@@ -272,6 +276,9 @@ impl DeadLetterStore {
                 .order_by("id", Order::Asc)
                 .limit(QUEUE_BATCH)
                 .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+            if let Some(topics) = &self.topics {
+                select.and_where(Expr::col("topic").is_in(topics.iter().map(String::as_str)));
+            }
             let rows = transaction.query_all(&select).await?;
             if rows.is_empty() {
                 return Ok(queued);
@@ -297,7 +304,7 @@ impl DeadLetterStore {
         &self,
         transaction: &DatabaseTransaction,
         letter: &DeadLetter,
-        message: &crate::ReceivedMessage,
+        message: &ReceivedMessage,
         next_at: DateTime<Utc>,
     ) -> Result<bool, DbErr> {
         let failures = Failures {
@@ -315,6 +322,18 @@ impl DeadLetterStore {
             row::queued_in_tx(transaction, letter.id).await?;
         }
         Ok(stored)
+    }
+
+    /// Nobody else replays, queues or discards it until the transaction ends.
+    async fn lock_in_tx(
+        &self,
+        transaction: &DatabaseTransaction,
+        id: Uuid,
+    ) -> Result<(DeadLetter, ReceivedMessage), DeadLetterError> {
+        let mut select = self.select(&DeadLetterFilter::default());
+        select.and_where(Expr::col("id").eq(id)).lock(LockType::Update);
+        let row = transaction.query_one(&select).await?;
+        Ok(row::read(&row.ok_or(DeadLetterError::NotFound(id))?)?)
     }
 
     fn select(&self, filter: &DeadLetterFilter) -> SelectStatement {

@@ -4,6 +4,7 @@
 //! letter stands for it. So nothing here may delete a row while one of those two is open.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use halfmsg_db::{now, writers_turn};
@@ -20,6 +21,22 @@ const KEYS_AT_ONCE: u64 = 100;
 /// Nothing younger is forgotten by its key: the clocks of replicas may differ by so much, and what one has
 /// written would seem newer than what another one may have to read again.
 pub(crate) const LEAST_AGE: TimeDelta = TimeDelta::seconds(10);
+
+/// When this process has received what is bounded by key.
+static RECEIVED: Forward = Forward(AtomicI64::new(i64::MIN));
+
+/// Moments that never go back, in microseconds: of a key the newest are kept, and a clock that is set back
+/// would make them the oldest.
+struct Forward(AtomicI64);
+
+impl Forward {
+    /// What the clock says, or the last moment if that is later.
+    fn at(&self, clock: DateTime<Utc>) -> DateTime<Utc> {
+        let micros = clock.timestamp_micros();
+        let last = self.0.fetch_max(micros, Ordering::Relaxed);
+        DateTime::from_timestamp_micros(Ord::max(micros, last)).unwrap_or(clock)
+    }
+}
 
 /// Remembers the messages and gives back those that are new, in their order; of two with the same
 /// key the first. `by_key`: with what is needed to forget the older ones of an ordering key.
@@ -76,7 +93,8 @@ fn inserts(subscriber: &str, by_key: bool, messages: &[ReceivedMessage]) -> Vec<
     let rows: BTreeMap<String, Option<i64>> =
         messages.iter().map(|message| (message.inbox_key(), of_key(message))).collect();
     let rows: Vec<_> = rows.into_iter().collect();
-    let received_at = now();
+    // Ages alone follow the clock wherever it is set: it may have been far ahead.
+    let received_at = if by_key { RECEIVED.at(now()) } else { now() };
     let insert = |rows: &[(String, Option<i64>)]| {
         let mut insert = Query::insert();
         let columns = ["subscriber", "message_key", "received_at", "key_hash"];

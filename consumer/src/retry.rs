@@ -1,8 +1,8 @@
 //! The retry table: messages that failed and wait for their time, and those that wait behind them.
 //!
 //! A row lives as long as its message is undecided. It comes with the message's row in the inbox,
-//! in one transaction, and goes with the message's effect or with its dead letter; nothing here may
-//! delete one for any other reason.
+//! in one transaction, and goes with the message's effect or with its dead letter, which may be discarded;
+//! nothing here may delete one for any other reason.
 //!
 //! # Layout
 //! - this file: the row, and how it comes in
@@ -26,7 +26,7 @@ use crate::message::ReceivedMessage;
 use crate::record::{self, cause_text};
 
 pub(crate) use claim::{Bounds, Turns, claim_in_tx, next_due};
-pub(crate) use end::{PutOff, give_up_in_tx, put_off_in_tx, take_in_tx};
+pub(crate) use end::{PutOff, give_up_in_tx, put_off_in_tx, take_in_tx, withdraw_in_tx};
 pub(crate) use hold::{Sorted, hold_back_in_tx, sort_in_tx};
 
 /// What went wrong with a message so far.

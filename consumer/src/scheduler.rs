@@ -266,7 +266,8 @@ impl Scheduler {
             inbox::renew_in_tx(&transaction, subscriber, by_key, &messages).await.map_err(late)?;
             let replayed: Vec<_> = claimed.iter().filter_map(|one| one.dead_letter_id).collect();
             dead_letter::replayed_in_tx(&transaction, &replayed).await.map_err(late)?;
-            if !retry::take_in_tx(&transaction, subscriber, claimed).await.map_err(late)? {
+            let order = self.deliverer.key_order;
+            if !retry::take_in_tx(&transaction, subscriber, order, claimed).await.map_err(late)? {
                 let taken = "a replica that keeps no order has taken one of these messages";
                 return Err(AttemptError::Transient(taken.into()));
             }

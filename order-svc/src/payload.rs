@@ -74,7 +74,8 @@ pub struct CreatedPayload {
     pub items: Vec<PricedItem>,
     /// What it costs, in cents.
     pub total_cents: i64,
-    /// When the order was placed.
+    /// When the order was asked for: the message is there before the order is stored, which is the
+    /// [`created_at`](crate::model::Order::created_at) of the order itself.
     pub created_at: DateTime<Utc>,
 }
 

@@ -85,6 +85,7 @@ impl Service {
     /// Database or Kafka that keep it from starting.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let common = &config.common;
+        config.delivery.tell();
         let requests = db::connect(&common.database_url, &common.db).await?;
         migrate::<OrderMigrator>(&requests).await.context("the schema cannot be brought up")?;
         let checks = db::connect(&common.database_url, &config.check_db).await?;

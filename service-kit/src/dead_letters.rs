@@ -59,14 +59,20 @@ const NOT_OPEN: &[ProblemType] =
     &[may(409, "not_open", "it is queued, replayed or discarded already")];
 const BEHIND: &[ProblemType] =
     &[may(409, "behind", "an earlier message of its key waits for its retry: queue it instead")];
+const NO_HANDLER: &[ProblemType] =
+    &[may(409, "no_handler", "no consumer here has a handler for its topic: discard it")];
+const SETTLED: &[ProblemType] = &[
+    may(409, "not_open", "it is replayed or discarded already"),
+    may(409, "being_tried", "a replica tries its queued replay right now: ask again"),
+];
 const FAILED: &[ProblemType] =
     &[may(409, "replay_failed", "the message failed again; cause and attempts are noted")];
 
 crate::problems!(ListProblems: QUERY, TOKEN, DATABASE);
 crate::problems!(ShowProblems: PATH, TOKEN, DATABASE);
-crate::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, BEHIND, FAILED, DATABASE);
+crate::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, BEHIND, NO_HANDLER, FAILED, DATABASE);
 crate::problems!(ReplayAllProblems: BODY, TOKEN, DATABASE);
-crate::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, DATABASE);
+crate::problems!(DiscardProblems: BODY, PATH, TOKEN, SETTLED, DATABASE);
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -238,6 +244,8 @@ struct Queued {
 }
 
 /// Queues all open ones of a filter for a replay; an empty object means all
+///
+/// Those whose topic has no handler here stay open and are not counted.
 #[utoipa::path(
     post, path = "/dead-letters/replay", tag = "dead letters",
     operation_id = "replay_dead_letters", request_body = ReplayAll,
@@ -283,7 +291,9 @@ pub struct Discard {
     operator: Option<String>,
 }
 
-/// Gives one up for good; its row stays, with the reason
+/// Gives one up for good, open or queued; its row stays, with the reason
+///
+/// A queued one is taken out of the retries, unless a replica tries it right now.
 #[utoipa::path(
     post, path = "/dead-letters/{id}/discard", tag = "dead letters",
     operation_id = "discard_dead_letter",
@@ -324,6 +334,11 @@ async fn discard(
     discarded.await?.map(Json).map_err(|error| match error {
         DeadLetterError::NotFound(id) => problem(ReplayError::NotFound(id)),
         DeadLetterError::NotOpen { id, state } => problem(ReplayError::NotOpen { id, state }),
+        DeadLetterError::NoHandler { id, topic } => problem(ReplayError::NoHandler { id, topic }),
+        DeadLetterError::BeingTried(_) => {
+            ApiError::new(StatusCode::CONFLICT, "being_tried", "its replay is being tried")
+                .detail(error.to_string())
+        }
         DeadLetterError::Database(error) => error.into(),
     })
 }
@@ -339,6 +354,10 @@ fn problem(error: ReplayError) -> ApiError {
         ReplayError::Behind(_) => {
             let title = "an earlier message of its key waits: queue it";
             ApiError::new(StatusCode::CONFLICT, "behind", title).detail(detail)
+        }
+        ReplayError::NoHandler { .. } => {
+            let title = "nobody here can replay it: discard it";
+            ApiError::new(StatusCode::CONFLICT, "no_handler", title).detail(detail)
         }
         ReplayError::Failed(_) => {
             ApiError::new(StatusCode::CONFLICT, "replay_failed", "the message failed again")

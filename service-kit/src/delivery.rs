@@ -56,7 +56,7 @@ pub struct DeliverySettings {
     pub retry_levels_ms: Option<String>,
 
     /// Hours for which messages are remembered, so that they have no second effect; not less than the
-    /// topic keeps them; 0 is for ever
+    /// topic keeps them, unless that is for ever (docs/guarantees.md tells what holds then); 0 is for ever
     #[arg(long, env = "HALFMSG_INBOX_RETENTION_HOURS", default_value_t = hours(Some(DEFAULT_INBOX_RETENTION)))]
     pub inbox_retention_hours: String,
 }
@@ -81,6 +81,23 @@ impl Delivery {
             inbox_retention: self.inbox_retention,
             ..config
         }
+    }
+
+    /// Tells, at a start, what the settings allow and may not be meant.
+    pub fn tell(&self) {
+        if let Some(warning) = self.warning() {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// A report that goes back to the first order needs topics that keep all, so it is no mistake.
+    fn warning(&self) -> Option<String> {
+        let remembered = self.inbox_retention.filter(|_| self.topic.retention.is_none())?;
+        Some(format!(
+            "topics keep messages for ever (HALFMSG_TOPIC_RETENTION_HOURS), the inbox remembers them for {} \
+             h (HALFMSG_INBOX_RETENTION_HOURS): what is read again after that is handled again",
+            remembered.as_secs() / 3600
+        ))
     }
 }
 
@@ -153,5 +170,26 @@ impl DeliverySettings {
             min_insync_replicas,
             retention,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_that_outlive_the_inbox_are_told() {
+        let with = |topic: Option<u64>, inbox: Option<u64>| {
+            let hours = |hours: u64| Duration::from_secs(hours * 3600);
+            let retention = topic.map(hours);
+            let topic = TopicSettings { retention, ..TopicSettings::default() };
+            let retry = RetryLevels::default();
+            Delivery { topic, retry, inbox_retention: inbox.map(hours) }.warning()
+        };
+        assert!(with(None, Some(360)).is_some_and(|warning| warning.contains("for 360 h")));
+        assert_eq!(
+            [with(Some(168), Some(360)), with(None, None), with(Some(168), None)],
+            [const { None }; 3]
+        );
     }
 }

@@ -25,7 +25,7 @@ pub(crate) enum DeadLetters {
     Show(ShowArgs),
     /// Queues one, or all open ones of a filter, for a replay by the service
     Replay(ReplayArgs),
-    /// Gives one up for good
+    /// Gives one up for good, open or queued
     Discard(DiscardArgs),
 }
 

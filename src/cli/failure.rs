@@ -92,6 +92,8 @@ impl From<DeadLetterError> for Failure {
         let (exit, code) = match &error {
             DeadLetterError::NotFound(_) => (Exit::NotFound, "not_found"),
             DeadLetterError::NotOpen { .. } => (Exit::Refused, "not_open"),
+            DeadLetterError::BeingTried(_) => (Exit::Refused, "being_tried"),
+            DeadLetterError::NoHandler { .. } => (Exit::Refused, "no_handler"),
             DeadLetterError::Database(_) => (Exit::Failed, "failed"),
         };
         Self::new(exit, code, error.to_string())

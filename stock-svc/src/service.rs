@@ -71,6 +71,7 @@ impl Service {
     /// A database that keeps it from starting.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let common = &config.common;
+        config.delivery.tell();
         let database = db::connect(&common.database_url, &common.db).await?;
         migrate::<StockMigrator>(&database).await.context("the schema cannot be brought up")?;
         let store = StockStore::new(database.clone());

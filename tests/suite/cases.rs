@@ -362,6 +362,7 @@ macro_rules! cases {
             }
             [consuming::replaying] {
                 c36_a_replay_that_ends_in_its_commit_has_one_effect
+                c36_a_queued_dead_letter_in_hand_is_not_discarded
             }
             [consuming::replying] {
                 c38_a_reply_that_is_refused_holds_nothing_up

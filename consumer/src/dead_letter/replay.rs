@@ -47,6 +47,16 @@ pub enum ReplayError {
         "an earlier message of the key of dead letter {0} waits in the retry table: queue it, so that it follows"
     )]
     Behind(Uuid),
+    /// Nobody can try it here: its topic has no handler any more, or has it in another service.
+    #[error(
+        "no consumer here has a handler for topic {topic} of dead letter {id}: discard it, or replay it where there is one"
+    )]
+    NoHandler {
+        /// The dead letter.
+        id: Uuid,
+        /// Its topic.
+        topic: String,
+    },
     /// It failed again; cause and attempts are noted.
     #[error("it failed again: {0}")]
     Failed(String),
@@ -92,6 +102,7 @@ enum Attempt {
     Missing,
     Closed(DeadLetter),
     Behind,
+    NoHandler(String),
     Done(DeadLetter, Answers),
 }
 
@@ -125,6 +136,7 @@ impl DeadLetters {
             Ok(Attempt::Closed(letter)) => Err(ReplayError::NotOpen { id, state: letter.state }),
             Ok(Attempt::Missing) => Err(ReplayError::NotFound(id)),
             Ok(Attempt::Behind) => Err(ReplayError::Behind(id)),
+            Ok(Attempt::NoHandler(topic)) => Err(ReplayError::NoHandler { id, topic }),
             Err(
                 AttemptError::Transient(cause)
                 | AttemptError::Unable(cause)
@@ -158,6 +170,9 @@ impl DeadLetters {
         let (mut letter, message) = row::read(&row)?;
         if letter.state != DeadLetterState::Open {
             return Ok(Attempt::Closed(letter));
+        }
+        if !self.deliverer.handlers.contains_key(&letter.topic) {
+            return Ok(Attempt::NoHandler(letter.topic));
         }
         let Deliverer { subscriber, key_order, .. } = &*self.deliverer;
         let ahead =
@@ -212,13 +227,15 @@ mod tests {
     use sea_orm::ConnectionTrait;
 
     use super::*;
+    use crate::DeadLetterError;
     use crate::config::{KeyOrder, RetryLevels};
     use crate::worker::tests::{World, message, world};
 
     fn letters(world: &World) -> DeadLetters {
         let deliverer = world.worker.deliverer.clone();
+        let store = DeadLetterStore::new(deliverer.database.clone(), "s");
         DeadLetters {
-            store: DeadLetterStore::new(deliverer.database.clone(), "s"),
+            store: store.with_handlers_of(deliverer.handlers.keys()),
             deliverer,
             sender: world.worker.sender.clone(),
             metrics: world.worker.metrics.clone(),
@@ -251,6 +268,29 @@ mod tests {
             }
             assert!(matches!(letters.replay(other.id).await, Ok(Replayed::Done(_))));
         }
+    }
+
+    /// A service that has no handler for a topic any more tries none of its letters, and queues none.
+    #[tokio::test]
+    async fn what_has_no_handler_stays_open() {
+        let mut world = world(2, KeyOrder::Keep).await;
+        (world.worker.retries.quick_attempts, world.worker.retries.levels) =
+            (1, RetryLevels::new([]));
+        world.process(vec![message(0, "a", "poison"), message(1, "b", "poison")]).await;
+        let letters = letters(&world);
+        let former = "UPDATE dead_letter SET topic = 'former' WHERE \"offset\" = 0";
+        letters.deliverer.database.execute_unprepared(former).await.unwrap();
+        let all = DeadLetterFilter::default();
+        let of_former = DeadLetterFilter { topic: Some("former".into()), ..all.clone() };
+        let before = letters.list(&of_former, None, 10).await.unwrap();
+        let [DeadLetter { id, .. }] = before[..] else { panic!("{before:?}") };
+        let replayed = letters.replay(id).await;
+        assert!(matches!(replayed, Err(ReplayError::NoHandler { topic, .. }) if topic == "former"));
+        let queued = letters.queue(id).await;
+        assert!(matches!(queued, Err(DeadLetterError::NoHandler { .. })), "{queued:?}");
+        assert_eq!(letters.queue_all(&all, None).await.unwrap(), 1);
+        assert_eq!(letters.list(&of_former, None, 10).await.unwrap(), before);
+        assert_eq!(before[0].state, DeadLetterState::Open);
     }
 
     /// The failure of one replay is noted behind the success of another, or behind its own end, which it was

@@ -109,6 +109,23 @@ pub(super) async fn queued_in_tx(transaction: &DatabaseTransaction, id: Uuid) ->
     transaction.execute(&update).await.map(|_| ())
 }
 
+/// Whatever it was before: given up for good.
+pub(super) async fn discarded_in_tx(
+    transaction: &DatabaseTransaction,
+    id: Uuid,
+    at: DateTime<Utc>,
+    reason: &str,
+) -> Result<(), DbErr> {
+    let mut update = Query::update();
+    update
+        .table("dead_letter")
+        .value("discarded_at", at)
+        .value("discard_reason", reason)
+        .value("queued_at", Option::<DateTime<Utc>>::None)
+        .and_where(Expr::col("id").eq(id));
+    transaction.execute(&update).await.map(|_| ())
+}
+
 pub(super) fn read(row: &QueryResult) -> Result<(DeadLetter, ReceivedMessage), DbErr> {
     let message = record::read(row)?;
     let moment = |column| row.try_get::<Option<DateTime<Utc>>>("", column);

@@ -144,6 +144,30 @@ async fn a_retry_pushes_nothing_of_its_key_out_and_keeps_its_place() {
     assert_eq!(clean(&database, "s", now(), CLEAN_BATCH).await.unwrap(), 11);
 }
 
+#[test]
+fn a_clock_that_is_set_back_makes_nothing_older_than_what_came_before() {
+    let (received, clock) = (Forward(AtomicI64::new(i64::MIN)), now());
+    assert_eq!(received.at(clock), clock);
+    assert_eq!(received.at(clock - TimeDelta::hours(1)), clock);
+    let later = clock + TimeDelta::microseconds(1);
+    assert_eq!(received.at(later), later);
+}
+
+/// By age alone it is the clock's; by key nothing is later than what the next one will be.
+#[tokio::test]
+async fn what_is_bounded_by_key_is_received_at_moments_that_never_go_back() {
+    let world = world(0, KeyOrder::Keep).await;
+    let database = world.worker.deliverer.database.clone();
+    let one = ReceivedMessage { key: Some("k".into()), ..example(0, None) };
+    let transaction = begin_write(&database).await.unwrap();
+    remember_in_tx(&transaction, "s", true, &[one]).await.unwrap();
+    transaction.commit().await.unwrap();
+    let select = Query::select().column("received_at").from("inbox").to_owned();
+    let row = database.query_one(&select).await.unwrap().unwrap();
+    let at: DateTime<Utc> = row.try_get("", "received_at").unwrap();
+    assert!(RECEIVED.0.load(Ordering::Relaxed) >= at.timestamp_micros(), "{at}");
+}
+
 /// All by more than the least age, in their order.
 pub(crate) async fn make_older(database: &DatabaseConnection) {
     let found = Query::select()

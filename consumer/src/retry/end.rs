@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use halfmsg_db::now;
-use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Order, Query};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use uuid::Uuid;
 
 use super::{Failures, OrderingKey, Waiting, of_key, ordering_key};
 use crate::config::KeyOrder;
+use crate::message::ReceivedMessage;
 use crate::record::{cause_text, in_chunks};
 
 /// Puts a message off after a failure; with [`KeyOrder::Keep`] those behind it lose the turn that
@@ -62,6 +64,7 @@ pub(crate) struct PutOff {
 pub(crate) async fn take_in_tx(
     transaction: &DatabaseTransaction,
     subscriber: &str,
+    order: KeyOrder,
     claimed: &[Waiting],
 ) -> Result<bool, DbErr> {
     let (mut taken, ids) = (0, claimed.iter().map(|one| one.id).collect::<Vec<_>>());
@@ -70,12 +73,30 @@ pub(crate) async fn take_in_tx(
         delete.from_table("retry").and_where(Expr::col("id").is_in(ids));
         taken += transaction.execute(&delete).await?.rows_affected();
     }
+    // Nothing waits without a turn where order is given up, but what a former setting has left.
+    if order == KeyOrder::GiveUp && !any_without_turn_in_tx(transaction, subscriber).await? {
+        return Ok(taken == claimed.len() as u64);
+    }
     let keys: BTreeSet<OrderingKey> =
         claimed.iter().filter_map(|one| ordering_key(&one.message)).collect();
     for key in &keys {
         next_turn_in_tx(transaction, subscriber, key).await?;
     }
     Ok(taken == claimed.len() as u64)
+}
+
+/// One question to an index, for all keys of a batch.
+async fn any_without_turn_in_tx(
+    transaction: &DatabaseTransaction,
+    subscriber: &str,
+) -> Result<bool, DbErr> {
+    let mut any = Query::select();
+    any.expr(Expr::val(1))
+        .from("retry")
+        .and_where(Expr::col("subscriber").eq(subscriber))
+        .and_where(Expr::col("next_at").is_null())
+        .limit(1);
+    Ok(transaction.query_one(&any).await?.is_some())
 }
 
 /// Takes one out, whose dead letter is in this transaction too. False if somebody else has tried it
@@ -95,6 +116,36 @@ pub(crate) async fn give_up_in_tx(
         next_turn_in_tx(transaction, subscriber, &key).await?;
     }
     Ok(taken)
+}
+
+/// Takes out the replay of a dead letter that is locked in this transaction and will be discarded in it. False if
+/// somebody has it in hand: then it is theirs to decide.
+pub(crate) async fn withdraw_in_tx(
+    transaction: &DatabaseTransaction,
+    subscriber: &str,
+    message: &ReceivedMessage,
+    dead_letter_id: Uuid,
+) -> Result<bool, DbErr> {
+    let mut replay = Query::select();
+    replay
+        .column("id")
+        .from("retry")
+        .and_where(Expr::col("subscriber").eq(subscriber))
+        .and_where(Expr::col("message_key").eq(message.inbox_key()))
+        .and_where(Expr::col("dead_letter_id").eq(dead_letter_id));
+    let mut free = replay.clone();
+    free.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+    let Some(row) = transaction.query_one(&free).await? else {
+        return Ok(transaction.query_one(&replay).await?.is_none());
+    };
+    let id: Uuid = row.try_get("", "id")?;
+    let mut delete = Query::delete();
+    delete.from_table("retry").and_where(Expr::col("id").eq(id));
+    transaction.execute(&delete).await?;
+    if let Some(key) = ordering_key(message) {
+        next_turn_in_tx(transaction, subscriber, &key).await?;
+    }
+    Ok(true)
 }
 
 /// The first one of a key has its turn now, if it has none yet. Behind the deletion of the one

@@ -1,6 +1,6 @@
 //! Retries and what waits behind them, without Kafka.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use halfmsg_db::begin_write;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
@@ -237,6 +237,42 @@ async fn a_replay_that_meets_a_lock_burns_no_attempt() {
     let letter = letters.list(&filter, None, 1).await.unwrap().remove(0);
     assert_eq!(letter.state, crate::DeadLetterState::Queued);
     assert!(now() - letter.first_failed_at > TimeDelta::hours(23), "the letter keeps its own");
+}
+
+/// With order given up nothing waits behind another message: no key is asked for. What a former setting has
+/// left there has its turn all the same.
+#[tokio::test]
+async fn a_batch_without_order_asks_for_no_key() {
+    let mut world = world(0, KeyOrder::GiveUp).await;
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let deliverer = Arc::get_mut(&mut world.worker.deliverer).unwrap();
+    deliverer.database.set_metric_callback(move |told| {
+        let turn = told.statement.sql.starts_with("UPDATE \"retry\"");
+        counted.fetch_add(usize::from(turn), Ordering::AcqRel);
+    });
+    let database = deliverer.database.clone();
+    let store = async |offset: i64, key: String, next_at| {
+        let one = ReceivedMessage { key: Some(key.into()), ..message(offset, "", "fine") };
+        let place = Place { next_at, dead_letter_id: None };
+        let transaction = begin_write(&database).await.unwrap();
+        retry::store_in_tx(&transaction, "s", &one, &Failures::default(), place).await.unwrap();
+        transaction.commit().await.unwrap();
+    };
+    for offset in 0..50 {
+        store(offset, offset.to_string(), Some(now())).await;
+    }
+    let scheduler = scheduler(&world, &[0]);
+    let mut pace = Pace { size: 100, outages: 0, contended: 0 };
+    scheduler.step(&mut pace).await;
+    assert_eq!((rows(&world, false).await, world.passed().len()), (0, 50));
+    assert_eq!(turns.load(Ordering::Acquire), 0);
+    store(50, "k".into(), Some(now())).await;
+    store(51, "k".into(), None).await;
+    scheduler.step(&mut pace).await;
+    assert_eq!((rows(&world, true).await, rows(&world, false).await), (1, 1));
+    scheduler.step(&mut pace).await;
+    assert_eq!((rows(&world, false).await, world.passed().len()), (0, 52));
 }
 
 /// Five messages that fail, each of a key of its own, in the retry table.

@@ -46,12 +46,18 @@ const NOT_OPEN: &[ProblemType] =
     &[problem(409, "not_open", "it is queued, replayed or discarded already")];
 const BEHIND: &[ProblemType] =
     &[problem(409, "behind", "an earlier message of its key waits for its retry: queue it")];
+const NO_HANDLER: &[ProblemType] =
+    &[problem(409, "no_handler", "stock-svc has no handler for its topic: discard it")];
+const SETTLED: &[ProblemType] = &[
+    problem(409, "not_open", "it is replayed or discarded already"),
+    problem(409, "being_tried", "its queued replay is being tried right now: ask again"),
+];
 const FAILED: &[ProblemType] = &[problem(409, "replay_failed", "the message failed again")];
 halfmsg_service_kit::problems!(MovementsProblems: QUERY, STOCK);
 halfmsg_service_kit::problems!(LettersProblems: QUERY, TOKEN, STOCK);
 halfmsg_service_kit::problems!(LetterProblems: PATH, TOKEN, STOCK);
-halfmsg_service_kit::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, BEHIND, FAILED, STOCK);
-halfmsg_service_kit::problems!(DiscardProblems: BODY, PATH, TOKEN, NOT_OPEN, STOCK);
+halfmsg_service_kit::problems!(ReplayProblems: PATH, TOKEN, NOT_OPEN, BEHIND, NO_HANDLER, FAILED, STOCK);
+halfmsg_service_kit::problems!(DiscardProblems: BODY, PATH, TOKEN, SETTLED, STOCK);
 
 #[derive(Debug, Deserialize, Serialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -153,7 +159,7 @@ async fn replay(
     ask.pass_on(api.desk.stock(), &(), &headers).await
 }
 
-/// Gives a dead letter of stock-svc up for good, for the console
+/// Gives a dead letter of stock-svc up for good, open or queued, for the console
 #[utoipa::path(
     post, path = "/api/dead-letters/{id}/discard", tag = "console",
     operation_id = "console_discard_dead_letter",

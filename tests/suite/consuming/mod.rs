@@ -6,7 +6,7 @@
 //! - [`confirming`]: a coordinator that confirms no offsets
 //! - [`sharing`]: what partitions, transactions and locks of others do to a consumer
 //! - [`retrying`]: levels, restarts, replicas, order of keys, dead letters
-//! - [`replaying`]: replays of dead letters that end in their COMMIT
+//! - [`replaying`]: replays of dead letters that end in their COMMIT, or that are discarded
 //! - [`replying`]: replies through crashes
 //! - [`killing`]: real processes that are killed
 

@@ -1,11 +1,13 @@
 //! Replays of dead letters on PostgreSQL that end in the middle of their COMMIT: whoever asks again learns what
-//! became of it, and it has one effect.
+//! became of it, and it has one effect. And one that a replica has in hand while it is discarded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use halfmsg_consumer::{ConsumerConfig, DeadLetterFilter, DeadLetterState, ReplayError, Replayed};
+use halfmsg_consumer::{
+    ConsumerConfig, DeadLetterError, DeadLetterFilter, DeadLetterState, ReplayError, Replayed,
+};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 use uuid::Uuid;
 
@@ -79,6 +81,29 @@ pub(crate) async fn c36_a_replay_that_ends_in_its_commit_has_one_effect(env: Env
     running.stop().await;
     hurried.stop().await;
     ground.one_each((0..endings.len()).map(|number| format!("m{number}"))).await;
+}
+
+/// One that is queued can be discarded, unless a replica has it in hand: then it is left to that one.
+pub(crate) async fn c36_a_queued_dead_letter_in_hand_is_not_discarded(env: Env) {
+    let ground = Ground::new(env).await;
+    let running = ground.start(ground.config(), &Effects::by(|_| Rule::Fail));
+    ground.send("k", "m").await;
+    running.counts("a dead letter", |metrics| metrics.dead_letters() == 1).await;
+    let letters = running.dead_letters.clone();
+    // What a replica would do is done here.
+    running.stop().await;
+    let id = letters.list(&DeadLetterFilter::default(), None, 1).await.expect("it answers")[0].id;
+    letters.queue(id).await.expect("it is open");
+    let replica = ground.pool.begin().await.expect("a transaction");
+    let claim = Statement::from_string(DbBackend::Postgres, "SELECT id FROM retry FOR UPDATE");
+    assert!(replica.query_one_raw(claim).await.expect("it answers").is_some());
+    let refused = letters.discard(id, "a test").await;
+    assert!(matches!(refused, Err(DeadLetterError::BeingTried(_))), "{refused:?}");
+    let letter = letters.find(id).await.expect("it answers").expect("the letter");
+    assert_eq!(letter.state, DeadLetterState::Queued);
+    replica.rollback().await.expect("it is let go");
+    let gone = letters.discard(id, "a test").await.expect("nobody has it");
+    assert_eq!((gone.state, ground.rows("retry").await), (DeadLetterState::Discarded, 0));
 }
 
 /// A replay that ends so, and another one; whether the first had happened.
