@@ -220,15 +220,6 @@ impl Running {
         text
     }
 
-    /// Whether a scraper reads this or more of this metric, which has no label but the subscriber.
-    pub(crate) fn shows_at_least(&self, metric: &str, least: u64) -> bool {
-        let begins = format!("{metric}{{subscriber=");
-        let sample = self.sample();
-        let line = sample.lines().find(|line| line.starts_with(&begins));
-        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-        value.is_some_and(|value| value >= least)
-    }
-
     /// Whether a scraper reads this value of this metric, which has no label but the subscriber.
     pub(crate) fn shows(&self, metric: &str, value: &str) -> bool {
         let (begins, ends) = (format!("{metric}{{subscriber="), format!("}} {value}"));
