@@ -92,6 +92,8 @@ async fn bench(env: &Env, arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_halfmsg"))
         .args(["bench", "--one", "--brokers", &env.kafka().brokers, "--latency-seconds", "0"])
         .args(arguments)
+        // What was given back is not kept for later: it would be counted with what is in use.
+        .env("MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
         .kill_on_drop(true)
         .output()
         .await

@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::progress::carried_out;
 use super::topic::from_the_beginning;
 use super::turns::alone;
 use super::{Env, PATIENCE, until};
@@ -105,7 +104,6 @@ pub(crate) async fn c32_soak_long_the_store_stays_small(env: Env) {
     let reader = Counting::start(&config.kafka, &target);
     let figures = run(&config.kafka.brokers, &group, &target).await;
     println!("{figures:#?}");
-    carried_out(&config, &[]).await;
     let expected: BTreeSet<u64> =
         (0..figures.numbers).filter(|n| commits(*n) && !figures.unknown.contains(n)).collect();
     let counts = reader.has_all(&expected).await;

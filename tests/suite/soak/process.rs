@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FIGURES, Figures, PAYLOAD_BYTES, SETTINGS, commits, config};
 use crate::suite::bounds::bounds;
 use crate::suite::disk::bytes_of;
+use crate::suite::progress::carried_out;
 use crate::suite::{Env, PATIENCE, until};
 
 const PURPOSE: &str = "soak";
@@ -241,6 +242,8 @@ pub(crate) async fn soak_process(_: Env) {
         if open.items.is_empty() { Ok(()) } else { Err(format!("{:?}", open.items)) }
     })
     .await;
+    // What it has not read yet when it stops is the next owner's, and there is none.
+    carried_out(&config, &[]).await;
     figures.asked = listener.0.load(Ordering::Relaxed);
     figures.numbers = load.next.load(Ordering::Relaxed);
     figures.unknown = load.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone();
