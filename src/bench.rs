@@ -7,7 +7,7 @@
 //!
 //! # Layout
 //! - `run`: one run, in its own process: warm-up, full speed, two latencies, the audit
-//! - `bare`, `engine`: what is measured; `check_back`: unresolved halves; `large`: memory, replay
+//! - `bare`, `engine`: what is measured; `check_back`: unresolved halves; `large`: memory; `replay`
 //! - `stock`: stock-svc's database work, alone and together
 //! - `phase`: the transactions of one phase and when they were committed
 //! - `reader`: sees them; `audit`: counts what the target holds at the end
@@ -24,6 +24,7 @@ mod engine;
 mod large;
 mod phase;
 mod reader;
+mod replay;
 mod report;
 mod run;
 mod stock;

@@ -1,62 +1,42 @@
 //! Appends records to the half-message store and waits for their acknowledgements.
 //!
-//! Every waiter hears of its record's end exactly once, also when the client is replaced. A fatal
+//! Every waiter hears of its record's end exactly once, also when a client is replaced. A fatal
 //! error ends an idempotent client for good: nothing is sent through it any more, a new one takes
 //! its place, and what the old one had sent is still acknowledged through the old one.
+//!
+//! While records come densely they go through a second client, which lets them wait for company: a
+//! request for each few would cost the broker and everybody more than the records do. A client has one
+//! such wait for all, and a lone record must not have it. Records keep their order only if they go the same
+//! way, or the first is acknowledged before the next is sent.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use halfmsg_kafka::{KafkaConfig, TopicError};
 use halfmsg_protocol::{Body, HEADER, Record, codec};
-use rdkafka::ClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
 
-use crate::clock;
-use crate::config::RETRY_DELAY;
 use crate::scan::is_denied;
 
+mod channel;
+mod pace;
 mod waiter;
 
+use channel::{Channel, Outgoing, Settings};
+use pace::Pace;
 use waiter::Acked;
 pub(crate) use waiter::{Waiter, Written};
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) struct LogContext {
-    /// Cleared by the first acknowledgement: the client works.
-    unproven: Arc<AtomicBool>,
-    /// The in-process broker acknowledges with a time that is none.
-    is_embedded: bool,
-}
-
-impl ClientContext for LogContext {}
-
-impl ProducerContext for LogContext {
-    type DeliveryOpaque = Arc<Waiter>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, waiter: Arc<Waiter>) {
-        waiter.done(match result {
-            Ok(message) => {
-                if self.unproven.load(Ordering::Relaxed) {
-                    self.unproven.store(false, Ordering::Relaxed);
-                }
-                let told = message.timestamp().to_millis().filter(|_| !self.is_embedded);
-                let appended_ms = told.unwrap_or_else(clock::wall_ms);
-                Ok(Written { offset: message.offset(), appended_ms })
-            }
-            Err((error, _)) => Err(error.clone()),
-        });
-    }
-}
-
-type Client = ThreadedProducer<LogContext>;
+/// How long a record waits for company where records are dense, in milliseconds.
+const COMPANY_MILLIS: &str = "1";
+/// The client's own setting for that, and its other name: whoever sets it by hand has it for all.
+const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
 
 /// The user's part of a record.
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,26 +52,29 @@ impl<'a> From<&'a Body> for Part<'a> {
     }
 }
 
-/// The client in use.
-struct Current {
-    client: Arc<Client>,
-    /// A client that was made anew and has not shown yet that it works.
-    unproven: Arc<AtomicBool>,
+/// Which client a record goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It goes at once.
+    Prompt,
+    /// It waits for company.
+    Patient,
 }
 
 /// The store's producer. Shared by transactions, check-back and operators.
 pub(crate) struct StoreLog {
-    config: ClientConfig,
-    is_embedded: bool,
-    message_timeout: Duration,
     topic: String,
-    current: RwLock<Current>,
-    /// When the client was last made anew, or that was last tried.
-    renewed: Mutex<Option<Instant>>,
+    pace: Pace,
+    prompt: Channel,
+    /// How the patient one is made, unless there is to be none.
+    waits: Option<Settings>,
+    /// Made when it is first needed.
+    patient: OnceLock<Option<Channel>>,
 }
 
 impl StoreLog {
-    /// Records that wait in memory, and their KiB; beyond, appending is refused.
+    /// Records that wait in memory in each of the two clients, and their KiB; beyond, appending is
+    /// refused.
     const QUEUE: &'static str = "100000";
     const QUEUE_KIB: &'static str = "65536";
 
@@ -101,15 +84,22 @@ impl StoreLog {
         message_timeout: Duration,
         max_record_bytes: usize,
     ) -> Result<Self, KafkaError> {
-        let mut config = kafka.producer();
-        config
+        let mut client = kafka.producer();
+        client
             .set("message.timeout.ms", message_timeout.as_millis().to_string())
             .set("queue.buffering.max.messages", Self::QUEUE)
             .set("queue.buffering.max.kbytes", Self::QUEUE_KIB)
             .set("message.max.bytes", max_record_bytes.to_string());
-        let is_embedded = kafka.embedded;
-        let current = RwLock::new(Current::make(&config, is_embedded, false)?);
-        Ok(Self { config, is_embedded, message_timeout, topic, current, renewed: Mutex::default() })
+        let settings =
+            Settings { client, topic: topic.clone(), message_timeout, is_embedded: kafka.embedded };
+        let by_hand = LINGER.iter().any(|name| kafka.properties.contains_key(*name));
+        let waits = (!by_hand).then(|| {
+            let mut settings = settings.clone();
+            settings.client.set(LINGER[0], COMPANY_MILLIS);
+            settings
+        });
+        let prompt = Channel::new(settings)?;
+        Ok(Self { topic, pace: Pace::new(), prompt, waits, patient: OnceLock::new() })
     }
 
     /// The number of partitions of any topic of the cluster. Blocks up to the deadline.
@@ -118,13 +108,14 @@ impl StoreLog {
         topic: &str,
         deadline: Duration,
     ) -> Result<i32, TopicError> {
-        let client = Arc::clone(&self.current().client);
-        halfmsg_kafka::partition_count(client.client(), topic, deadline)
+        self.prompt.partition_count(topic, deadline)
     }
 
-    /// Puts a record on its way; the waiter hears of its end, in every case.
+    /// Puts a record on its way, in order with the others that come so; the waiter hears of its end, in
+    /// every case.
     pub(crate) fn append(&self, partition: i32, record: &Record, body: &Body, waiter: Waiter) {
-        self.send(partition, &codec::encode(record), body.into(), &Arc::new(waiter));
+        let waiter = Arc::new(waiter);
+        self.send(Way::Prompt, partition, &codec::encode(record), body.into(), &waiter);
     }
 
     /// Appends and waits for the acknowledgement; the offset. Dropping it does not take the record back.
@@ -149,9 +140,35 @@ impl StoreLog {
         part: Part<'_>,
         until: Instant,
     ) -> Result<Written, AppendError> {
+        self.acked(&self.sent(self.way(), partition, packed, part), until).await
+    }
+
+    /// The way of the next record, or of several that keep their order.
+    pub(crate) fn way(&self) -> Way {
+        if self.pace.is_dense() { Way::Patient } else { Way::Prompt }
+    }
+
+    /// Puts a record that is encoded already on its way, for [`StoreLog::acked`].
+    pub(crate) fn sent(
+        &self,
+        way: Way,
+        partition: i32,
+        packed: &[u8],
+        part: Part<'_>,
+    ) -> Arc<Waiter> {
         let waiter = Arc::new(Waiter::caller());
-        self.send(partition, packed, part, &waiter);
-        match tokio::time::timeout_at(until.into(), Acked(&waiter)).await {
+        self.send(way, partition, packed, part, &waiter);
+        waiter
+    }
+
+    /// Waits until a point in time for the end of a record that [`StoreLog::sent`] put on its way.
+    /// Dropping it does not take the record back.
+    pub(crate) async fn acked(
+        &self,
+        waiter: &Waiter,
+        until: Instant,
+    ) -> Result<Written, AppendError> {
+        match tokio::time::timeout_at(until.into(), Acked(waiter)).await {
             Ok(Ok(written)) => Ok(written),
             Ok(Err(error)) if is_queue_full(&error) => Err(AppendError::QueueFull),
             Ok(Err(error)) if is_denied(&error) => Err(AppendError::Failed(
@@ -162,127 +179,64 @@ impl StoreLog {
         }
     }
 
-    fn send(&self, partition: i32, packed: &[u8], part: Part<'_>, waiter: &Arc<Waiter>) {
-        let sent = match self.try_send(partition, packed, part, waiter) {
-            // It was not taken in: through a new client it is sent for the first time.
-            Err(error) if is_fatal(&error) && self.renew() => {
-                self.try_send(partition, packed, part, waiter)
-            }
-            sent => sent,
-        };
-        if let Err(error) = sent {
-            waiter.done(Err(error));
-        }
-    }
-
-    fn try_send(
-        &self,
-        partition: i32,
-        packed: &[u8],
-        part: Part<'_>,
-        waiter: &Arc<Waiter>,
-    ) -> Result<(), KafkaError> {
+    fn send(&self, way: Way, partition: i32, packed: &[u8], part: Part<'_>, waiter: &Arc<Waiter>) {
         let mut headers = OwnedHeaders::new_with_capacity(part.headers.len() + 1);
         for (key, value) in part.headers {
             headers = headers.insert(Header { key, value: value.as_deref() });
         }
         headers = headers.insert(Header { key: HEADER, value: Some(packed) });
-        let mut message: BaseRecord<'_, [u8], [u8], Arc<Waiter>> =
-            BaseRecord::with_opaque_to(&self.topic, Arc::clone(waiter))
-                .partition(partition)
-                .headers(headers);
+        let mut record: Outgoing<'_> = BaseRecord::with_opaque_to(&self.topic, Arc::clone(waiter))
+            .partition(partition)
+            .headers(headers);
         if let Some(key) = part.key {
-            message = message.key(key);
+            record = record.key(key);
         }
         if let Some(payload) = part.payload {
-            message = message.payload(payload);
+            record = record.payload(payload);
         }
-        self.current().client.send(message).map_err(|(error, _)| error)
+        if let Err(error) = self.channel(way).send(record) {
+            waiter.done(Err(error));
+        }
+    }
+
+    fn channel(&self, way: Way) -> &Channel {
+        if way == Way::Prompt {
+            return &self.prompt;
+        }
+        let made = self.patient.get_or_init(|| {
+            let made = Channel::new(self.waits.clone()?);
+            made.inspect_err(|error| tracing::warn!(%error, "a second client of the store")).ok()
+        });
+        made.as_ref().unwrap_or(&self.prompt)
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Channel> {
+        let patient = self.patient.get().and_then(Option::as_ref);
+        [&self.prompt].into_iter().chain(patient)
     }
 
     /// Why appending may fail now, if a fatal error is the reason.
     pub(crate) fn problem(&self) -> Option<String> {
-        let current = self.current();
-        if let Some((code, text)) = current.client.client().fatal_error() {
-            return Some(format!("the store's client has failed ({code}: {text})"));
-        }
-        let unproven = current.unproven.load(Ordering::Relaxed);
-        unproven.then(|| "the store's client was made anew and is not proven yet".into())
+        self.channels().find_map(Channel::problem)
     }
 
-    /// Looks after the client: one that has failed is made anew, one that reaches the cluster has
-    /// proven itself. Blocks up to the deadline. The store's number of partitions.
+    /// Looks after the clients: one that has failed is made anew, one that reaches the cluster has
+    /// proven itself. Blocks up to the deadline for each. The store's number of partitions.
     pub(crate) fn look_after(&self, deadline: Duration) -> Result<i32, TopicError> {
-        let failed = self.current().client.client().fatal_error().is_some();
-        if failed {
-            self.renew();
-        }
-        let found = self.partition_count(&self.topic, deadline)?;
-        let current = self.current();
-        if current.client.client().fatal_error().is_none() {
-            current.unproven.store(false, Ordering::Relaxed);
+        let found = self.prompt.look_after(deadline)?;
+        if let Some(patient) = self.patient.get().and_then(Option::as_ref) {
+            patient.look_after(deadline)?;
         }
         Ok(found)
     }
 
-    /// Replaces a client that has failed, at most once in [`RETRY_DELAY`]: true if the one in use
-    /// has not failed.
-    fn renew(&self) -> bool {
-        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another may have been faster.
-        let Some((code, text)) = self.current().client.client().fatal_error() else { return true };
-        if renewed.is_some_and(|at| at.elapsed() < RETRY_DELAY) {
-            return false;
-        }
-        *renewed = Some(Instant::now());
-        tracing::error!(topic = self.topic, %code, text, "the store's client is made anew");
-        match Current::make(&self.config, self.is_embedded, true) {
-            Ok(made) => {
-                let old = self.replace(made);
-                retire(old.client, self.message_timeout);
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, topic = self.topic, "the store's client cannot be made");
-                false
-            }
-        }
-    }
-
-    fn replace(&self, made: Current) -> Current {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, made)
-    }
-
     /// Waits until everything is acknowledged or has failed. Blocks up to the deadline.
     pub(crate) fn flush(&self, deadline: Duration) {
-        let client = Arc::clone(&self.current().client);
-        if let Err(error) = client.flush(deadline) {
-            tracing::warn!(%error, "records of the store were not acknowledged before the end");
-        }
+        let until = Instant::now() + deadline;
+        self.channels().for_each(|channel| {
+            channel.flush(until.saturating_duration_since(Instant::now()));
+        });
     }
-
-    fn current(&self) -> RwLockReadGuard<'_, Current> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Current {
-    fn make(config: &ClientConfig, is_embedded: bool, unproven: bool) -> Result<Self, KafkaError> {
-        let unproven = Arc::new(AtomicBool::new(unproven));
-        let context = LogContext { unproven: Arc::clone(&unproven), is_embedded };
-        Ok(Self { client: Arc::new(config.create_with_context(context)?), unproven })
-    }
-}
-
-/// Lets a client that has failed bring what it had sent to its end, and ends it: not here, because
-/// both block.
-fn retire(client: Arc<Client>, message_timeout: Duration) {
-    std::thread::spawn(move || {
-        if let Err(error) = client.flush(message_timeout) {
-            tracing::debug!(%error, "a failed client had records under way; they fail with it");
-        }
-    });
 }
 
 /// Why a record is not known to be stored.
@@ -298,8 +252,4 @@ pub(crate) enum AppendError {
 
 fn is_queue_full(error: &KafkaError) -> bool {
     matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
-}
-
-fn is_fatal(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::Fatal))
 }

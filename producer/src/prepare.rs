@@ -20,7 +20,7 @@ impl TransactionProducer {
     pub(crate) async fn prepare(
         &self,
         purpose: &str,
-        message: Message,
+        message: &mut Message,
     ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
         let began = Instant::now();
         let prepared = self.try_prepare(purpose, message).await;
@@ -34,9 +34,9 @@ impl TransactionProducer {
     async fn try_prepare(
         &self,
         purpose: &str,
-        message: Message,
+        message: &mut Message,
     ) -> Result<(HalfMessage, OwnedSemaphorePermit), PrepareError> {
-        let until = self.admit(&[&message])?;
+        let until = self.admit(&[message])?;
         let place = self.places(1, until).await?;
         let half = self.store(purpose, message, None, until).await?;
         Ok((half, place))
@@ -57,10 +57,12 @@ impl TransactionProducer {
     }
 
     /// Stores one half message, and tells of it. With `local`, it is one of several of that local transaction.
+    /// The message is lent, because each future that it is moved into keeps a place for it; what was stored is
+    /// taken out of it.
     pub(crate) async fn store(
         &self,
         purpose: &str,
-        message: Message,
+        message: &mut Message,
         local: Option<TransactionId>,
         until: Instant,
     ) -> Result<HalfMessage, PrepareError> {
@@ -77,8 +79,7 @@ impl TransactionProducer {
             return Err(Invalid::IdUsed(id).into());
         }
         let id = message.id.unwrap_or_else(|| self.new_transaction_id());
-        let mut message = message;
-        let span = spans::create(purpose, id, &mut message);
+        let span = spans::create(purpose, id, message);
         let meta = HalfMeta {
             id,
             application: config.application.clone(),
@@ -88,8 +89,11 @@ impl TransactionProducer {
             check_after: message.check_after,
             local_transaction: local,
         };
-        let packed = codec::encode_half(&meta);
-        let appended = inner.log.append_by(partition, &packed, message.part(), until).await;
+        let sent =
+            inner.log.sent(inner.log.way(), partition, &codec::encode_half(&meta), message.part());
+        // What is alive while it waits is held by each of the many that wait.
+        let HalfMeta { purpose, topic, .. } = meta;
+        let appended = inner.log.acked(&sent, until).await;
         let Written { offset, appended_ms } = match appended {
             Ok(written) => written,
             Err(error) => {
@@ -102,11 +106,11 @@ impl TransactionProducer {
         let half = HalfMessage {
             transaction_id: id,
             local_transaction_id: local.unwrap_or(id),
-            purpose: meta.purpose,
-            topic: meta.topic,
-            key: message.key,
-            headers: message.headers,
-            payload: message.payload,
+            purpose,
+            topic,
+            key: message.key.take(),
+            headers: std::mem::take(&mut message.headers),
+            payload: message.payload.take(),
             partition,
             offset,
             epoch: 0,

@@ -99,7 +99,7 @@ impl TransactionProducer {
     pub async fn send_in_transaction<A: Any + Send>(
         &self,
         purpose: &str,
-        message: Message,
+        mut message: Message,
         arg: A,
     ) -> Result<SendResult, PrepareError> {
         let listener = self.listener(purpose)?;
@@ -107,7 +107,7 @@ impl TransactionProducer {
         listener
             .takes(arg.as_ref())
             .map_err(|expected| Invalid::WrongArgument { purpose: purpose.to_owned(), expected })?;
-        let (half, place) = self.prepare(purpose, message).await?;
+        let (half, place) = self.prepare(purpose, &mut message).await?;
         let half = Arc::new(half);
         let mut run = {
             let half = Arc::clone(&half);
@@ -129,12 +129,12 @@ impl TransactionProducer {
     pub async fn begin(
         &self,
         purpose: &str,
-        message: Message,
+        mut message: Message,
     ) -> Result<Transaction, PrepareError> {
         if self.inner.checker.listener(purpose).is_none() {
             return Err(PrepareError::NoListener(purpose.to_owned()));
         }
-        let (half, place) = self.prepare(purpose, message).await?;
+        let (half, place) = self.prepare(purpose, &mut message).await?;
         Ok(Transaction::new(self.clone(), half, place))
     }
 

@@ -47,7 +47,7 @@ impl TransactionProducer {
     pub async fn begin_several(
         &self,
         purpose: &str,
-        messages: Vec<Message>,
+        mut messages: Vec<Message>,
     ) -> Result<TransactionOfSeveral, PrepareError> {
         self.listener(purpose)?;
         // There are no more places than that, however long it waits.
@@ -61,7 +61,7 @@ impl TransactionProducer {
         let local = local_transaction(&messages)?;
         let are_named = messages.iter().any(|message| message.id.is_some());
         let store = |message| self.store(purpose, message, Some(local), until);
-        let stored = join_all(messages.into_iter().map(store)).await;
+        let stored = join_all(messages.iter_mut().map(store)).await;
         let mut halves = Vec::with_capacity(stored.len());
         let mut failed = None;
         for stored in stored {
@@ -80,7 +80,8 @@ impl TransactionProducer {
             // Those that the caller names may be copies of messages whose local transaction has run
             // before: then a rollback would drop these. What is not rolled back is the check-back's.
             if !are_named {
-                let undo = |half| self.record(half, Verdict::Rollback, Origin::Producer);
+                let way = self.way();
+                let undo = |half| self.record(way, half, Verdict::Rollback, Origin::Producer);
                 drop(join_all(halves.iter().map(undo)).await);
             }
             return Err(error);
@@ -151,8 +152,9 @@ impl TransactionOfSeveral {
             LocalTransactionState::Rollback => Verdict::Rollback,
             LocalTransactionState::Unknown => return result,
         };
+        let way = producer.way();
         let others =
-            self.others.iter().map(|half| producer.record(half, verdict, Origin::CheckBack));
+            self.others.iter().map(|half| producer.record(way, half, verdict, Origin::CheckBack));
         result.decision_recorded &= join_all(others).await.iter().all(Result::is_ok);
         result
     }
@@ -165,7 +167,10 @@ impl TransactionOfSeveral {
     async fn decide(&self, verdict: Verdict, origin: Origin) -> Result<(), DecisionError> {
         let producer = self.first.producer();
         let halves = std::iter::once(self.first.half()).chain(&self.others);
-        let decided = join_all(halves.map(|half| producer.record(half, verdict, origin))).await;
+        // Those of one key are delivered in the order of the messages.
+        let way = producer.way();
+        let record = |half| producer.record(way, half, verdict, origin);
+        let decided = join_all(halves.map(record)).await;
         decided.into_iter().collect()
     }
 }

@@ -20,7 +20,7 @@ const MAX_LINKS: usize = 128;
 
 /// The span of a half message that is about to be stored. From here on the message carries its
 /// context, in place of the one that it came with, which is the span's parent.
-pub(crate) fn create(purpose: &str, id: TransactionId, message: &mut Message) -> Option<Span> {
+pub(crate) fn create(purpose: &str, id: TransactionId, message: &mut Message) -> Option<Box<Span>> {
     if !is_on() {
         return None;
     }
@@ -30,11 +30,11 @@ pub(crate) fn create(purpose: &str, id: TransactionId, message: &mut Message) ->
     span.set_attribute(KeyValue::new("halfmsg.purpose", purpose.to_owned()));
     span.set_attributes(messaging::key(message.key.as_deref()));
     context::put_into(&mut message.headers, span.span_context());
-    Some(span)
+    Some(Box::new(span))
 }
 
 /// Where the half message stands now, or why it is not known to stand anywhere.
-pub(crate) fn created(span: Option<Span>, partition: i32, stored: Result<i64, &str>) {
+pub(crate) fn created(span: Option<Box<Span>>, partition: i32, stored: Result<i64, &str>) {
     let Some(mut span) = span else { return };
     match stored {
         Ok(offset) => span.set_attributes(messaging::store_place(partition, offset)),

@@ -14,7 +14,7 @@ use crate::checker::Asked;
 use crate::config::CrashPoint;
 use crate::error::DecisionError;
 use crate::listener::{ListenerResult, LocalTransactionState};
-use crate::log::Part;
+use crate::log::{Part, Way};
 use crate::message::HalfMessage;
 use crate::producer::TransactionProducer;
 use crate::{life, spans};
@@ -95,7 +95,7 @@ impl TransactionProducer {
             _ => (self.check_at_once(half).await, Origin::CheckBack),
         };
         let recorded = match verdict(state) {
-            Some(verdict) => self.record(half, verdict, origin).await.is_ok(),
+            Some(verdict) => self.record(self.way(), half, verdict, origin).await.is_ok(),
             None => false,
         };
         SendResult {
@@ -106,6 +106,11 @@ impl TransactionProducer {
             state,
             decision_recorded: recorded,
         }
+    }
+
+    /// The way of the next decisions.
+    pub(crate) fn way(&self) -> Way {
+        self.inner.log.way()
     }
 
     /// The immediate check after a local transaction whose outcome is not known. What does not decide
@@ -134,8 +139,10 @@ impl TransactionProducer {
         LocalTransactionState::Unknown
     }
 
+    /// Records a decision. Those of one call keep their order if they go the same way.
     pub(crate) async fn record(
         &self,
+        way: Way,
         half: &HalfMessage,
         verdict: Verdict,
         origin: Origin,
@@ -145,10 +152,11 @@ impl TransactionProducer {
         let reason = String::new();
         let decision = Record::Decision(Decision { of, verdict, origin, operator: None, reason });
         let until = Instant::now() + inner.config.decision_deadline;
-        let packed = codec::encode(&decision);
         let parent = spans::carried_by(&half.headers);
-        let mut span = parent.map(|parent| spans::decision(half, &parent, verdict, origin));
-        match inner.log.append_by(half.partition, &packed, Part::default(), until).await {
+        let span = |parent| Box::new(spans::decision(half, &parent, verdict, origin));
+        let mut span = parent.map(span);
+        let sent = inner.log.sent(way, half.partition, &codec::encode(&decision), Part::default());
+        match inner.log.acked(&sent, until).await {
             Ok(_) => {
                 inner.metrics.decided(origin, verdict);
                 inner.life.decided(half, verdict.as_str(), origin.as_str());
@@ -210,7 +218,9 @@ impl Transaction {
     /// # Errors
     /// [`DecisionError`]: the check-back decides, or the call is repeated.
     pub async fn commit(&self) -> Result<(), DecisionError> {
-        self.producer.record(&self.half, Verdict::Commit, Origin::Producer).await
+        self.producer
+            .record(self.producer.way(), &self.half, Verdict::Commit, Origin::Producer)
+            .await
     }
 
     /// The local transaction is not committed and never will be: drop the message.
@@ -222,7 +232,9 @@ impl Transaction {
     /// # Errors
     /// [`DecisionError`]: the check-back decides, or the call is repeated.
     pub async fn rollback(&self) -> Result<(), DecisionError> {
-        self.producer.record(&self.half, Verdict::Rollback, Origin::Producer).await
+        self.producer
+            .record(self.producer.way(), &self.half, Verdict::Rollback, Origin::Producer)
+            .await
     }
 
     /// Its outcome is not known: the listener's check is asked now, and decides if it can.

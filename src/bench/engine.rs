@@ -78,6 +78,22 @@ impl Engine {
         payload_bytes: usize,
         listener: CommitAll,
     ) -> anyhow::Result<Self> {
+        let engine = Self::begin(topics, config, payload_bytes, listener).await?;
+        let until = Instant::now() + READY_DEADLINE;
+        while let Err(problem) = engine.producer.health() {
+            ensure!(Instant::now() < until, "not ready: {problem}");
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(engine)
+    }
+
+    /// Starts it. It has not taken anything over yet.
+    pub(crate) async fn begin(
+        topics: &mut Topics,
+        config: ProducerConfig,
+        payload_bytes: usize,
+        listener: CommitAll,
+    ) -> anyhow::Result<Self> {
         for topic in [config.store_topic(), config.parked_topic()] {
             topics.engine_creates(&topic)?;
         }
@@ -86,11 +102,6 @@ impl Engine {
             .start()
             .await
             .context("starting the producer")?;
-        let until = Instant::now() + READY_DEADLINE;
-        while let Err(problem) = producer.health() {
-            ensure!(Instant::now() < until, "not ready: {problem}");
-            tokio::time::sleep(LOOK).await;
-        }
         Ok(Self { producer, target: topics.target.clone(), payload_bytes })
     }
 

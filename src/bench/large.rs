@@ -1,5 +1,5 @@
-//! What must stay bounded: memory with more open payload than the budget, and the time to take a
-//! long log over.
+//! What must stay bounded: memory with more open payload than the budget. And what this run shares with
+//! that of a long log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,13 +17,11 @@ use super::topics::Topics;
 use super::{BenchArgs, usage};
 
 /// While halves are stored, nobody asks about them.
-const NO_CHECK: Duration = Duration::from_secs(24 * 3_600);
+pub(super) const NO_CHECK: Duration = Duration::from_secs(24 * 3_600);
 /// Callers in the memory run: what they hold is not what is measured.
 const FEW: u64 = 64;
-/// Open halves in front of the log that is replayed, so that all of it must be.
-const OLD_OPEN: u64 = 1;
 
-fn config(
+pub(super) fn config(
     args: &BenchArgs,
     topics: &Topics,
     check_after: Duration,
@@ -76,50 +74,7 @@ pub(crate) async fn memory(args: &BenchArgs, topics: &mut Topics) -> anyhow::Res
     })
 }
 
-/// Carries transactions out behind a half that stays open, stops, and starts again: the time is
-/// from the start to the partition's being known.
-pub(crate) async fn replay(args: &BenchArgs, topics: &mut Topics) -> anyhow::Result<Figures> {
-    let load_average = usage::load_average();
-    let one_partition = |mut config: ProducerConfig| {
-        config.store_partitions = 1;
-        config.trim_interval = None;
-        config.max_transactions = 4_096;
-        config
-    };
-    let listener = CommitAll::default();
-    let reader = Reader::start(&topics.kafka, &topics.target)?;
-    let settings = one_partition(config(args, topics, NO_CHECK)?);
-    let engine = start(args, topics, settings.clone(), &listener).await?;
-    prepare(&engine, &Arc::new(Phase::new(0, OLD_OPEN, None)), 1).await?;
-    let phase = Arc::new(Phase::new(OLD_OPEN, args.transactions, None));
-    reader.watch(&phase);
-    engine.transact(&phase, args.in_flight).await?;
-    reader.wait().await?;
-    let open = Arc::new(Phase::new(phase.end(), args.halves, None));
-    prepare(&engine, &open, args.in_flight).await?;
-    engine.producer.shutdown().await;
-
-    let cpu_before = usage::cpu_seconds();
-    let began = Instant::now();
-    let engine = start(args, topics, settings, &listener).await?;
-    let seconds = began.elapsed();
-    let cpu_seconds = usage::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
-    engine.producer.shutdown().await;
-    let records = OLD_OPEN + 2 * args.transactions + args.halves;
-    let audit = finish(topics, phase.end()).await?;
-    Ok(Figures {
-        load_average,
-        cpu_seconds,
-        peak_rss_bytes: usage::peak_rss_bytes(),
-        // The halves that stay open are not delivered.
-        lost: audit.lost.saturating_sub(OLD_OPEN),
-        duplicates: audit.duplicates,
-        asked: Some(listener.asked.load(Ordering::Relaxed)),
-        ..Figures::of(args.mode, records, seconds)
-    })
-}
-
-async fn start(
+pub(super) async fn start(
     args: &BenchArgs,
     topics: &mut Topics,
     config: ProducerConfig,

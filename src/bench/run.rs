@@ -12,7 +12,7 @@ use super::phase::Phase;
 use super::reader::Reader;
 use super::report::{Figures, Latency};
 use super::topics::Topics;
-use super::{BenchArgs, Mode, check_back, large, usage};
+use super::{BenchArgs, Mode, check_back, large, replay, usage};
 
 /// Of the transactions at full speed, so many warm up.
 const WARM_UP_SHARE: u64 = 10;
@@ -67,7 +67,7 @@ pub(crate) async fn one(args: &BenchArgs) -> anyhow::Result<Figures> {
     let figures = match args.mode {
         Mode::CheckBack => check_back::measure(args, &mut topics).await,
         Mode::Memory => large::memory(args, &mut topics).await,
-        Mode::Replay => large::replay(args, &mut topics).await,
+        Mode::Replay => replay::replay(args, &mut topics).await,
         _ => measure(args, &mut topics).await,
     };
     topics.delete().await;

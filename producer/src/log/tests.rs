@@ -65,7 +65,7 @@ async fn whoever_waits_when_the_client_fails_is_told() {
     let log = log(&broker);
     let waiting: Vec<_> = (0..10).map(|_| Arc::new(Waiter::caller())).collect();
     for waiter in &waiting {
-        log.send(0, b"packed", Part::default(), waiter);
+        log.send(Way::Prompt, 0, b"packed", Part::default(), waiter);
     }
     broker.refuse(RDKafkaApiKey::InitProducerId, &[REFUSED]).expect("it runs");
     broker.resume().expect("it runs");
@@ -97,4 +97,59 @@ async fn one_that_fails_again_is_replaced_again_after_a_pause() {
     }
     assert!(failures > 0, "the second client has failed too");
     assert_eq!(log.problem(), None);
+}
+
+/// What comes from now on is dense.
+fn densely(log: StoreLog) -> StoreLog {
+    StoreLog { pace: Pace::dense(), ..log }
+}
+
+fn is_second_client_used(log: &StoreLog) -> bool {
+    log.patient.get().is_some_and(Option::is_some)
+}
+
+#[tokio::test]
+async fn dense_records_go_through_a_client_of_their_own() {
+    let broker = broker();
+    let log = log(&broker);
+    assert_eq!(append(&log).await, Ok(0));
+    assert!(!is_second_client_used(&log), "nobody needs it");
+    let log = densely(log);
+    let all = futures::future::join_all((0..100).map(|_| append(&log))).await;
+    let mut offsets: Vec<i64> = all.into_iter().map(|at| at.expect("stored")).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (1..=100).collect::<Vec<_>>());
+    assert!(is_second_client_used(&log));
+    log.flush(DEADLINE);
+    assert!(log.look_after(DEADLINE).is_ok());
+}
+
+#[tokio::test]
+async fn their_client_is_shown_when_it_has_failed_and_replaced() {
+    let broker = broker();
+    let log = log(&broker);
+    assert_eq!(append(&log).await, Ok(0));
+    broker.refuse(RDKafkaApiKey::InitProducerId, &[REFUSED]).expect("it runs");
+    let log = densely(log);
+    // Taken in by the client before it fails, and told; or sent through the next one.
+    let first = append(&log).await;
+    if first.is_err() {
+        assert!(log.problem().is_some(), "{first:?}");
+    }
+    let stored = i64::from(first.is_ok());
+    assert_eq!(append(&log).await, Ok(1 + stored));
+    assert_eq!(log.problem(), None);
+}
+
+#[tokio::test]
+async fn whoever_sets_the_wait_by_hand_has_it_for_all() {
+    let broker = broker();
+    for name in LINGER {
+        let mut kafka = broker.config();
+        kafka.properties.insert(name.into(), "0".into());
+        let log = StoreLog::new(&kafka, STORE.into(), DEADLINE, 1_000_000).expect("valid settings");
+        let log = densely(log);
+        assert!(append(&log).await.is_ok());
+        assert!(!is_second_client_used(&log), "{name}");
+    }
 }
