@@ -128,7 +128,8 @@ impl KafkaConfig {
     }
 
     /// Settings for an idempotent producer: acknowledged by all in-sync replicas, no lingering
-    /// (batches form under load by themselves, a linger costs its full value per hop).
+    /// (batches form under load by themselves, a linger costs its full value per hop; the store has a second
+    /// client, which waits).
     pub fn producer(&self) -> ClientConfig {
         self.with(&[
             ("enable.idempotence", "true"),

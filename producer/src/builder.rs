@@ -171,7 +171,10 @@ async fn probe(inner: Weak<Inner>) {
         let log = Arc::clone(&strong.log);
         let (shared, stopping) = (Arc::clone(&strong.shared), strong.stopping.clone());
         drop(strong);
-        let looked = tokio::task::spawn_blocking(move || log.look_after(PROBE_INTERVAL));
+        let looked = {
+            let log = Arc::clone(&log);
+            tokio::task::spawn_blocking(move || log.look_after(PROBE_INTERVAL))
+        };
         let problem = match looked.await {
             Ok(Ok(partitions)) => {
                 shared.count(partitions);
@@ -183,6 +186,7 @@ async fn probe(inner: Weak<Inner>) {
         shared.broker(problem);
         tokio::select! {
             () = stopping.cancelled() => return,
+            () = log.wants_a_look() => {}
             () = tokio::time::sleep(PROBE_INTERVAL) => {}
         }
     }

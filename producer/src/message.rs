@@ -22,8 +22,9 @@ pub const MAX_HEADERS: usize = 1_000;
 pub struct Message {
     /// The topic that it is delivered to.
     pub topic: String,
-    /// The ordering key: messages of one key are delivered in the order of their commits. Of two commits
-    /// at once, neither of which waits for the other's acknowledgement, either may come first.
+    /// The ordering key: messages of one key are delivered in the order of their commits. If one is called
+    /// before the former one is acknowledged (also where that was given up), either may come first, unless both
+    /// are of one `begin_several`.
     pub key: Option<Bytes>,
     /// Headers, carried to the target untouched.
     pub headers: Vec<(String, Option<Bytes>)>,

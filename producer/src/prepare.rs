@@ -7,7 +7,7 @@ use halfmsg_protocol::{HalfMeta, codec};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::{Invalid, PrepareError};
-use crate::log::{AppendError, Written};
+use crate::log::{AppendError, Way, Written};
 use crate::message::{HalfMessage, Message};
 use crate::producer::TransactionProducer;
 use crate::{TransactionId, clock, spans};
@@ -57,8 +57,8 @@ impl TransactionProducer {
     }
 
     /// Stores one half message, and tells of it. With `local`, it is one of several of that local transaction.
-    /// The message is lent, because each future that it is moved into keeps a place for it; what was stored is
-    /// taken out of it.
+    /// The message is lent, because each future that it is moved into keeps a place for it; after
+    /// it, also after an error, it is without its topic.
     pub(crate) async fn store(
         &self,
         purpose: &str,
@@ -80,19 +80,23 @@ impl TransactionProducer {
         }
         let id = message.id.unwrap_or_else(|| self.new_transaction_id());
         let span = spans::create(purpose, id, message);
-        let meta = HalfMeta {
-            id,
-            application: config.application.clone(),
-            purpose: purpose.to_owned(),
-            topic: std::mem::take(&mut message.topic),
-            timestamp_ms: message.timestamp_ms.unwrap_or_else(clock::wall_ms),
-            check_after: message.check_after,
-            local_transaction: local,
-        };
-        let sent =
-            inner.log.sent(inner.log.way(), partition, &codec::encode_half(&meta), message.part());
         // What is alive while it waits is held by each of the many that wait.
-        let HalfMeta { purpose, topic, .. } = meta;
+        let (sent, purpose, topic) = {
+            let meta = HalfMeta {
+                id,
+                application: config.application.clone(),
+                purpose: purpose.to_owned(),
+                topic: std::mem::take(&mut message.topic),
+                timestamp_ms: message.timestamp_ms.unwrap_or_else(clock::wall_ms),
+                check_after: message.check_after,
+                local_transaction: local,
+            };
+            // Of an id that is given twice, the second HALF stands behind the first.
+            let way = if message.id.is_some() { Way::Prompt } else { self.way() };
+            let packed = codec::encode_half(&meta);
+            let sent = inner.log.sent(way, partition, &packed, message.part());
+            (sent, meta.purpose, meta.topic)
+        };
         let appended = inner.log.acked(&sent, until).await;
         let Written { offset, appended_ms } = match appended {
             Ok(written) => written,

@@ -123,7 +123,8 @@ impl TransactionOfSeveral {
         std::iter::once(self.first.receipt()).chain(others).collect()
     }
 
-    /// The local transaction is committed: deliver all of them.
+    /// The local transaction is committed: deliver all of them, those of one key in the order of the
+    /// messages.
     ///
     /// # Errors
     /// [`DecisionError`] of the first that was not stored: its check-back decides, and finds the

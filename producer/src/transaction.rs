@@ -108,9 +108,10 @@ impl TransactionProducer {
         }
     }
 
-    /// The way of the next decisions.
+    /// The way of the next HALF or of the next decisions.
     pub(crate) fn way(&self) -> Way {
-        self.inner.log.way()
+        let free = self.inner.places.available_permits();
+        self.inner.log.way(self.inner.config.max_transactions.saturating_sub(free))
     }
 
     /// The immediate check after a local transaction whose outcome is not known. What does not decide
@@ -148,14 +149,16 @@ impl TransactionProducer {
         origin: Origin,
     ) -> Result<(), DecisionError> {
         let inner = &self.inner;
-        let of = half_ref(half);
-        let reason = String::new();
-        let decision = Record::Decision(Decision { of, verdict, origin, operator: None, reason });
         let until = Instant::now() + inner.config.decision_deadline;
         let parent = spans::carried_by(&half.headers);
         let span = |parent| Box::new(spans::decision(half, &parent, verdict, origin));
         let mut span = parent.map(span);
-        let sent = inner.log.sent(way, half.partition, &codec::encode(&decision), Part::default());
+        let sent = {
+            let (of, reason) = (half_ref(half), String::new());
+            let decision = Decision { of, verdict, origin, operator: None, reason };
+            let packed = codec::encode(&Record::Decision(decision));
+            inner.log.sent(way, half.partition, &packed, Part::default())
+        };
         match inner.log.acked(&sent, until).await {
             Ok(_) => {
                 inner.metrics.decided(origin, verdict);

@@ -57,6 +57,7 @@ pub(crate) async fn measure(args: &BenchArgs, topics: &mut Topics) -> anyhow::Re
         lost: audit.lost,
         duplicates: audit.duplicates,
         asked: Some(asked.load(Ordering::Relaxed)),
+        bare_per_second: None,
     })
 }
 

@@ -33,7 +33,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Carries transactions out behind a half that stays open, leaves others open behind them, stops, and
-/// starts again. The rate is that of the replay: from its first record to the partition's being known.
+/// starts again. The rate is that of the replay from when it is first seen under way to the partition's being
+/// known, of the records that were left then.
 pub(crate) async fn replay(args: &BenchArgs, topics: &mut Topics) -> anyhow::Result<Figures> {
     let load_average = usage::load_average();
     let one_partition = |mut config: ProducerConfig| {
@@ -61,15 +62,11 @@ pub(crate) async fn replay(args: &BenchArgs, topics: &mut Topics) -> anyhow::Res
     let cpu_before = usage::cpu_seconds();
     let began = Instant::now();
     let engine = Engine::begin(topics, settings, args.payload_bytes, listener.clone()).await?;
-    let replayed = replay_time(&engine).await?;
+    let (records, replayed) = replay_seen(&engine).await?;
     let whole = began.elapsed();
     let cpu_seconds = usage::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     engine.producer.shutdown().await;
-    let records = OLD_OPEN + 2 * args.transactions + args.halves;
-    eprintln!(
-        "a bare consumer of the same log: {bare:.0}/s; from the start to the partition's being known: \
-         {whole:.2?}, of which the replay {replayed:.2?}"
-    );
+    eprintln!("from the start to the partition's being known: {whole:.2?}");
     let audit = finish(topics, phase.end()).await?;
     Ok(Figures {
         load_average,
@@ -79,30 +76,33 @@ pub(crate) async fn replay(args: &BenchArgs, topics: &mut Topics) -> anyhow::Res
         lost: audit.lost.saturating_sub(OLD_OPEN),
         duplicates: audit.duplicates,
         asked: Some(listener.asked.load(Ordering::Relaxed)),
+        bare_per_second: Some(bare),
         ..Figures::of(args.mode, records, replayed)
     })
 }
 
-/// From the first look at which something was to be replayed to that at which the engine is ready.
-async fn replay_time(engine: &Engine) -> anyhow::Result<Duration> {
+/// What was left at the first look at which something was, and from then to the engine's being ready.
+async fn replay_seen(engine: &Engine) -> anyhow::Result<(u64, Duration)> {
     let mut registry = Registry::default();
     engine.producer.register_metrics(&mut registry);
-    let (mut left, mut changed, mut began) = (0.0, Instant::now(), None);
+    let (mut left, mut changed, mut seen) = (0, Instant::now(), None);
     loop {
         let found = left_in(&registry)?;
         if found != left {
             (left, changed) = (found, Instant::now());
-            began = began.or(Some(changed));
+            seen = seen.or(Some((left, changed)));
         }
-        if let (Some(began), Ok(())) = (began, engine.producer.health()) {
-            return Ok(began.elapsed());
+        if engine.producer.health().is_ok() {
+            let (records, since) =
+                seen.context("the log is too short to be seen replayed: --transactions")?;
+            return Ok((records, since.elapsed()));
         }
         ensure!(changed.elapsed() < PATIENCE, "{left} records are not replayed for {PATIENCE:?}");
         tokio::time::sleep(LOOK).await;
     }
 }
 
-fn left_in(registry: &Registry) -> anyhow::Result<f64> {
+fn left_in(registry: &Registry) -> anyhow::Result<u64> {
     let mut text = String::new();
     encode(&mut text, registry)?;
     let told = |line: &str| line.split_once(LEFT).map(|(_, value)| value.trim().to_owned());
@@ -119,17 +119,18 @@ fn bare_rate(kafka: &KafkaConfig, store: &str) -> anyhow::Result<f64> {
     let mut place = TopicPartitionList::new();
     place.add_partition_offset(store, 0, Offset::Beginning)?;
     consumer.assign(&place)?;
-    let (mut records, mut began) = (0_u64, None);
+    let (mut records, mut first, mut last) = (0_u64, None, Instant::now());
     loop {
         match consumer.poll(PATIENCE).context("nothing comes")? {
             Ok(_) => {
                 records += 1;
-                began.get_or_insert_with(Instant::now);
+                last = Instant::now();
+                first.get_or_insert(last);
             }
             Err(KafkaError::PartitionEOF(_)) => break,
             Err(error) => return Err(error.into()),
         }
     }
-    let took = began.context("the log is empty")?.elapsed();
+    let took = last.duration_since(first.context("the log is empty")?);
     Ok(records as f64 / took.as_secs_f64().max(1e-3))
 }

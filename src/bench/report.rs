@@ -52,6 +52,8 @@ pub(crate) struct Figures {
     pub(crate) duplicates: u64,
     /// Checks that a listener answered.
     pub(crate) asked: Option<u64>,
+    /// Of a replay: what a consumer that only polls makes of the same log.
+    pub(crate) bare_per_second: Option<f64>,
 }
 
 impl Figures {
@@ -70,6 +72,7 @@ impl Figures {
             lost: 0,
             duplicates: 0,
             asked: None,
+            bare_per_second: None,
         }
     }
 
@@ -94,6 +97,9 @@ impl fmt::Display for Figures {
         }
         if let Some(asked) = self.asked {
             write!(f, ", {asked} checks")?;
+        }
+        if let Some(bare) = self.bare_per_second {
+            write!(f, ", a bare consumer {bare:.0}/s")?;
         }
         write!(f, ", lost {}, duplicates {}", self.lost, self.duplicates)?;
         match self.load_average {
@@ -147,6 +153,7 @@ pub(crate) struct Kind {
     high_p99_ms: Option<Spread>,
     cpu_micros_per_transaction: Option<Spread>,
     peak_rss_mib: Option<Spread>,
+    bare_consumer_per_second: Option<Spread>,
     lost: u64,
     duplicates: u64,
     each: Vec<Figures>,
@@ -224,6 +231,7 @@ fn kind(mode: Mode, runs: &[Figures]) -> Kind {
         high_p99_ms: spread(&|run| run.high.map(|high| high.p99_ms)),
         cpu_micros_per_transaction: spread(&Figures::cpu_micros),
         peak_rss_mib: spread(&Figures::rss_mib),
+        bare_consumer_per_second: spread(&|run| run.bare_per_second),
         lost: runs.iter().map(|run| run.lost).sum(),
         duplicates: runs.iter().map(|run| run.duplicates).sum(),
         each: runs.to_vec(),
@@ -245,6 +253,7 @@ impl fmt::Display for Report {
                 ("70 % load p99 ms", kind.high_p99_ms, 2),
                 ("CPU us/transaction", kind.cpu_micros_per_transaction, 1),
                 ("peak RSS MiB", kind.peak_rss_mib, 0),
+                ("bare consumer/s", kind.bare_consumer_per_second, 0),
             ] {
                 if spread.is_some() {
                     writeln!(f, "  {name:<20}{}", Spread::text(spread, digits))?;
@@ -282,6 +291,7 @@ mod tests {
             lost: 0,
             duplicates: 0,
             asked: None,
+            bare_per_second: None,
         }
     }
 

@@ -106,6 +106,7 @@ async fn measure(args: &BenchArgs, topics: &mut Topics) -> anyhow::Result<Figure
         lost: audit.lost,
         duplicates: audit.duplicates,
         asked: None,
+        bare_per_second: None,
     })
 }
 

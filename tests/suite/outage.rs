@@ -74,7 +74,7 @@ pub(crate) async fn c06_prepare_fails_while_kafka_is_away(env: Env) {
 pub(crate) async fn c06_callers_of_a_broker_that_takes_nothing_wait_within_bounds(env: Env) {
     const CALLERS: usize = 400;
     const PAYLOAD: usize = 256 * 1_024;
-    /// The client's queue for the store, as the documentation has it.
+    /// The queue of the store's client; what 400 callers send does not go through the second one.
     const QUEUE: usize = 64 * 1_024 * 1_024;
     let env = env.with_own_broker().await;
     let mut config = env.asking_group().await;

@@ -18,6 +18,12 @@ use crate::config::RETRY_DELAY;
 /// A record on its way.
 pub(super) type Outgoing<'a> = BaseRecord<'a, [u8], [u8], Arc<Waiter>>;
 
+/// One that was not taken in, and why.
+pub(super) struct Refused<'a> {
+    pub(super) error: KafkaError,
+    pub(super) record: Outgoing<'a>,
+}
+
 pub(super) struct LogContext {
     /// Cleared by the first acknowledgement: the client works.
     unproven: Arc<AtomicBool>,
@@ -50,6 +56,8 @@ type Client = ThreadedProducer<LogContext>;
 /// What every client of a channel is made of.
 #[derive(Clone)]
 pub(super) struct Settings {
+    /// For people.
+    pub(super) name: &'static str,
     pub(super) client: ClientConfig,
     pub(super) topic: String,
     /// How long what a failed client had sent may take to its end.
@@ -78,20 +86,27 @@ impl Channel {
         Ok(Self { settings, current, renewed: Mutex::default() })
     }
 
-    /// Hands a record to the client. An error means that it was not taken in; what becomes of one that
-    /// was, its waiter is told.
-    pub(super) fn send(&self, record: Outgoing<'_>) -> Result<(), KafkaError> {
-        match self.try_send(record) {
-            // It was not taken in: through a new client it is sent for the first time.
-            Err((error, record)) if is_fatal(&error) && self.renew() => {
-                self.try_send(record).map_err(|(error, _)| error)
-            }
-            sent => sent.map_err(|(error, _)| error),
-        }
+    #[cfg(test)]
+    pub(super) fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.client.get(name)
     }
 
-    fn try_send<'a>(&self, record: Outgoing<'a>) -> Result<(), (KafkaError, Outgoing<'a>)> {
-        self.current().client.send(record)
+    /// Hands a record to the client, and if a fatal error has ended it, to a new one. An error means that it
+    /// was not taken in; what becomes of one that was, its waiter is told.
+    pub(super) fn send(&self, record: Outgoing<'_>) -> Result<(), KafkaError> {
+        let Err(refused) = self.offer(record) else { return Ok(()) };
+        let Refused { error, record } = *refused;
+        // It was not taken in: through a new client it is sent for the first time.
+        if is_fatal(&error) && self.renew() {
+            return self.offer(record).map_err(|refused| refused.error);
+        }
+        Err(error)
+    }
+
+    /// Hands a record to the client; if it is not taken in, it comes back.
+    pub(super) fn offer<'a>(&self, record: Outgoing<'a>) -> Result<(), Box<Refused<'a>>> {
+        let sent = self.current().client.send(record);
+        sent.map_err(|(error, record)| Box::new(Refused { error, record }))
     }
 
     /// The number of partitions of any topic of the cluster. Blocks up to the deadline.
@@ -108,10 +123,10 @@ impl Channel {
     pub(super) fn problem(&self) -> Option<String> {
         let current = self.current();
         if let Some((code, text)) = current.client.client().fatal_error() {
-            return Some(format!("the store's client has failed ({code}: {text})"));
+            return Some(format!("{} has failed ({code}: {text})", self.settings.name));
         }
         let unproven = current.unproven.load(Ordering::Relaxed);
-        unproven.then(|| "the store's client was made anew and is not proven yet".into())
+        unproven.then(|| format!("{} was made anew and is not proven yet", self.settings.name))
     }
 
     /// Looks after the client: one that has failed is made anew, one that reaches the cluster has
@@ -139,8 +154,8 @@ impl Channel {
             return false;
         }
         *renewed = Some(Instant::now());
-        let topic = &self.settings.topic;
-        tracing::error!(topic, %code, text, "the store's client is made anew");
+        let Settings { name, topic, .. } = &self.settings;
+        tracing::error!(topic, %code, text, "{name} is made anew");
         match Current::make(&self.settings, true) {
             Ok(made) => {
                 let old = self.replace(made);
@@ -148,7 +163,7 @@ impl Channel {
                 true
             }
             Err(error) => {
-                tracing::error!(%error, topic, "the store's client cannot be made");
+                tracing::error!(%error, topic, "{name} cannot be made");
                 false
             }
         }
@@ -191,7 +206,7 @@ fn retire(client: Arc<Client>, message_timeout: Duration) {
     });
 }
 
-fn is_fatal(error: &KafkaError) -> bool {
+pub(super) fn is_fatal(error: &KafkaError) -> bool {
     use rdkafka::error::RDKafkaErrorCode::Fatal;
     matches!(error, KafkaError::MessageProduction(Fatal))
 }

@@ -9,7 +9,10 @@ const MANY: u64 = 2_048;
 /// few is no burden, and some hundred callers that wait for each other's broker would only wait longer.
 const WITHIN: Duration = Duration::from_millis(20);
 
-/// Taken by every record on its way to the client; no lock.
+/// Once they are, it ends when so many take this long: who waits for company sends less by that.
+const NO_LONGER: Duration = Duration::from_millis(40);
+
+/// Asked by callers for each record, or once for the records of one call; no lock.
 pub(super) struct Pace {
     origin: Instant,
     records: AtomicU64,
@@ -34,20 +37,22 @@ impl Pace {
     }
 
     /// Counts a record. True if the last [`MANY`] were dense and the next have not fallen behind since.
-    pub(super) fn is_dense(&self) -> bool {
-        self.is_dense_at(self.origin.elapsed())
+    pub(super) fn another(&self) -> bool {
+        self.another_at(self.origin.elapsed())
     }
 
-    fn is_dense_at(&self, now: Duration) -> bool {
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let within = WITHIN.as_micros() as u64;
+    fn another_at(&self, now: Duration) -> bool {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (now, no_longer) = (micros(now), micros(NO_LONGER));
         let number = self.records.fetch_add(1, Ordering::Relaxed) + 1;
         if number.is_multiple_of(MANY) {
-            let before = self.full_at.swap(now, Ordering::Relaxed);
-            self.is_dense.store(now.saturating_sub(before) <= within, Ordering::Relaxed);
+            let took = now.saturating_sub(self.full_at.swap(now, Ordering::Relaxed));
+            let was_dense = self.is_dense.load(Ordering::Relaxed);
+            let most = if was_dense { no_longer } else { micros(WITHIN) };
+            self.is_dense.store(took <= most, Ordering::Relaxed);
         }
         self.is_dense.load(Ordering::Relaxed)
-            && now.saturating_sub(self.full_at.load(Ordering::Relaxed)) <= 2 * within
+            && now.saturating_sub(self.full_at.load(Ordering::Relaxed)) <= no_longer
     }
 }
 
@@ -59,7 +64,7 @@ mod tests {
     /// the last one came.
     fn dense(pace: &Pace, from: Duration, records: u32, each: Duration) -> (usize, Duration) {
         let times: Vec<Duration> = (1..=records).map(|number| from + number * each).collect();
-        let dense = times.iter().filter(|at| pace.is_dense_at(**at)).count();
+        let dense = times.iter().filter(|at| pace.another_at(**at)).count();
         (dense, from + records * each)
     }
 
@@ -81,10 +86,21 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_company_may_come_half_as_densely() {
+        let pace = Pace::new();
+        let (_, now) = dense(&pace, Duration::ZERO, 10_000, Duration::from_micros(5));
+        let (still, now) = dense(&pace, now, 10_000, Duration::from_micros(15));
+        assert_eq!(still, 10_000);
+        let many = usize::try_from(MANY).expect("small");
+        let (slow, _) = dense(&pace, now, 50_000, Duration::from_micros(25));
+        assert!(slow < 2 * many, "{slow}");
+    }
+
+    #[test]
     fn a_lone_one_behind_many_does_not_wait() {
         let pace = Pace::new();
         let (of_many, now) = dense(&pace, Duration::ZERO, 10_000, Duration::from_micros(5));
         assert!(of_many > 1_000, "{of_many}");
-        assert!(!pace.is_dense_at(now + 3 * WITHIN));
+        assert!(!pace.another_at(now + 3 * WITHIN));
     }
 }

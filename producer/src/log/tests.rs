@@ -1,4 +1,5 @@
-//! A client that has failed for good is replaced, and nobody waits for what it never sent.
+//! A client that has failed for good is replaced, and nobody waits for what it never sent. Dense records of
+//! many have a client of their own, of which the same holds, and without which they go through the first.
 
 use std::time::{Duration, Instant};
 
@@ -99,46 +100,71 @@ async fn one_that_fails_again_is_replaced_again_after_a_pause() {
     assert_eq!(log.problem(), None);
 }
 
-/// What comes from now on is dense.
-fn densely(log: StoreLog) -> StoreLog {
-    StoreLog { pace: Pace::dense(), ..log }
+/// One at which what comes from now on is dense, and that has looked after what was wanted.
+fn dense_log(broker: &EmbeddedBroker) -> StoreLog {
+    let log = StoreLog { pace: Pace::dense(), ..log(broker) };
+    assert_eq!(log.way(CALLERS), Way::Prompt, "a caller makes no client");
+    log.look_after(DEADLINE).expect("it answers");
+    log
 }
 
-fn is_second_client_used(log: &StoreLog) -> bool {
-    log.patient.get().is_some_and(Option::is_some)
+fn send(log: &StoreLog, way: Way) -> Arc<Waiter> {
+    log.sent(way, 0, b"packed", Part { payload: Some(b"x"), ..Part::default() })
 }
 
-#[tokio::test]
-async fn dense_records_go_through_a_client_of_their_own() {
-    let broker = broker();
-    let log = log(&broker);
-    assert_eq!(append(&log).await, Ok(0));
-    assert!(!is_second_client_used(&log), "nobody needs it");
-    let log = densely(log);
-    let all = futures::future::join_all((0..100).map(|_| append(&log))).await;
-    let mut offsets: Vec<i64> = all.into_iter().map(|at| at.expect("stored")).collect();
-    offsets.sort_unstable();
-    assert_eq!(offsets, (1..=100).collect::<Vec<_>>());
-    assert!(is_second_client_used(&log));
-    log.flush(DEADLINE);
-    assert!(log.look_after(DEADLINE).is_ok());
+async fn end(log: &StoreLog, sent: &Waiter) -> Result<i64, AppendError> {
+    Ok(log.acked(sent, Instant::now() + DEADLINE).await?.offset)
 }
 
 #[tokio::test]
-async fn their_client_is_shown_when_it_has_failed_and_replaced() {
+async fn dense_records_of_many_callers_have_a_client_of_their_own_and_keep_their_order() {
     let broker = broker();
-    let log = log(&broker);
-    assert_eq!(append(&log).await, Ok(0));
-    broker.refuse(RDKafkaApiKey::InitProducerId, &[REFUSED]).expect("it runs");
-    let log = densely(log);
-    // Taken in by the client before it fails, and told; or sent through the next one.
-    let first = append(&log).await;
-    if first.is_err() {
-        assert!(log.problem().is_some(), "{first:?}");
+    let log = dense_log(&broker);
+    assert_eq!(log.way(CALLERS - 1), Way::Prompt, "few would wait for nobody");
+    let way = log.way(CALLERS);
+    assert_eq!(way, Way::Patient);
+    let sent: Vec<_> = (0..100).map(|_| send(&log, way)).collect();
+    for (number, waiter) in (0..).zip(&sent) {
+        assert_eq!(end(&log, waiter).await, Ok(number));
     }
-    let stored = i64::from(first.is_ok());
-    assert_eq!(append(&log).await, Ok(1 + stored));
-    assert_eq!(log.problem(), None);
+}
+
+#[tokio::test]
+async fn their_client_waits_for_company_and_the_other_does_not() {
+    let log = log(&broker());
+    assert_eq!(log.prompt.setting(LINGER[0]), Some("0"));
+    assert_eq!(log.patient.setting(LINGER[0]), Some(COMPANY_MILLIS));
+}
+
+#[tokio::test]
+async fn what_they_have_sent_is_waited_for_when_it_ends() {
+    let broker = broker();
+    let log = dense_log(&broker);
+    let sent: Vec<_> = (0..100).map(|_| send(&log, Way::Patient)).collect();
+    log.flush(DEADLINE);
+    for waiter in sent {
+        assert!(futures::poll!(Acked(&waiter)).is_ready());
+    }
+}
+
+#[tokio::test]
+async fn without_their_client_they_go_through_the_other_until_it_is_replaced() {
+    let broker = broker();
+    let log = StoreLog { pace: Pace::dense(), ..log(&broker) };
+    assert_eq!(append(&log).await, Ok(0));
+    assert_eq!(log.way(CALLERS), Way::Prompt);
+    broker.refuse(RDKafkaApiKey::InitProducerId, &[REFUSED]).expect("it runs");
+    log.look_after(DEADLINE).expect("it answers");
+    // It reaches the cluster, and fails when it asks for its id.
+    until("the second client fails", || log.patient.has_failed()).await;
+    assert_eq!(end(&log, &send(&log, Way::Patient)).await, Ok(1), "the other takes it");
+    assert_eq!(log.problem(), None, "nothing is refused for it");
+    assert_eq!(log.way(CALLERS), Way::Prompt);
+    until("it is replaced", || {
+        log.look_after(DEADLINE).is_ok() && log.way(CALLERS) == Way::Patient
+    })
+    .await;
+    assert_eq!(end(&log, &send(&log, Way::Patient)).await, Ok(2));
 }
 
 #[tokio::test]
@@ -148,8 +174,9 @@ async fn whoever_sets_the_wait_by_hand_has_it_for_all() {
         let mut kafka = broker.config();
         kafka.properties.insert(name.into(), "0".into());
         let log = StoreLog::new(&kafka, STORE.into(), DEADLINE, 1_000_000).expect("valid settings");
-        let log = densely(log);
-        assert!(append(&log).await.is_ok());
-        assert!(!is_second_client_used(&log), "{name}");
+        let log = StoreLog { pace: Pace::dense(), ..log };
+        assert_eq!(log.way(CALLERS), Way::Prompt);
+        log.look_after(DEADLINE).expect("it answers");
+        assert_eq!(log.way(CALLERS), Way::Prompt, "{name}");
     }
 }
