@@ -168,6 +168,8 @@ impl KafkaConfig {
             config.set(*name, *value);
         }
         for (name, value) in &self.properties {
+            // Of two names of one setting, which one holds would be chance.
+            let name = if name == "queue.buffering.max.ms" { "linger.ms" } else { name.as_str() };
             config.set(name, value);
         }
         config
@@ -177,6 +179,15 @@ impl KafkaConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_name_of_the_linger_holds_for_every_producer() {
+        let mut config = KafkaConfig::new("a:9092");
+        config.properties.insert("queue.buffering.max.ms".into(), "7".into());
+        let producer = config.producer();
+        assert_eq!(producer.get("linger.ms"), Some("7"));
+        assert_eq!(producer.get("queue.buffering.max.ms"), None);
+    }
 
     #[test]
     fn accepts_a_list_of_brokers() {

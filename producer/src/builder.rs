@@ -171,11 +171,13 @@ async fn probe(inner: Weak<Inner>) {
         let log = Arc::clone(&strong.log);
         let (shared, stopping) = (Arc::clone(&strong.shared), strong.stopping.clone());
         drop(strong);
-        let looked = {
-            let log = Arc::clone(&log);
-            tokio::task::spawn_blocking(move || log.look_after(PROBE_INTERVAL))
+        let first = Arc::clone(&log);
+        let looked = tokio::task::spawn_blocking(move || first.look_after(PROBE_INTERVAL));
+        let looked = tokio::select! {
+            () = stopping.cancelled() => return,
+            looked = looked => looked,
         };
-        let problem = match looked.await {
+        let problem = match looked {
             Ok(Ok(partitions)) => {
                 shared.count(partitions);
                 None
@@ -184,9 +186,15 @@ async fn probe(inner: Weak<Inner>) {
             Err(error) => Some(error.to_string()),
         };
         shared.broker(problem);
+        let second = Arc::clone(&log);
+        let looked = tokio::task::spawn_blocking(move || second.look_after_second(PROBE_INTERVAL));
         tokio::select! {
             () = stopping.cancelled() => return,
-            () = log.wants_a_look() => {}
+            _ = looked => {}
+        }
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = log.wants_second() => {}
             () = tokio::time::sleep(PROBE_INTERVAL) => {}
         }
     }

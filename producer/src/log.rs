@@ -8,6 +8,11 @@
 //! company: a request for each few would cost the broker and everybody more than the records do. A client
 //! has one such wait for all, and a lone record must not have it. Records keep their order only if they go the same
 //! way, or the first is acknowledged before the next is sent.
+//!
+//! # Layout
+//! - `channel`: one client, and the next where a fatal error has ended it
+//! - `patient`: the second client, made when it is wanted; `pace`: when that is
+//! - `waiter`: who waits for the end of a record
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,8 +42,8 @@ mod tests;
 
 /// With fewer transactions open no record waits: what holds them up then is that each caller waits for its
 /// own acknowledgements, and it would wait longer. With 256 that cost a third of the rate, with 1,024 and more it
-/// gains a tenth to a fifth.
-const CALLERS: usize = 768;
+/// gained in most pairs (ARCHITECTURE.md).
+const MANY_OPEN: usize = 768;
 /// How long a record waits for company where records are dense and callers many, in milliseconds.
 const COMPANY_MILLIS: &str = "1";
 /// The client's own setting for that, and its other name: whoever sets it by hand has it for all.
@@ -155,7 +160,7 @@ impl StoreLog {
     /// The way of a caller's next record, or of several that keep their order, where so many transactions
     /// are open.
     pub(crate) fn way(&self, open: usize) -> Way {
-        let is_dense = self.pace.another() && open >= CALLERS;
+        let is_dense = self.pace.another() && open >= MANY_OPEN;
         if is_dense && self.patient.is_usable() { Way::Patient } else { Way::Prompt }
     }
 
@@ -223,20 +228,24 @@ impl StoreLog {
         self.prompt.problem()
     }
 
-    /// Looks after the clients: one that has failed is made anew, one that reaches the cluster has
-    /// proven itself. Blocks up to the deadline for each. The store's number of partitions.
+    /// Looks after the client: one that has failed is made anew, one that reaches the cluster has
+    /// proven itself. Blocks up to the deadline. The store's number of partitions.
     pub(crate) fn look_after(&self, deadline: Duration) -> Result<i32, TopicError> {
-        let found = self.prompt.look_after(deadline)?;
+        self.prompt.look_after(deadline)
+    }
+
+    /// The same for the second client, if it is wanted. Nothing depends on it.
+    pub(crate) fn look_after_second(&self, deadline: Duration) {
         self.patient.look_after(deadline);
-        Ok(found)
     }
 
-    /// Somebody waits for what [`StoreLog::look_after`] does.
-    pub(crate) async fn wants_a_look(&self) {
-        self.patient.wanted.notified().await;
+    /// Somebody wants the second client for the first time.
+    pub(crate) async fn wants_second(&self) {
+        self.patient.woken().await;
     }
 
-    /// Waits until everything is acknowledged or has failed. Blocks up to the deadline.
+    /// Waits until everything is acknowledged or has failed. Blocks up to the deadline; the second client
+    /// has what the first leaves of it.
     pub(crate) fn flush(&self, deadline: Duration) {
         let until = Instant::now() + deadline;
         self.prompt.flush(deadline);

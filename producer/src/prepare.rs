@@ -58,7 +58,7 @@ impl TransactionProducer {
 
     /// Stores one half message, and tells of it. With `local`, it is one of several of that local transaction.
     /// The message is lent, because each future that it is moved into keeps a place for it; after
-    /// it, also after an error, it is without its topic.
+    /// it, it may be without what it carried.
     pub(crate) async fn store(
         &self,
         purpose: &str,
@@ -92,7 +92,8 @@ impl TransactionProducer {
                 local_transaction: local,
             };
             // Of an id that is given twice, the second HALF stands behind the first.
-            let way = if message.id.is_some() { Way::Prompt } else { self.way() };
+            let is_given = message.id.is_some();
+            let way = if is_given { Way::Prompt } else { self.way(local.is_some()) };
             let packed = codec::encode_half(&meta);
             let sent = inner.log.sent(way, partition, &packed, message.part());
             (sent, meta.purpose, meta.topic)

@@ -80,8 +80,7 @@ impl TransactionProducer {
             // Those that the caller names may be copies of messages whose local transaction has run
             // before: then a rollback would drop these. What is not rolled back is the check-back's.
             if !are_named {
-                let way = self.way();
-                let undo = |half| self.record(way, half, Verdict::Rollback, Origin::Producer);
+                let undo = |half| self.record(half, Verdict::Rollback, Origin::Producer);
                 drop(join_all(halves.iter().map(undo)).await);
             }
             return Err(error);
@@ -153,9 +152,8 @@ impl TransactionOfSeveral {
             LocalTransactionState::Rollback => Verdict::Rollback,
             LocalTransactionState::Unknown => return result,
         };
-        let way = producer.way();
         let others =
-            self.others.iter().map(|half| producer.record(way, half, verdict, Origin::CheckBack));
+            self.others.iter().map(|half| producer.record(half, verdict, Origin::CheckBack));
         result.decision_recorded &= join_all(others).await.iter().all(Result::is_ok);
         result
     }
@@ -169,9 +167,7 @@ impl TransactionOfSeveral {
         let producer = self.first.producer();
         let halves = std::iter::once(self.first.half()).chain(&self.others);
         // Those of one key are delivered in the order of the messages.
-        let way = producer.way();
-        let record = |half| producer.record(way, half, verdict, origin);
-        let decided = join_all(halves.map(record)).await;
+        let decided = join_all(halves.map(|half| producer.record(half, verdict, origin))).await;
         decided.into_iter().collect()
     }
 }

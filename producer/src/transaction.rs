@@ -95,7 +95,7 @@ impl TransactionProducer {
             _ => (self.check_at_once(half).await, Origin::CheckBack),
         };
         let recorded = match verdict(state) {
-            Some(verdict) => self.record(self.way(), half, verdict, origin).await.is_ok(),
+            Some(verdict) => self.record(half, verdict, origin).await.is_ok(),
             None => false,
         };
         SendResult {
@@ -108,8 +108,12 @@ impl TransactionProducer {
         }
     }
 
-    /// The way of the next HALF or of the next decisions.
-    pub(crate) fn way(&self) -> Way {
+    /// The way of the next HALF or decision. Those of several messages of one transaction have company, and
+    /// keep their order.
+    pub(crate) fn way(&self, is_of_several: bool) -> Way {
+        if is_of_several {
+            return Way::Prompt;
+        }
         let free = self.inner.places.available_permits();
         self.inner.log.way(self.inner.config.max_transactions.saturating_sub(free))
     }
@@ -140,10 +144,9 @@ impl TransactionProducer {
         LocalTransactionState::Unknown
     }
 
-    /// Records a decision. Those of one call keep their order if they go the same way.
+    /// Records a decision.
     pub(crate) async fn record(
         &self,
-        way: Way,
         half: &HalfMessage,
         verdict: Verdict,
         origin: Origin,
@@ -157,7 +160,8 @@ impl TransactionProducer {
             let (of, reason) = (half_ref(half), String::new());
             let decision = Decision { of, verdict, origin, operator: None, reason };
             let packed = codec::encode(&Record::Decision(decision));
-            inner.log.sent(way, half.partition, &packed, Part::default())
+            let is_of_several = half.local_transaction_id != half.transaction_id;
+            inner.log.sent(self.way(is_of_several), half.partition, &packed, Part::default())
         };
         match inner.log.acked(&sent, until).await {
             Ok(_) => {
@@ -221,9 +225,7 @@ impl Transaction {
     /// # Errors
     /// [`DecisionError`]: the check-back decides, or the call is repeated.
     pub async fn commit(&self) -> Result<(), DecisionError> {
-        self.producer
-            .record(self.producer.way(), &self.half, Verdict::Commit, Origin::Producer)
-            .await
+        self.producer.record(&self.half, Verdict::Commit, Origin::Producer).await
     }
 
     /// The local transaction is not committed and never will be: drop the message.
@@ -235,9 +237,7 @@ impl Transaction {
     /// # Errors
     /// [`DecisionError`]: the check-back decides, or the call is repeated.
     pub async fn rollback(&self) -> Result<(), DecisionError> {
-        self.producer
-            .record(self.producer.way(), &self.half, Verdict::Rollback, Origin::Producer)
-            .await
+        self.producer.record(&self.half, Verdict::Rollback, Origin::Producer).await
     }
 
     /// Its outcome is not known: the listener's check is asked now, and decides if it can.

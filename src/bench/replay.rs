@@ -59,11 +59,10 @@ pub(crate) async fn replay(args: &BenchArgs, topics: &mut Topics) -> anyhow::Res
 
     let kafka = topics.kafka.clone();
     let bare = tokio::task::spawn_blocking(move || bare_rate(&kafka, &store)).await??;
-    let cpu_before = usage::cpu_seconds();
     let began = Instant::now();
     let engine = Engine::begin(topics, settings, args.payload_bytes, listener.clone()).await?;
-    let (records, replayed) = replay_seen(&engine).await?;
-    let whole = began.elapsed();
+    let Seen { records, since, cpu_before } = replay_seen(&engine).await?;
+    let (replayed, whole) = (since.elapsed(), began.elapsed());
     let cpu_seconds = usage::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     engine.producer.shutdown().await;
     eprintln!("from the start to the partition's being known: {whole:.2?}");
@@ -81,8 +80,15 @@ pub(crate) async fn replay(args: &BenchArgs, topics: &mut Topics) -> anyhow::Res
     })
 }
 
-/// What was left at the first look at which something was, and from then to the engine's being ready.
-async fn replay_seen(engine: &Engine) -> anyhow::Result<(u64, Duration)> {
+/// The first look at which something was left to be replayed.
+struct Seen {
+    records: u64,
+    since: Instant,
+    cpu_before: Option<f64>,
+}
+
+/// Waits until the engine is ready.
+async fn replay_seen(engine: &Engine) -> anyhow::Result<Seen> {
     let mut registry = Registry::default();
     engine.producer.register_metrics(&mut registry);
     let (mut left, mut changed, mut seen) = (0, Instant::now(), None);
@@ -90,12 +96,11 @@ async fn replay_seen(engine: &Engine) -> anyhow::Result<(u64, Duration)> {
         let found = left_in(&registry)?;
         if found != left {
             (left, changed) = (found, Instant::now());
-            seen = seen.or(Some((left, changed)));
+            let cpu_before = usage::cpu_seconds();
+            seen = seen.or(Some(Seen { records: left, since: changed, cpu_before }));
         }
         if engine.producer.health().is_ok() {
-            let (records, since) =
-                seen.context("the log is too short to be seen replayed: --transactions")?;
-            return Ok((records, since.elapsed()));
+            return seen.context("the log is too short to be seen replayed: --transactions");
         }
         ensure!(changed.elapsed() < PATIENCE, "{left} records are not replayed for {PATIENCE:?}");
         tokio::time::sleep(LOOK).await;

@@ -3,7 +3,7 @@
 use halfmsg_producer::{HalfState, Invalid, Message, PrepareError, TransactionId};
 
 use super::env::SOON_GIVEN_UP;
-use super::reader::{counts, once_each};
+use super::reader::{Delivered, counts, once_each};
 use super::setup::{Setup, answered, operator, text};
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
@@ -23,7 +23,9 @@ pub(crate) async fn several_messages_share_their_decision(env: Env) {
         let begun = setup.producer.begin_several(PURPOSE, messages(&setup, from)).await;
         begun.expect("they are stored")
     };
-    let committed = begin(0).await;
+    let of_one_key = || messages(&setup, 0).into_iter().map(|message| message.key("one"));
+    let committed = setup.producer.begin_several(PURPOSE, of_one_key().collect()).await;
+    let committed = committed.expect("they are stored");
     committed.commit().await.expect("stored");
     committed.commit().await.expect("said again it changes nothing");
     begin(10).await.rollback().await.expect("stored");
@@ -49,6 +51,9 @@ pub(crate) async fn several_messages_share_their_decision(env: Env) {
     let delivered = setup.reader.everything_of(&setup.config).await;
     let expected = [0, 20, 30].into_iter().flat_map(|from| from..from + SEVERAL);
     assert_eq!(counts(&delivered), once_each(expected.map(text)));
+    let in_order: Vec<String> = (0..SEVERAL).map(text).collect();
+    let of_one_key = delivered.iter().map(Delivered::text).filter(|text| in_order.contains(text));
+    assert_eq!(of_one_key.collect::<Vec<_>>(), in_order, "those of one key in their order");
     setup.producer.shutdown().await;
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Refused<'a> {
 pub(super) struct LogContext {
     /// Cleared by the first acknowledgement: the client works.
     unproven: Arc<AtomicBool>,
+    /// Set by each acknowledgement.
+    acked: Arc<AtomicBool>,
     /// The in-process broker acknowledges with a time that is none.
     is_embedded: bool,
 }
@@ -41,6 +43,9 @@ impl ProducerContext for LogContext {
             Ok(message) => {
                 if self.unproven.load(Ordering::Relaxed) {
                     self.unproven.store(false, Ordering::Relaxed);
+                }
+                if !self.acked.load(Ordering::Relaxed) {
+                    self.acked.store(true, Ordering::Relaxed);
                 }
                 let told = message.timestamp().to_millis().filter(|_| !self.is_embedded);
                 let appended_ms = told.unwrap_or_else(clock::wall_ms);
@@ -70,6 +75,8 @@ struct Current {
     client: Arc<Client>,
     /// A client that was made anew and has not shown yet that it works.
     unproven: Arc<AtomicBool>,
+    /// Something was acknowledged since [`Channel::stands_still`] was last asked.
+    acked: Arc<AtomicBool>,
 }
 
 /// Sends through the client in use.
@@ -127,6 +134,18 @@ impl Channel {
         }
         let unproven = current.unproven.load(Ordering::Relaxed);
         unproven.then(|| format!("{} was made anew and is not proven yet", self.settings.name))
+    }
+
+    /// Whether records are under way of which none was acknowledged since this was last asked.
+    pub(super) fn stands_still(&self) -> bool {
+        let current = self.current();
+        let has_acked = current.acked.swap(false, Ordering::Relaxed);
+        !has_acked && current.client.in_flight_count() > 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn under_way(&self) -> i32 {
+        self.current().client.in_flight_count()
     }
 
     /// Looks after the client: one that has failed is made anew, one that reaches the cluster has
@@ -190,9 +209,14 @@ impl Channel {
 impl Current {
     fn make(settings: &Settings, unproven: bool) -> Result<Self, KafkaError> {
         let unproven = Arc::new(AtomicBool::new(unproven));
-        let context =
-            LogContext { unproven: Arc::clone(&unproven), is_embedded: settings.is_embedded };
-        Ok(Self { client: Arc::new(settings.client.create_with_context(context)?), unproven })
+        let acked = Arc::new(AtomicBool::new(false));
+        let context = LogContext {
+            unproven: Arc::clone(&unproven),
+            acked: Arc::clone(&acked),
+            is_embedded: settings.is_embedded,
+        };
+        let client = Arc::new(settings.client.create_with_context(context)?);
+        Ok(Self { client, unproven, acked })
     }
 }
 

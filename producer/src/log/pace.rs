@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 /// So many records ...
 const MANY: u64 = 2_048;
 /// ... within this are dense: 100 in a millisecond, however unevenly. At half that rate a request for each
-/// few is no burden, and some hundred callers that wait for each other's broker would only wait longer.
+/// few is no burden.
 const WITHIN: Duration = Duration::from_millis(20);
 
 /// Once they are, it ends when so many take this long: who waits for company sends less by that.
 const NO_LONGER: Duration = Duration::from_millis(40);
 
-/// Asked by callers for each record, or once for the records of one call; no lock.
+/// Asked by callers for each record; no lock.
 pub(super) struct Pace {
     origin: Instant,
     records: AtomicU64,
@@ -23,8 +23,12 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new() -> Self {
-        let (records, full_at) = Default::default();
-        Self { origin: Instant::now(), records, full_at, is_dense: AtomicBool::new(false) }
+        Self {
+            origin: Instant::now(),
+            records: AtomicU64::new(0),
+            full_at: AtomicU64::new(0),
+            is_dense: AtomicBool::new(false),
+        }
     }
 
     /// At which all that comes is dense, for some time.

@@ -100,12 +100,17 @@ async fn one_that_fails_again_is_replaced_again_after_a_pause() {
     assert_eq!(log.problem(), None);
 }
 
-/// One at which what comes from now on is dense, and that has looked after what was wanted.
-fn dense_log(broker: &EmbeddedBroker) -> StoreLog {
+/// One at which what comes from now on is dense, and that has the client for it.
+async fn dense_log(broker: &EmbeddedBroker) -> StoreLog {
     let log = StoreLog { pace: Pace::dense(), ..log(broker) };
-    assert_eq!(log.way(CALLERS), Way::Prompt, "a caller makes no client");
-    log.look_after(DEADLINE).expect("it answers");
+    assert_eq!(log.way(MANY_OPEN), Way::Prompt, "a caller makes no client");
+    until("it may be used", || is_second_usable(&log)).await;
     log
+}
+
+fn is_second_usable(log: &StoreLog) -> bool {
+    log.look_after_second(DEADLINE);
+    log.way(MANY_OPEN) == Way::Patient
 }
 
 fn send(log: &StoreLog, way: Way) -> Arc<Waiter> {
@@ -117,13 +122,14 @@ async fn end(log: &StoreLog, sent: &Waiter) -> Result<i64, AppendError> {
 }
 
 #[tokio::test]
-async fn dense_records_of_many_callers_have_a_client_of_their_own_and_keep_their_order() {
+async fn dense_records_of_many_have_a_client_of_their_own_and_keep_their_order() {
     let broker = broker();
-    let log = dense_log(&broker);
-    assert_eq!(log.way(CALLERS - 1), Way::Prompt, "few would wait for nobody");
-    let way = log.way(CALLERS);
-    assert_eq!(way, Way::Patient);
-    let sent: Vec<_> = (0..100).map(|_| send(&log, way)).collect();
+    let log = dense_log(&broker).await;
+    assert_eq!(log.way(MANY_OPEN - 1), Way::Prompt, "few would wait for nobody");
+    broker.stop().expect("it runs");
+    let sent: Vec<_> = (0..100).map(|_| send(&log, log.way(MANY_OPEN))).collect();
+    assert_eq!((log.prompt.under_way(), log.patient.under_way()), (0, 100));
+    broker.resume().expect("it runs");
     for (number, waiter) in (0..).zip(&sent) {
         assert_eq!(end(&log, waiter).await, Ok(number));
     }
@@ -139,7 +145,7 @@ async fn their_client_waits_for_company_and_the_other_does_not() {
 #[tokio::test]
 async fn what_they_have_sent_is_waited_for_when_it_ends() {
     let broker = broker();
-    let log = dense_log(&broker);
+    let log = dense_log(&broker).await;
     let sent: Vec<_> = (0..100).map(|_| send(&log, Way::Patient)).collect();
     log.flush(DEADLINE);
     for waiter in sent {
@@ -147,24 +153,33 @@ async fn what_they_have_sent_is_waited_for_when_it_ends() {
     }
 }
 
+/// One whose second client fails when it asks for its id, and is not used for it.
 #[tokio::test]
 async fn without_their_client_they_go_through_the_other_until_it_is_replaced() {
     let broker = broker();
     let log = StoreLog { pace: Pace::dense(), ..log(&broker) };
     assert_eq!(append(&log).await, Ok(0));
-    assert_eq!(log.way(CALLERS), Way::Prompt);
+    assert_eq!(log.way(MANY_OPEN), Way::Prompt);
     broker.refuse(RDKafkaApiKey::InitProducerId, &[REFUSED]).expect("it runs");
-    log.look_after(DEADLINE).expect("it answers");
-    // It reaches the cluster, and fails when it asks for its id.
-    until("the second client fails", || log.patient.has_failed()).await;
+    log.look_after_second(DEADLINE);
+    until("the second client fails", || log.patient.problem().is_some()).await;
     assert_eq!(end(&log, &send(&log, Way::Patient)).await, Ok(1), "the other takes it");
     assert_eq!(log.problem(), None, "nothing is refused for it");
-    assert_eq!(log.way(CALLERS), Way::Prompt);
-    until("it is replaced", || {
-        log.look_after(DEADLINE).is_ok() && log.way(CALLERS) == Way::Patient
-    })
-    .await;
+    assert_eq!(log.way(MANY_OPEN), Way::Prompt);
+    until("it is replaced", || is_second_usable(&log)).await;
     assert_eq!(end(&log, &send(&log, Way::Patient)).await, Ok(2));
+}
+
+#[tokio::test]
+async fn a_client_of_which_nothing_is_acknowledged_is_not_used() {
+    let broker = broker();
+    let log = dense_log(&broker).await;
+    broker.stop().expect("it runs");
+    let sent = send(&log, Way::Patient);
+    until("it is seen to stand still", || log.patient.stands_still()).await;
+    broker.resume().expect("it runs");
+    assert_eq!(end(&log, &sent).await, Ok(0));
+    until("it may be used again", || is_second_usable(&log)).await;
 }
 
 #[tokio::test]
@@ -172,11 +187,11 @@ async fn whoever_sets_the_wait_by_hand_has_it_for_all() {
     let broker = broker();
     for name in LINGER {
         let mut kafka = broker.config();
-        kafka.properties.insert(name.into(), "0".into());
+        kafka.properties.insert(name.into(), "7".into());
         let log = StoreLog::new(&kafka, STORE.into(), DEADLINE, 1_000_000).expect("valid settings");
         let log = StoreLog { pace: Pace::dense(), ..log };
-        assert_eq!(log.way(CALLERS), Way::Prompt);
-        log.look_after(DEADLINE).expect("it answers");
-        assert_eq!(log.way(CALLERS), Way::Prompt, "{name}");
+        assert_eq!(log.prompt.setting(LINGER[0]), Some("7"), "{name}");
+        assert_eq!(log.way(MANY_OPEN), Way::Prompt);
+        assert!(!is_second_usable(&log), "{name}");
     }
 }
