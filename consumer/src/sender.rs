@@ -6,6 +6,7 @@
 mod outlet;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 
 use halfmsg_db::writers_turn;
 use halfmsg_kafka::KafkaConfig;
@@ -257,7 +258,7 @@ impl Sender {
             .set("message.timeout.ms", TIMEOUT_MILLIS);
         let producer: FutureProducer =
             client.create().map_err(|error| NotSent(error.to_string()))?;
-        let outlet = Outlet::Kafka(producer);
+        let outlet = Outlet::Kafka(producer, Arc::default());
         *present = Some(outlet.clone());
         Ok(outlet)
     }
@@ -265,7 +266,7 @@ impl Sender {
     /// A producer that met a fatal error sends nothing any more: the next reply makes a new one.
     async fn let_go_if_broken(&self, outlet: &Outlet) -> bool {
         let fatal = match outlet {
-            Outlet::Kafka(producer) => producer.client().fatal_error(),
+            Outlet::Kafka(producer, _) => producer.client().fatal_error(),
             #[cfg(feature = "testkit")]
             Outlet::Kept(_) => None,
             #[cfg(test)]

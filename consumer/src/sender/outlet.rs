@@ -1,10 +1,13 @@
 //! Where a reply goes, and what became of it. It must never call one refused that only went together with
 //! one.
 
+use std::sync::Arc;
+
 use futures::future::join_all;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::sync::RwLock;
 
 use crate::reply::Unsent;
 
@@ -29,7 +32,9 @@ impl Outbox {
 /// Where replies go.
 #[derive(Clone)]
 pub(super) enum Outlet {
-    Kafka(FutureProducer),
+    /// Whoever sends one by itself holds the lock alone: two who do so at once, as a batch and the look at what
+    /// waits, would go in one request.
+    Kafka(FutureProducer, Arc<RwLock<()>>),
     #[cfg(feature = "testkit")]
     Kept(Outbox),
     /// Takes everything but what goes to topics called `away` and `refused`, and notes what it was given.
@@ -44,7 +49,7 @@ pub(crate) type Given = std::sync::Arc<std::sync::Mutex<Vec<String>>>;
 impl Outlet {
     async fn send(&self, one: &Unsent) -> Sent {
         match self {
-            Self::Kafka(producer) => send_one(producer, one).await,
+            Self::Kafka(producer, _) => send_one(producer, one).await,
             #[cfg(feature = "testkit")]
             Self::Kept(outbox) => {
                 let sent = outbox.keep(one);
@@ -67,15 +72,31 @@ impl Outlet {
     /// Together; those of a request that was too large once more, one by one, to find the one to
     /// blame.
     pub(super) async fn send_all(&self, unsent: Vec<&Unsent>) -> Vec<Sent> {
-        let mut sent = join_all(unsent.iter().copied().map(|one| self.send(one))).await;
-        if unsent.len() > 1 {
-            for (one, sent) in unsent.into_iter().zip(&mut sent) {
-                if matches!(sent, Sent::TooLarge(_)) {
-                    *sent = self.send(one).await;
-                }
+        let mut sent = {
+            let _together = match self.lock() {
+                Some(lock) => Some(lock.read().await),
+                None => None,
+            };
+            join_all(unsent.iter().copied().map(|one| self.send(one))).await
+        };
+        for (one, sent) in unsent.into_iter().zip(&mut sent) {
+            if matches!(sent, Sent::TooLarge(_)) {
+                let _alone = match self.lock() {
+                    Some(lock) => Some(lock.write().await),
+                    None => None,
+                };
+                *sent = self.send(one).await;
             }
         }
         sent
+    }
+
+    fn lock(&self) -> Option<&RwLock<()>> {
+        match self {
+            Self::Kafka(_, lock) => Some(lock),
+            #[cfg(any(test, feature = "testkit"))]
+            _ => None,
+        }
     }
 }
 
