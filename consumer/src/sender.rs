@@ -6,7 +6,6 @@
 mod outlet;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::sync::Arc;
 
 use halfmsg_db::writers_turn;
 use halfmsg_kafka::KafkaConfig;
@@ -18,7 +17,7 @@ use crate::metrics::ConsumerMetrics;
 use crate::reply::{self, Answers, Chain, Stored, Unsent};
 #[cfg(feature = "testkit")]
 pub(crate) use outlet::Outbox;
-use outlet::{Outlet, Sent};
+use outlet::{Outlet, Sent, Turns};
 
 /// At most this many replies are read and sent in one go.
 const BATCH: u64 = 1_000;
@@ -258,7 +257,7 @@ impl Sender {
             .set("message.timeout.ms", TIMEOUT_MILLIS);
         let producer: FutureProducer =
             client.create().map_err(|error| NotSent(error.to_string()))?;
-        let outlet = Outlet::Kafka(producer, Arc::default());
+        let outlet = Outlet::Kafka(producer, Turns::default());
         *present = Some(outlet.clone());
         Ok(outlet)
     }

@@ -1,7 +1,8 @@
 //! Where a reply goes, and what became of it. It must never call one refused that only went together with
 //! one.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::future::join_all;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -32,9 +33,7 @@ impl Outbox {
 /// Where replies go.
 #[derive(Clone)]
 pub(super) enum Outlet {
-    /// Whoever sends one by itself holds the lock alone: two who do so at once, as a batch and the look at what
-    /// waits, would go in one request.
-    Kafka(FutureProducer, Arc<RwLock<()>>),
+    Kafka(FutureProducer, Turns),
     #[cfg(feature = "testkit")]
     Kept(Outbox),
     /// Takes everything but what goes to topics called `away` and `refused`, and notes what it was given.
@@ -72,35 +71,62 @@ impl Outlet {
     /// Together; those of a request that was too large once more, one by one, to find the one to
     /// blame.
     pub(super) async fn send_all(&self, unsent: Vec<&Unsent>) -> Vec<Sent> {
+        let mut by_topic: BTreeMap<&str, Vec<(usize, &Unsent)>> = BTreeMap::new();
+        for (index, one) in unsent.into_iter().enumerate() {
+            by_topic.entry(&one.reply.topic).or_default().push((index, one));
+        }
+        let topics = by_topic.into_iter().map(|(topic, unsent)| self.send_to(topic, unsent));
+        let mut sent = join_all(topics).await.concat();
+        sent.sort_unstable_by_key(|(index, _)| *index);
+        sent.into_iter().map(|(_, sent)| sent).collect()
+    }
+
+    async fn send_to(&self, topic: &str, unsent: Vec<(usize, &Unsent)>) -> Vec<(usize, Sent)> {
+        let turn = self.turn(topic);
         let mut sent = {
-            let _together = match self.lock() {
-                Some(lock) => Some(lock.read().await),
-                None => None,
-            };
-            join_all(unsent.iter().copied().map(|one| self.send(one))).await
+            let _together = turn.read().await;
+            join_all(unsent.iter().map(|(_, one)| self.send(one))).await
         };
-        for (one, sent) in unsent.into_iter().zip(&mut sent) {
+        for ((_, one), sent) in unsent.iter().zip(&mut sent) {
             if matches!(sent, Sent::TooLarge(_)) {
-                let _alone = match self.lock() {
-                    Some(lock) => Some(lock.write().await),
-                    None => None,
-                };
+                let _alone = turn.write().await;
                 *sent = self.send(one).await;
             }
         }
-        sent
+        unsent.into_iter().map(|(index, _)| index).zip(sent).collect()
     }
 
-    fn lock(&self) -> Option<&RwLock<()>> {
+    fn turn(&self, topic: &str) -> Arc<RwLock<()>> {
         match self {
-            Self::Kafka(_, lock) => Some(lock),
+            Self::Kafka(_, turns) => turns.of(topic),
             #[cfg(any(test, feature = "testkit"))]
-            _ => None,
+            _ => Arc::default(),
         }
     }
 }
 
+/// Whoever sends a reply by itself has its topic alone: two who do so at once, as a batch and the look at
+/// what waits, would go in one request. Of several topics nothing ever does, so none waits for another.
+/// Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Turns(Arc<Mutex<BTreeMap<String, Weak<RwLock<()>>>>>);
+
+impl Turns {
+    fn of(&self, topic: &str) -> Arc<RwLock<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(topic).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // As many topics as are sent to at once, however many there are in the course of time.
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(topic.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
 /// What became of one reply.
+#[derive(Clone)]
 pub(super) enum Sent {
     Acknowledged,
     /// This one only, and not by trying again at once.
@@ -161,7 +187,11 @@ fn judge(error: &KafkaError) -> Sent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
     fn a_request_that_is_too_large_condemns_nobody_yet() {
@@ -172,19 +202,56 @@ mod tests {
         assert!(matches!(unknown, Sent::Refused(_)));
     }
 
+    fn reply_to(topic: &str) -> Unsent {
+        let reply = crate::reply::Reply::new(topic, "{}");
+        Unsent { seq: 1, id: uuid::Uuid::nil(), key_hash: None, reply }
+    }
+
+    #[tokio::test]
+    async fn who_has_a_topic_alone_keeps_no_other_topic_waiting() {
+        let broker = halfmsg_kafka::EmbeddedBroker::start().unwrap();
+        for topic in ["a", "b"] {
+            broker.create_topic(topic, 1).unwrap();
+        }
+        let producer: FutureProducer = broker.config().producer().create().unwrap();
+        let turns = Turns::default();
+        let outlet = Outlet::Kafka(producer, turns.clone());
+        let turn = turns.of("a");
+        let alone = turn.write().await;
+        let (to_a, to_b) = (reply_to("a"), reply_to("b"));
+        let mut waiting = std::pin::pin!(outlet.send_all(vec![&to_a]));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let sent = tokio::time::timeout(PATIENCE, outlet.send_all(vec![&to_b])).await;
+        assert!(matches!(sent.expect("nobody holds b").as_slice(), [Sent::Acknowledged]));
+        assert!(futures::poll!(&mut waiting).is_pending(), "another one has it alone");
+        drop(alone);
+        assert!(matches!(waiting.await[..], [Sent::Acknowledged]));
+        // Nothing is kept of topics that nobody sends to.
+        drop((turn, turns.of("c")));
+        turns.of("d");
+        assert!(turns.0.lock().unwrap().len() <= 2);
+    }
+
+    /// What is sent is told in the order in which it was given, whatever topics it goes to.
+    #[tokio::test]
+    async fn each_reply_has_its_own_end() {
+        let given = Given::default();
+        let outlet = Outlet::Without(given.clone());
+        let replies = ["b", "refused", "away", "a", "b"].map(reply_to);
+        let sent = outlet.send_all(replies.iter().collect()).await;
+        use Sent::{Acknowledged, Away, Refused};
+        let as_expected =
+            matches!(sent[..], [Acknowledged, Refused(_), Away(_), Acknowledged, Acknowledged]);
+        assert!(as_expected, "{:?}", given.lock().unwrap());
+    }
+
     /// As the client itself refuses them, without a broker.
     #[tokio::test]
     async fn a_topic_that_the_client_refuses_is_not_a_broker_that_is_away() {
         let producer: FutureProducer =
             rdkafka::ClientConfig::new().set("bootstrap.servers", "nobody:1").create().unwrap();
         for topic in ["t".repeat(600), "a\0b".to_owned()] {
-            let one = Unsent {
-                seq: 1,
-                id: uuid::Uuid::nil(),
-                key_hash: None,
-                reply: crate::reply::Reply::new(topic.clone(), "{}"),
-            };
-            let sent = send_one(&producer, &one).await;
+            let sent = send_one(&producer, &reply_to(&topic)).await;
             assert!(matches!(sent, Sent::Refused(_)), "{topic}");
         }
     }
