@@ -18,6 +18,8 @@ use super::topics::{PARTITIONS, Topics};
 
 mod resolver;
 
+/// `linger.ms` of librdkafka and of Java clients since 4.0 (KIP-1030), where nobody has set it.
+pub(crate) const DEFAULT_LINGER_MILLIS: &str = "5";
 /// Bytes of a COMMIT, about what the engine's takes.
 const COMMIT_BYTES: usize = 60;
 /// Where a record says what it is, behind the transaction's number.
@@ -88,13 +90,18 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Creates the store and starts the resolver.
-    pub(crate) async fn start(topics: &mut Topics, exactly_once: bool) -> anyhow::Result<Self> {
+    /// Creates the store and starts the resolver. The linger is that of all its producers, if not the engine's.
+    pub(crate) async fn start(
+        topics: &mut Topics,
+        exactly_once: bool,
+        linger_millis: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let store = format!("{}.store", topics.group);
         topics.create(&store).await?;
-        let (client, acks) = client(&topics.kafka, &[])?;
+        let settings = linger_millis.map(|millis| ("linger.ms", millis));
+        let (client, acks) = client(&topics.kafka, settings.as_slice())?;
         let stop = Arc::new(AtomicBool::new(false));
-        let resolver = resolver::Resolver::new(topics, &store, exactly_once)?;
+        let resolver = resolver::Resolver::new(topics, &store, exactly_once, settings)?;
         let thread = {
             let stop = Arc::clone(&stop);
             let named = std::thread::Builder::new().name("bench-resolver".into());

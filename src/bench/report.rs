@@ -166,6 +166,9 @@ pub(crate) struct Summary {
     /// The engine by the bare loop of the same round.
     ratio_at_least_once: Option<Spread>,
     ratio_exactly_once: Option<Spread>,
+    /// The same by the bare loop with the client's own linger.
+    reference_ratio_at_least_once: Option<Spread>,
+    reference_ratio_exactly_once: Option<Spread>,
 }
 
 /// Every run of an invocation.
@@ -197,6 +200,8 @@ impl Report {
             kinds: self.order.iter().map(|mode| kind(*mode, self.of(*mode))).collect(),
             ratio_at_least_once: self.ratio(Mode::EngineAlo, Mode::BareAlo),
             ratio_exactly_once: self.ratio(Mode::EngineEos, Mode::BareEos),
+            reference_ratio_at_least_once: self.ratio(Mode::EngineAlo, Mode::ReferenceAlo),
+            reference_ratio_exactly_once: self.ratio(Mode::EngineEos, Mode::ReferenceEos),
         }
     }
 
@@ -209,7 +214,7 @@ impl Report {
         for (name, figures) in &self.figures {
             let lost: u64 = figures.iter().map(|run| run.lost).sum();
             let duplicates: u64 = figures.iter().map(|run| run.duplicates).sum();
-            let forgiven = matches!(*name, "bare-alo" | "engine-alo");
+            let forgiven = matches!(*name, "reference-alo" | "bare-alo" | "engine-alo");
             if lost > 0 || (duplicates > 0 && !forgiven) {
                 bail!("{name}: {lost} messages lost, {duplicates} seen twice");
             }
@@ -262,11 +267,13 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         for (name, ratio) in [
-            ("at-least-once", summary.ratio_at_least_once),
-            ("exactly-once", summary.ratio_exactly_once),
+            ("reference, at-least-once", summary.reference_ratio_at_least_once),
+            ("reference, exactly-once", summary.reference_ratio_exactly_once),
+            ("bare, at-least-once", summary.ratio_at_least_once),
+            ("bare, exactly-once", summary.ratio_exactly_once),
         ] {
             if ratio.is_some() {
-                writeln!(f, "engine / bare, {name}: {}", Spread::text(ratio, 2))?;
+                writeln!(f, "engine / {name}: {}", Spread::text(ratio, 2))?;
             }
         }
         Ok(())
@@ -299,11 +306,16 @@ mod tests {
     fn the_ratio_is_taken_within_each_round() {
         let mut report = Report::default();
         for (bare, engine) in [(100.0, 80.0), (10.0, 9.0), (50.0, 35.0)] {
+            report.add(figures(Mode::ReferenceAlo, bare / 2.0));
             report.add(figures(Mode::BareAlo, bare));
             report.add(figures(Mode::EngineAlo, engine));
         }
-        let ratio = report.summary().ratio_at_least_once;
+        let summary = report.summary();
+        let ratio = summary.ratio_at_least_once;
         assert_eq!(ratio, Some(Spread { median: 0.8, min: 0.7, max: 0.9 }));
+        let ratio = summary.reference_ratio_at_least_once;
+        assert_eq!(ratio, Some(Spread { median: 1.6, min: 1.4, max: 1.8 }));
+        assert_eq!(summary.reference_ratio_exactly_once, None);
     }
 
     #[test]

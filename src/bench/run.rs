@@ -6,7 +6,7 @@ use std::time::Duration;
 use halfmsg_producer::Emission;
 
 use super::audit::{Audit, audit};
-use super::bare::Bare;
+use super::bare::{self, Bare};
 use super::engine::{self, CommitAll, Engine};
 use super::phase::Phase;
 use super::reader::Reader;
@@ -27,9 +27,14 @@ enum Subject {
 
 impl Subject {
     async fn start(args: &BenchArgs, topics: &mut Topics) -> anyhow::Result<Self> {
-        let exactly_once = matches!(args.mode, Mode::BareEos | Mode::EngineEos);
-        if matches!(args.mode, Mode::BareAlo | Mode::BareEos) {
-            return Ok(Self::Bare(Bare::start(topics, exactly_once).await?));
+        let exactly_once =
+            matches!(args.mode, Mode::ReferenceEos | Mode::BareEos | Mode::EngineEos);
+        let linger_millis = match args.mode {
+            Mode::ReferenceAlo | Mode::ReferenceEos => Some(bare::DEFAULT_LINGER_MILLIS),
+            _ => None,
+        };
+        if linger_millis.is_some() || matches!(args.mode, Mode::BareAlo | Mode::BareEos) {
+            return Ok(Self::Bare(Bare::start(topics, exactly_once, linger_millis).await?));
         }
         let mut config = engine::config(topics, args.in_flight)?;
         // Nobody waits for a check here: a machine may stand still for as long as the store is asked.

@@ -56,12 +56,18 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    pub(super) fn new(topics: &Topics, store: &str, exactly_once: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        topics: &Topics,
+        store: &str,
+        exactly_once: bool,
+        setting: Option<(&str, &str)>,
+    ) -> anyhow::Result<Self> {
         let consumer: BaseConsumer = topics.kafka.consumer(&topics.group).create()?;
         consumer.assign(&every_partition(&consumer, store, Offset::Beginning)?)?;
         let id = [("transactional.id", topics.group.as_str()), ("transaction.timeout.ms", "15000")];
-        let settings: &[(&str, &str)] = if exactly_once { &id } else { &[] };
-        let (client, acks) = client(&topics.kafka, settings)?;
+        let transactional = id.into_iter().filter(|_| exactly_once);
+        let settings: Vec<_> = transactional.chain(setting).collect();
+        let (client, acks) = client(&topics.kafka, &settings)?;
         if exactly_once {
             client.init_transactions(STEP)?;
         }
