@@ -1,5 +1,5 @@
-//! The cost of the pure part, per message: a half's whole life through the resolver core, and the
-//! record format. What a broker costs comes on top and is far more.
+//! The cost of the pure part: a half's whole life through the resolver core, the records of a long replay, and
+//! the record format. What a broker costs comes on top and is far more.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,8 +16,12 @@ use halfmsg_protocol::{
 const MESSAGES: i64 = 10_000;
 /// Halves that are open at the same time.
 const OPEN: i64 = 1_000;
+/// Messages of a replay: more than are remembered once closed.
+const REPLAYED: i64 = 200_000;
+/// Records that are looked at ahead.
+const AT_ONCE: usize = 1_024;
 
-fn core() -> ResolverCore {
+fn core(carried_out: i64) -> ResolverCore {
     let config = CoreConfig {
         check_after: Duration::from_secs(6),
         check_backoff: Backoff { initial: Duration::from_secs(10), max: Duration::from_secs(300) },
@@ -30,7 +34,7 @@ fn core() -> ResolverCore {
         check_batches: 8,
         copy_window: Duration::ZERO,
     };
-    let progress = Progress { low_water: 0, position: 0 };
+    let progress = Progress { low_water: 0, position: carried_out };
     let now = Duration::ZERO;
     ResolverCore::new(config, Takeover { progress, parked: Vec::new(), wall_ms: 0, now })
 }
@@ -70,13 +74,13 @@ fn body() -> Body {
 }
 
 /// HALF, COMMIT and the delivery's acknowledgement of every message, [`OPEN`] halves deep.
-fn life() -> Vec<Event> {
+fn life(messages: i64) -> Vec<Event> {
     let mut events = Vec::new();
     let mut offset = 0;
     let mut offsets = Vec::new();
     let record = |offset, record, body| Event::Record { offset, appended_ms: 0, record, body };
-    for n in 0..MESSAGES + OPEN {
-        if n < MESSAGES {
+    for n in 0..messages + OPEN {
+        if n < messages {
             offsets.push(offset);
             events.push(record(offset, half(n), body()));
             offset += 1;
@@ -106,8 +110,43 @@ fn resolver_core(criterion: &mut Criterion) {
             assert_eq!(core.progress().expect("not replaying").position, 2 * MESSAGES);
             core
         };
-        bencher.iter_batched(|| (core(), life()), run, BatchSize::LargeInput);
+        bencher.iter_batched(|| (core(0), life(MESSAGES)), run, BatchSize::LargeInput);
     });
+    group.finish();
+}
+
+fn replay(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("replay");
+    group.throughput(Throughput::Elements(2 * REPLAYED.unsigned_abs()));
+    group.sample_size(20);
+    let log = || {
+        let is_record = |event: &Event| matches!(event, Event::Record { .. });
+        let mut records = life(REPLAYED).into_iter().filter(is_record);
+        let heaps = std::iter::from_fn(|| Some(records.by_ref().take(AT_ONCE).collect()));
+        heaps.take_while(|heap: &Vec<Event>| !heap.is_empty()).collect::<Vec<_>>()
+    };
+    for (name, looks_ahead) in [("as_it_comes", false), ("looked_at_ahead", true)] {
+        let run = |(mut core, heaps): (ResolverCore, Vec<Vec<Event>>)| {
+            let mut commands = Vec::new();
+            for heap in heaps {
+                if looks_ahead {
+                    core.look_ahead(heap.iter().filter_map(|event| match event {
+                        Event::Record { record, .. } => Some(record),
+                        _ => None,
+                    }));
+                }
+                for event in heap {
+                    core.step(Duration::ZERO, event, &mut commands);
+                }
+            }
+            assert!(commands.is_empty(), "a replay commands nothing");
+            core
+        };
+        let setup = || (core(2 * REPLAYED + 1), log());
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(setup, run, BatchSize::PerIteration);
+        });
+    }
     group.finish();
 }
 
@@ -126,5 +165,5 @@ fn record_format(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, resolver_core, record_format);
+criterion_group!(benches, resolver_core, replay, record_format);
 criterion_main!(benches);

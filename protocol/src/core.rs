@@ -52,7 +52,9 @@ pub struct ResolverCore {
 impl ResolverCore {
     /// Takes a partition over; the first record to come is the one at the low-water mark.
     pub fn new(config: CoreConfig, takeover: Takeover) -> Self {
-        let ledger = Ledger::new(takeover.progress.low_water, takeover.parked);
+        let Progress { low_water, position } = takeover.progress;
+        let mut ledger = Ledger::new(low_water, takeover.parked);
+        ledger.expects(usize::try_from(position.saturating_sub(low_water)).unwrap_or(0));
         let window = config.copy_window;
         Self {
             config,
@@ -135,6 +137,11 @@ impl ResolverCore {
     pub fn next_due(&self) -> Option<Duration> {
         let over = self.lingering.front().map(|(over, _)| *over);
         self.due.first().map(|(due, _)| *due).into_iter().chain(over).min()
+    }
+
+    /// These records come next: fetches what they will touch into the processor's cache. Changes nothing.
+    pub fn look_ahead<'a>(&'a self, records: impl Iterator<Item = &'a Record> + Clone) {
+        self.ledger.look_ahead(records);
     }
 
     /// Takes an event in; what is to be done is added to `commands`. `now` is monotonic.

@@ -92,10 +92,17 @@ fn replayed_below(owned: &BTreeMap<i32, Owned>) -> Option<BTreeMap<i32, i64>> {
 
 fn apply(now: Duration, mut cores: Cores<'_>, taken: &mpsc::Receiver<Vec<Replayed>>) {
     let mut commands = Vec::new();
-    for replayed in taken.iter().flatten() {
-        let Replayed { partition, offset, appended_ms, record, body } = replayed;
-        if let Some(core) = cores.get_mut(&partition) {
-            core.step(now, Event::Record { offset, appended_ms, record, body }, &mut commands);
+    for heap in taken {
+        // Most are of one partition: its records come one behind the other.
+        let first = heap.first().map(|replayed| replayed.partition);
+        if let Some(core) = first.and_then(|partition| cores.get(&partition)) {
+            let of_it = heap.iter().filter(|replayed| Some(replayed.partition) == first);
+            core.look_ahead(of_it.map(|replayed| &replayed.record));
+        }
+        for Replayed { partition, offset, appended_ms, record, body } in heap {
+            if let Some(core) = cores.get_mut(&partition) {
+                core.step(now, Event::Record { offset, appended_ms, record, body }, &mut commands);
+            }
         }
     }
     debug_assert!(commands.is_empty(), "a replay commands nothing: {commands:?}");

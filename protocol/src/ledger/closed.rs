@@ -98,6 +98,19 @@ pub(super) struct ClosedRing {
 }
 
 impl ClosedRing {
+    /// So many are about to be closed.
+    pub(super) fn expects(&mut self, halves: usize) {
+        self.told.reserve(halves);
+        self.order.reserve(halves);
+        self.shown.reserve(halves.min(CLOSED_SHOWN));
+    }
+
+    /// Those that the next so many closed halves make it forget, as far as they are remembered still.
+    pub(super) fn next_forgotten(&self, closed: usize) -> impl Iterator<Item = &TransactionId> {
+        let over = (self.order.len() + closed).saturating_sub(CLOSED_KEPT);
+        self.order.iter().take(over).filter_map(|next| Some(&self.told.get(&next.half)?.id))
+    }
+
     /// The one that is forgotten for it.
     pub(super) fn push(&mut self, closed: Closed) -> Option<Forgotten> {
         let Closed { id, half, verdict, decided_at, decided_ms, origin, .. } = closed;
@@ -189,6 +202,26 @@ mod tests {
         assert!(ring.get(HalfOffset(0)).is_none());
         assert!(ring.get(HalfOffset(1)).is_some());
         assert_eq!((ring.told.len(), ring.shown.len()), (CLOSED_KEPT, CLOSED_SHOWN));
+    }
+
+    #[test]
+    fn names_those_that_are_forgotten_next() {
+        let mut ring = ClosedRing::default();
+        let kept = i64::try_from(CLOSED_KEPT).expect("small");
+        let closed = |half: i64| Closed {
+            id: TransactionId::from_bytes(i128::from(half).to_be_bytes()),
+            ..closed(half, half + 1)
+        };
+        for half in 0..kept - 1 {
+            ring.push(closed(half));
+        }
+        // It was opened again.
+        ring.forget(HalfOffset(1));
+        assert_eq!(ring.next_forgotten(1).count(), 0, "there is room for one");
+        let named: Vec<TransactionId> = ring.next_forgotten(4).copied().collect();
+        let forgotten = (0..4).filter_map(|half| ring.push(closed(kept + half)));
+        assert_eq!(forgotten.map(|it| it.id).collect::<Vec<_>>(), named);
+        assert_eq!(named, [closed(0).id, closed(2).id]);
     }
 
     #[test]

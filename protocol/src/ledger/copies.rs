@@ -51,6 +51,16 @@ impl Copies {
         self.first.insert(id, First { half, print });
     }
 
+    /// So many messages more are about to be known.
+    pub(super) fn expects(&mut self, messages: usize) {
+        self.first.reserve(messages);
+    }
+
+    /// How many of these are known.
+    pub(super) fn known_of<'a>(&self, ids: impl Iterator<Item = &'a TransactionId>) -> usize {
+        ids.filter(|id| self.first.contains_key(id)).count()
+    }
+
     /// A HALF stands at this offset: why it is no message, if there is one of its id before.
     pub(super) fn ignores(
         &mut self,

@@ -1,6 +1,8 @@
 //! What tells a copy of a HALF record from another message that was given the same id: a hash of what
 //! its sender gave. It must be the same on every replica and in every version.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
 
 use crate::record::HalfMeta;
@@ -9,7 +11,7 @@ use crate::record::HalfMeta;
 /// them all; the timestamp and the headers are left out, because who stores the same message again
 /// under its id stamps and traces it anew, and means the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Print(u64);
+pub struct Print(NonZeroU64);
 
 impl Print {
     pub(super) fn of(meta: &HalfMeta, key: Option<&Bytes>, payload: Option<&[u8]>) -> Self {
@@ -28,7 +30,9 @@ impl Print {
         }
         named.sized(payload);
         let payload_crc = crc32c::crc32c(payload.unwrap_or_default());
-        Self(u64::from(named.end()) << 32 | u64::from(payload_crc))
+        let hash = u64::from(named.end()) << 32 | u64::from(payload_crc);
+        // So that a table of those that may be unknown takes no room for that.
+        Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MAX))
     }
 }
 
