@@ -104,15 +104,15 @@ pub(crate) struct BenchArgs {
 pub(crate) enum Mode {
     /// Every kind, interleaved
     All,
-    /// The bare loop with the client's own linger of 5 ms, at-least-once
+    /// The bare loop with the client's own linger of 5 ms, whatever is set by hand, at-least-once
     ReferenceAlo,
-    /// The bare loop with no linger, at-least-once
+    /// The bare loop with the linger that is set by hand, else none, at-least-once
     BareAlo,
     /// The engine, at-least-once
     EngineAlo,
-    /// The bare loop with the client's own linger of 5 ms, exactly-once
+    /// The bare loop with the client's own linger of 5 ms, whatever is set by hand, exactly-once
     ReferenceEos,
-    /// The bare loop with no linger, exactly-once
+    /// The bare loop with the linger that is set by hand, else none, exactly-once
     BareEos,
     /// The engine, exactly-once
     EngineEos,

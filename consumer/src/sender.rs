@@ -98,7 +98,7 @@ impl Sender {
     #[cfg(test)]
     pub(crate) async fn give_to_nobody(&self) -> outlet::Given {
         let given = outlet::Given::default();
-        *self.outlet.lock().await = Some(Outlet::Without(given.clone()));
+        *self.outlet.lock().await = Some(Outlet::Without(given.clone(), Turns::default()));
         given
     }
 
@@ -269,7 +269,7 @@ impl Sender {
             #[cfg(feature = "testkit")]
             Outlet::Kept(_) => None,
             #[cfg(test)]
-            Outlet::Without(_) => None,
+            Outlet::Without(..) => None,
         };
         let Some((code, text)) = fatal else { return false };
         tracing::warn!(%code, text, "the producer of replies is broken; it is made anew");

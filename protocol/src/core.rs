@@ -139,7 +139,7 @@ impl ResolverCore {
         self.due.first().map(|(due, _)| *due).into_iter().chain(over).min()
     }
 
-    /// These records come next: fetches what they will touch into the processor's cache. Changes nothing.
+    /// These records come next: brings what they will look at into the processor's cache. Changes nothing.
     pub fn look_ahead<'a>(&'a self, records: impl Iterator<Item = &'a Record> + Clone) {
         self.ledger.look_ahead(records);
     }

@@ -222,8 +222,9 @@ impl Ledger {
         self.closed.expects(closed);
     }
 
-    /// These records come next: fetches what they will touch into the processor's cache. Each waits for memory as
-    /// it is applied; looked at one right after the other, many wait at once. Changes nothing.
+    /// These records come next: brings where their ids, and those forgotten for them, are looked up into the
+    /// processor's cache. Each would wait for memory as it is applied; looked up one right after the other, many wait at once.
+    /// Changes nothing.
     pub(crate) fn look_ahead<'a>(&'a self, records: impl Iterator<Item = &'a Record> + Clone) {
         let is_decision = |record: &&Record| matches!(record, Record::Decision(_));
         let closed = records.clone().filter(is_decision).count();

@@ -36,9 +36,10 @@ pub(super) enum Outlet {
     Kafka(FutureProducer, Turns),
     #[cfg(feature = "testkit")]
     Kept(Outbox),
-    /// Takes everything but what goes to topics called `away` and `refused`, and notes what it was given.
+    /// Takes everything but what goes to topics called `away`, `refused` and `large` (`lost`: `away`
+    /// after two that were), and notes what it was given.
     #[cfg(test)]
-    Without(Given),
+    Without(Given, Turns),
 }
 
 /// The topics of what was given to an outlet that is none.
@@ -57,11 +58,14 @@ impl Outlet {
                 sent
             }
             #[cfg(test)]
-            Self::Without(given) => {
-                given.lock().unwrap().push(one.reply.topic.clone());
+            Self::Without(given, _) => {
+                let mut given = given.lock().unwrap();
+                given.push(one.reply.topic.clone());
                 match one.reply.topic.as_str() {
-                    "away" => Sent::Away("no leader".into()),
+                    "lost" if given.len() <= 2 => Sent::TooLarge("too large".into()),
+                    "away" | "lost" => Sent::Away("no leader".into()),
                     "refused" => Sent::Refused("no right".into()),
+                    "large" => Sent::TooLarge("too large".into()),
                     _ => Sent::Acknowledged,
                 }
             }
@@ -76,7 +80,7 @@ impl Outlet {
             by_topic.entry(&one.reply.topic).or_default().push((index, one));
         }
         let topics = by_topic.into_iter().map(|(topic, unsent)| self.send_to(topic, unsent));
-        let mut sent = join_all(topics).await.concat();
+        let mut sent: Vec<_> = join_all(topics).await.into_iter().flatten().collect();
         sent.sort_unstable_by_key(|(index, _)| *index);
         sent.into_iter().map(|(_, sent)| sent).collect()
     }
@@ -87,10 +91,18 @@ impl Outlet {
             let _together = turn.read().await;
             join_all(unsent.iter().map(|(_, one)| self.send(one))).await
         };
+        let mut away = None;
         for ((_, one), sent) in unsent.iter().zip(&mut sent) {
             if matches!(sent, Sent::TooLarge(_)) {
-                let _alone = turn.write().await;
-                *sent = self.send(one).await;
+                // Each would wait as long as the one before it.
+                *sent = match &away {
+                    Some(away) => Sent::clone(away),
+                    None => {
+                        let _alone = turn.write().await;
+                        self.send(one).await
+                    }
+                };
+                away = matches!(sent, Sent::Away(_)).then(|| sent.clone());
             }
         }
         unsent.into_iter().map(|(index, _)| index).zip(sent).collect()
@@ -99,14 +111,18 @@ impl Outlet {
     fn turn(&self, topic: &str) -> Arc<RwLock<()>> {
         match self {
             Self::Kafka(_, turns) => turns.of(topic),
-            #[cfg(any(test, feature = "testkit"))]
-            _ => Arc::default(),
+            #[cfg(feature = "testkit")]
+            Self::Kept(_) => Arc::default(),
+            #[cfg(test)]
+            Self::Without(_, turns) => turns.of(topic),
         }
     }
 }
 
 /// Whoever sends a reply by itself has its topic alone: two who do so at once, as a batch and the look at
-/// what waits, would go in one request. Of several topics nothing ever does, so none waits for another.
+/// what waits, would go in one request. Records of several topics never do, so nobody waits here for another
+/// topic; but after a refused request the client itself lets all that is under way end before it goes on. Of who is dropped
+/// while he sends, the record stays in the client: whoever shares a request with it may be called refused, and is tried again.
 /// Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Turns(Arc<Mutex<BTreeMap<String, Weak<RwLock<()>>>>>);
@@ -229,20 +245,46 @@ mod tests {
         // Nothing is kept of topics that nobody sends to.
         drop((turn, turns.of("c")));
         turns.of("d");
-        assert!(turns.0.lock().unwrap().len() <= 2);
+        assert_eq!(turns.0.lock().unwrap().keys().collect::<Vec<_>>(), ["d"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_too_large_together_is_sent_when_nobody_else_sends_to_its_topic() {
+        let (given, turns) = (Given::default(), Turns::default());
+        let outlet = Outlet::Without(given.clone(), turns.clone());
+        let (first, second) = (reply_to("large"), reply_to("large"));
+        let turn = turns.of("large");
+        let others = turn.read().await;
+        let mut sending = std::pin::pin!(outlet.send_all(vec![&first, &second]));
+        assert!(futures::poll!(&mut sending).is_pending());
+        assert_eq!(given.lock().unwrap().len(), 2, "together");
+        drop(others);
+        let sent = sending.await;
+        assert!(matches!(sent[..], [Sent::TooLarge(_), Sent::TooLarge(_)]));
+        assert_eq!(given.lock().unwrap().len(), 4, "and each by itself");
     }
 
     /// What is sent is told in the order in which it was given, whatever topics it goes to.
     #[tokio::test]
     async fn each_reply_has_its_own_end() {
         let given = Given::default();
-        let outlet = Outlet::Without(given.clone());
+        let outlet = Outlet::Without(given.clone(), Turns::default());
         let replies = ["b", "refused", "away", "a", "b"].map(reply_to);
         let sent = outlet.send_all(replies.iter().collect()).await;
         use Sent::{Acknowledged, Away, Refused};
         let as_expected =
             matches!(sent[..], [Acknowledged, Refused(_), Away(_), Acknowledged, Acknowledged]);
         assert!(as_expected, "{:?}", given.lock().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_goes_away_is_waited_for_once() {
+        let given = Given::default();
+        let outlet = Outlet::Without(given.clone(), Turns::default());
+        let replies = ["lost", "lost"].map(reply_to);
+        let sent = outlet.send_all(replies.iter().collect()).await;
+        assert!(matches!(sent[..], [Sent::Away(_), Sent::Away(_)]));
+        assert_eq!(given.lock().unwrap().len(), 3, "twice together, and the first by itself");
     }
 
     /// As the client itself refuses them, without a broker.

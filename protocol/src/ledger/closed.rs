@@ -98,11 +98,11 @@ pub(super) struct ClosedRing {
 }
 
 impl ClosedRing {
-    /// So many are about to be closed.
+    /// So many are about to be closed. One more stands there for a moment before the oldest goes.
     pub(super) fn expects(&mut self, halves: usize) {
-        self.told.reserve(halves);
-        self.order.reserve(halves);
-        self.shown.reserve(halves.min(CLOSED_SHOWN));
+        self.told.reserve(halves + 1);
+        self.order.reserve(halves + 1);
+        self.shown.reserve(halves.min(CLOSED_SHOWN) + 1);
     }
 
     /// Those that the next so many closed halves make it forget, as far as they are remembered still.
@@ -202,6 +202,18 @@ mod tests {
         assert!(ring.get(HalfOffset(0)).is_none());
         assert!(ring.get(HalfOffset(1)).is_some());
         assert_eq!((ring.told.len(), ring.shown.len()), (CLOSED_KEPT, CLOSED_SHOWN));
+    }
+
+    #[test]
+    fn has_room_for_what_it_expects() {
+        let mut ring = ClosedRing::default();
+        ring.expects(CLOSED_KEPT);
+        let capacities = |ring: &ClosedRing| (ring.order.capacity(), ring.shown.capacity());
+        let before = capacities(&ring);
+        for half in 0..i64::try_from(CLOSED_KEPT).expect("small") + 10 {
+            ring.push(closed(half, half + 1));
+        }
+        assert_eq!(capacities(&ring), before);
     }
 
     #[test]
