@@ -53,8 +53,8 @@ pub enum ConfigError {
     NotInThisBuild(String),
     /// librdkafka would take Kerberos, its default.
     #[error(
-        "security.protocol={0}, but sasl.mechanism is not set: use PLAIN, SCRAM-SHA-256, \
-         SCRAM-SHA-512 or OAUTHBEARER, as the brokers' listener has it"
+        "security.protocol={0}, but sasl.mechanism is not set: use PLAIN, SCRAM-SHA-256 or \
+         SCRAM-SHA-512, as the brokers' listener has it"
     )]
     NoMechanism(String),
     /// The mechanism would be ignored.
@@ -70,8 +70,8 @@ pub enum ConfigError {
     UnknownMechanism(String),
     /// Kerberos is not built in.
     #[error(
-        "sasl.mechanism=GSSAPI (Kerberos) is not built in: use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 \
-         or OAUTHBEARER"
+        "sasl.mechanism=GSSAPI (Kerberos) is not built in: use PLAIN, SCRAM-SHA-256 or \
+         SCRAM-SHA-512"
     )]
     NoKerberos,
     /// No name or no password.

@@ -8,7 +8,7 @@
 //! - `reset`: where a partition's replay begins
 //! - `skip`: passing a record of a newer format
 //! - `redeliver`: a second copy of a delivered message
-//! - `journal`: what was done besides deciding, kept in the parked topic
+//! - `journal`: what was done, by whom and why, kept in the parked topic
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use rdkafka::consumer::Consumer;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-mod journal;
+pub(crate) mod journal;
 mod redeliver;
 mod reset;
 mod skip;

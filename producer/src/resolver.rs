@@ -76,7 +76,7 @@ use watch::Renewal;
 const INPUTS_PER_TURN: usize = 4_096;
 /// How often due checks are looked for, and what others see is brought up to date.
 const TICK: Duration = Duration::from_millis(20);
-/// Between two lines about a replay that takes long.
+/// Between two lines about a replay that is long; the first comes when it begins.
 const REPLAY_REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What reaches the resolver besides records.
@@ -168,7 +168,7 @@ pub(crate) struct Resolver {
     /// The broker has said that the store may not be read.
     is_denied: bool,
     /// Since when a replay is under way, and when it was last reported.
-    replay: Option<(Instant, Instant)>,
+    replay: Option<(Instant, Option<Instant>)>,
     /// The consumer is beyond repair and is made anew, or was; how often that was in a row.
     renewal: Option<Renewal>,
     is_renewed: bool,
@@ -335,7 +335,7 @@ impl Resolver {
         }
     }
 
-    /// A line when a replay takes long, and one when all that the log held at the takeover is
+    /// A line when a long replay begins, and others while it goes on, and one when all that the log held at the takeover is
     /// known.
     fn report_replay(&mut self) {
         let left: i64 = self.owned.values().map(Owned::left_to_replay).sum();
@@ -344,7 +344,11 @@ impl Resolver {
         let Some((since, reported)) = self.replay else {
             return;
         };
-        if !self.wanted.is_empty() || (behind && reported.elapsed() < REPLAY_REPORT_INTERVAL) {
+        let is_told = match reported {
+            Some(reported) => reported.elapsed() < REPLAY_REPORT_INTERVAL,
+            None => left < replaying::LONG,
+        };
+        if !self.wanted.is_empty() || (behind && is_told) {
             return;
         }
         let ledgers = || self.owned.values().map(|owned| owned.core.ledger());
@@ -352,7 +356,7 @@ impl Resolver {
         let (topic, seconds) = (&self.store, since.elapsed().as_secs_f64());
         if behind {
             tracing::info!(topic, left, open, seconds, "the store is being replayed");
-            self.replay = Some((since, Instant::now()));
+            self.replay = Some((since, Some(Instant::now())));
             return;
         }
         tracing::info!(

@@ -151,8 +151,11 @@ pub(crate) struct Kind {
     low_p99_ms: Option<Spread>,
     high_p50_ms: Option<Spread>,
     high_p99_ms: Option<Spread>,
+    cpu_seconds: Option<Spread>,
     cpu_micros_per_transaction: Option<Spread>,
     peak_rss_mib: Option<Spread>,
+    /// Checks that a listener answered.
+    asked: Option<Spread>,
     bare_consumer_per_second: Option<Spread>,
     lost: u64,
     duplicates: u64,
@@ -234,8 +237,10 @@ fn kind(mode: Mode, runs: &[Figures]) -> Kind {
         low_p99_ms: spread(&|run| run.low.map(|low| low.p99_ms)),
         high_p50_ms: spread(&|run| run.high.map(|high| high.p50_ms)),
         high_p99_ms: spread(&|run| run.high.map(|high| high.p99_ms)),
+        cpu_seconds: spread(&|run| run.cpu_seconds),
         cpu_micros_per_transaction: spread(&Figures::cpu_micros),
         peak_rss_mib: spread(&Figures::rss_mib),
+        asked: spread(&|run| run.asked.map(|asked| asked as f64)),
         bare_consumer_per_second: spread(&|run| run.bare_per_second),
         lost: runs.iter().map(|run| run.lost).sum(),
         duplicates: runs.iter().map(|run| run.duplicates).sum(),
@@ -256,8 +261,10 @@ impl fmt::Display for Report {
                 ("low load p99 ms", kind.low_p99_ms, 2),
                 ("70 % load p50 ms", kind.high_p50_ms, 2),
                 ("70 % load p99 ms", kind.high_p99_ms, 2),
+                ("CPU seconds", kind.cpu_seconds, 1),
                 ("CPU us/transaction", kind.cpu_micros_per_transaction, 1),
                 ("peak RSS MiB", kind.peak_rss_mib, 0),
+                ("checks", kind.asked, 0),
                 ("bare consumer/s", kind.bare_consumer_per_second, 0),
             ] {
                 if spread.is_some() {

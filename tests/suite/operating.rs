@@ -6,6 +6,7 @@ use halfmsg_producer::{
     ProducerConfig, ResetTo, SnapshotLimits, TransactionId, TransactionProducer,
 };
 use halfmsg_protocol::HEADER;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::env::NEVER;
@@ -70,6 +71,11 @@ pub(crate) async fn c11_a_late_commit_stays_parked_until_it_is_reopened(env: Env
     let seen = setup.shows(id, "it to be committed", |seen| seen.half.state == "committed").await;
     let reopened = seen.history.iter().find(|entry| entry.event == "reopened");
     assert!(reopened.is_some_and(|entry| entry.detail.contains("ann")), "{seen:#?}");
+    for action in ["check", "resume"] {
+        let acts = acts(&setup.config, action).await;
+        let is_it = |act: &Value| act["detail"]["transaction_id"] == id.to_string();
+        assert!(acts.iter().any(|act| is_it(act) && act["outcome"] == "done"), "{acts:?}");
+    }
     setup.ends_with(0..1).await;
 }
 
@@ -266,6 +272,15 @@ pub(crate) async fn operators_decide_while_the_service_is_down(env: Env) {
     let detail = client.show(committed).await.expect("the log has it");
     assert_eq!(detail.half.state, "committed");
     assert!(detail.history.iter().any(|entry| entry.detail.contains("ann")), "{detail:#?}");
+    // And when the store is trimmed, the journal is.
+    for (action, id) in [("commit", committed), ("rollback", dropped)] {
+        let acts = acts(&setup.config, action).await;
+        assert!(acts.iter().any(|act| act["outcome"] == "done"), "{acts:?}");
+        for act in acts {
+            let detail = json!({"transaction_id": id.to_string(), "forced": true});
+            assert_eq!(act["detail"], detail, "what was refused is no act");
+        }
+    }
 }
 
 /// Only a record of a newer format can be skipped; what lies behind it is seen then.
@@ -399,16 +414,22 @@ pub(crate) async fn operators_redeliver_what_was_delivered(env: Env) {
 
 /// How the acts of this kind went, as the parked topic tells it.
 async fn journal(config: &ProducerConfig, action: &str) -> Vec<String> {
+    let outcome = |act: &Value| act["outcome"].as_str().unwrap_or_default().to_owned();
+    acts(config, action).await.iter().map(outcome).collect()
+}
+
+/// What the journal says of such acts, each with the operator's name and reason.
+pub(crate) async fn acts(config: &ProducerConfig, action: &str) -> Vec<Value> {
     let entries = read_all(&config.kafka, &config.parked_topic()).await;
-    let outcomes = entries.iter().filter_map(|entry| {
+    let acts = entries.iter().filter_map(|entry| {
         let key = String::from_utf8(entry.key.clone()?).ok()?;
-        let said: serde_json::Value = serde_json::from_slice(entry.payload.as_deref()?).ok()?;
+        let said: Value = serde_json::from_slice(entry.payload.as_deref()?).ok()?;
         let is_it = key.starts_with("halfmsg.journal-") && said["action"] == action;
         let OperatorRequest { operator, reason, .. } = operator(false);
         is_it.then(|| {
             assert_eq!((&said["operator"], &said["reason"]), (&operator.into(), &reason.into()));
-            said["outcome"].as_str().unwrap_or_default().to_owned()
+            said.clone()
         })
     });
-    outcomes.collect()
+    acts.collect()
 }

@@ -79,7 +79,7 @@ pub(crate) async fn c27_long_scaled_up_and_down(env: Env) {
     let second = Env::start(&setup.config, &setup.told).await;
     let third = Env::start(&setup.config, &setup.told).await;
     members(&setup, 3).await;
-    load.goes_on(BETWEEN).await;
+    fence_nobody([&setup.producer, &second, &third], &load).await;
     second.shutdown().await;
     load.go_through(&third);
     let first = std::mem::replace(&mut setup.producer, third);
@@ -88,6 +88,18 @@ pub(crate) async fn c27_long_scaled_up_and_down(env: Env) {
     load.goes_on(BETWEEN).await;
     load.ends(&setup).await;
     setup.producer.shutdown().await;
+}
+
+/// Replicas that share the partitions go on and fence nobody, once all have theirs.
+async fn fence_nobody(replicas: [&TransactionProducer; 3], load: &Load) {
+    until(PATIENCE, "the partitions of all", async || {
+        replicas.iter().try_for_each(|replica| replica.health())
+    })
+    .await;
+    let lost = || replicas.map(|replica| metric(replica, "halfmsg_lost_lanes_total"));
+    let before = lost();
+    load.goes_on(BETWEEN).await;
+    assert_eq!(lost(), before, "lanes are lost, though nobody comes or goes");
 }
 
 /// Waits until the group has so many members, all of which know their partitions.

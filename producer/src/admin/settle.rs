@@ -11,12 +11,14 @@ use halfmsg_protocol::{
 
 use halfmsg_traces::Span;
 use halfmsg_traces::messaging::Operation;
+use serde_json::json;
 
 use super::desk::{Desk, Looked};
 use super::{AdminError, HalfView, OperatorRequest};
 use crate::TransactionId;
 use crate::checker::{Asked, BLOCKS};
 use crate::message::HalfMessage;
+use crate::operator::journal::Act;
 use crate::resolver::query::{Query, Seen, What};
 use crate::snapshot::{self, Wanted};
 use crate::spans;
@@ -50,17 +52,38 @@ impl Desk {
         request: OperatorRequest,
     ) -> Result<HalfView, AdminError> {
         let seen = &looked.seen;
-        let (half, epoch, attempts, parked) = match &seen.what {
-            What::Open(open, _) => (&open.half, open.epoch, open.attempts, None),
-            What::Parked(parked, _) => (&parked.half, parked.epoch, parked.attempts, Some(parked)),
+        let (half, epoch, attempts) = match &seen.what {
+            What::Open(open, _) => (&open.half, open.epoch, open.attempts),
+            What::Parked(parked, _) => (&parked.half, parked.epoch, parked.attempts),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
         let forced =
             self.ask_first(seen.partition, half, epoch, attempts, verdict, &request).await?;
+        let detail = json!({ "transaction_id": id.to_string(), "forced": forced });
+        let act =
+            Act::begin(&self.config, seen.partition, verdict.as_str(), &request, detail).await?;
+        let done = self.decide_asked(looked, id, verdict, &request, forced).await;
+        act.end_stored(done).await
+    }
+
+    async fn decide_asked(
+        &self,
+        looked: Looked,
+        id: TransactionId,
+        verdict: Verdict,
+        request: &OperatorRequest,
+        forced: bool,
+    ) -> Result<HalfView, AdminError> {
+        let seen = &looked.seen;
+        let (half, epoch, parked) = match &seen.what {
+            What::Open(open, _) => (&open.half, open.epoch, None),
+            What::Parked(parked, _) => (&parked.half, parked.epoch, Some(parked)),
+            What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
+        };
         let local = half.meta.local_transaction;
         let epoch = match parked {
             Some(parked) => {
-                self.reopen(seen.partition, parked, &request).await?;
+                self.reopen(seen.partition, parked, request).await?;
                 parked.epoch.next()
             }
             None => epoch,
@@ -69,8 +92,8 @@ impl Desk {
             of: HalfRef { id, half: half.offset, epoch },
             verdict,
             origin: Origin::Operator,
-            operator: Some(request.operator),
-            reason: request.reason,
+            operator: Some(request.operator.clone()),
+            reason: request.reason.clone(),
         });
         let offset = self.append(seen.partition, &decision, &Body::default()).await?;
         if let Some(replica) = &self.replica {
@@ -105,10 +128,15 @@ impl Desk {
         let looked = self.find_to_change(id).await?;
         match &looked.seen.what {
             What::Parked(parked, _) => {
+                let partition = looked.seen.partition;
+                let act = self.act("resume", partition, id, &request).await?;
                 let span = span(&looked.seen, Operation::Resume, &request);
-                let reopened = self.reopen(looked.seen.partition, parked, &request);
-                let offset = spans::ended(span, reopened).await?;
-                Ok(HalfView::of(&self.effect(looked, id, offset).await?))
+                let reopened = self.reopen(partition, parked, &request);
+                let done = match spans::ended(span, reopened).await {
+                    Ok(offset) => self.effect(looked, id, offset).await,
+                    Err(error) => Err(error),
+                };
+                act.end_stored(done.map(|now| HalfView::of(&now))).await
             }
             What::Open(..) => Err(AdminError::NotParked(id)),
             What::Closed(closed) => Err(closed_error(id, closed.verdict)),
@@ -132,10 +160,26 @@ impl Desk {
             What::Parked(..) => return Err(AdminError::NotOpen(id)),
             What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
         };
+        let partition = looked.seen.partition;
+        let act = self.act("check", partition, id, &request).await?;
         let span = span(&looked.seen, Operation::CheckNow, &request);
-        let asked = self.ask_now(looked.seen.partition, open, &request);
-        let offset = spans::ended(span, asked).await?;
-        Ok(HalfView::of(&self.effect(looked, id, offset).await?))
+        let asked = self.ask_now(partition, open, &request);
+        let done = match spans::ended(span, asked).await {
+            Ok(offset) => self.effect(looked, id, offset).await,
+            Err(error) => Err(error),
+        };
+        act.end_stored(done.map(|now| HalfView::of(&now))).await
+    }
+
+    async fn act<'a>(
+        &'a self,
+        action: &'static str,
+        partition: i32,
+        id: TransactionId,
+        request: &'a OperatorRequest,
+    ) -> Result<Act<'a>, AdminError> {
+        let detail = json!({ "transaction_id": id.to_string() });
+        Act::begin(&self.config, partition, action, request, detail).await
     }
 
     /// Where the record of the answer stands.

@@ -1,5 +1,5 @@
-//! What operators did besides deciding. Decisions and REOPENs carry name and reason themselves; the
-//! rest is written to the parked topic, under reserved keys that are never deleted.
+//! What operators did, who and why: written to the parked topic, under reserved keys that are never
+//! deleted. The records of the store that carry name and reason, too, are trimmed once nothing needs them.
 //!
 //! An entry is written before the act and again, under the same key, after it: an act that nobody
 //! knows the end of still shows as begun.
@@ -28,7 +28,7 @@ struct Entry<'a> {
 }
 
 /// An act that is written down.
-pub(super) struct Act<'a> {
+pub(crate) struct Act<'a> {
     config: &'a ProducerConfig,
     partition: i32,
     key: String,
@@ -39,7 +39,10 @@ pub(super) struct Act<'a> {
 
 impl<'a> Act<'a> {
     /// Writes down that it begins.
-    pub(super) async fn begin(
+    ///
+    /// # Errors
+    /// [`AdminError::Unreachable`]: nothing is to be done then.
+    pub(crate) async fn begin(
         config: &'a ProducerConfig,
         partition: i32,
         action: &'static str,
@@ -48,8 +51,20 @@ impl<'a> Act<'a> {
     ) -> Result<Self, AdminError> {
         let key = format!("{KEY}{}", uuid::Uuid::now_v7());
         let act = Self { config, partition, key, action, request, detail };
-        act.write("begun").await?;
+        let written = act.write("begun").await;
+        written.map_err(|error| AdminError::Unreachable(error.cause()))?;
         Ok(act)
+    }
+
+    /// As [`Act::end`], of an act whose record is stored if there is a result: no failure from here on means
+    /// that nothing was done.
+    pub(crate) async fn end_stored<T>(
+        self,
+        result: Result<T, AdminError>,
+    ) -> Result<T, AdminError> {
+        let is_stored = result.is_ok();
+        let ended = self.end(result).await;
+        if is_stored { ended.map_err(AdminError::behind_the_record) } else { ended }
     }
 
     /// Writes down how it ended, and gives its result back.

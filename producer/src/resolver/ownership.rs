@@ -105,7 +105,7 @@ impl Resolver {
             return;
         }
         let now = Instant::now();
-        self.replay = Some((now, now));
+        self.replay = Some((now, None));
         for taken in taken {
             self.own(taken, generation);
         }

@@ -18,8 +18,8 @@ use super::reading::{BYTES_PER_TURN, body_for};
 use super::{Owned, Resolver};
 use crate::parked::packed;
 
-/// A replay of fewer records is not worth a thread.
-const LONG: i64 = 16_384;
+/// A replay of fewer records is not worth a thread, nor a line in the log.
+pub(super) const LONG: i64 = 16_384;
 /// Records between two looks at everything else.
 const RECORDS_PER_TURN: usize = 16_384;
 /// Records handed over at once. All of a turn may wait: on a machine that is busy with other things,

@@ -11,6 +11,7 @@ use super::process::Process;
 use super::shop::{Calls, Service, Shop};
 use crate::suite::env::PARTITIONS;
 use crate::suite::random::Random;
+use crate::suite::reader::{Delivered, Reader};
 use crate::suite::turns::{Alone, alone};
 use crate::suite::{Env, PATIENCE, until};
 
@@ -101,14 +102,16 @@ fn burst(calls: Calls, name: String) -> JoinHandle<()> {
     })
 }
 
-/// Waits until a replica delivers, by what it has logged from this byte on.
-async fn delivers(process: &Process, from: usize) {
+/// Waits until a replica delivers, by what it has logged from this byte on; the first message's identity.
+async fn delivers(process: &Process, from: usize) -> String {
     until(PATIENCE, "messages to be delivered", async || {
         let log = process.log();
-        let news = log.get(from..).unwrap_or_default();
-        if news.contains("committed: delivering") { Ok(()) } else { Err("none is") }
+        let mut news = log.get(from..).unwrap_or_default().lines();
+        let line = news.find(|line| line.contains("committed: delivering")).ok_or("none is")?;
+        let id = line.split_once("transaction_id=").ok_or("no identity")?.1;
+        Ok::<_, &str>(id.split_whitespace().next().unwrap_or_default().to_owned())
     })
-    .await;
+    .await
 }
 
 /// Waits until what a replica has logged from this byte on ends with taking over so many.
@@ -128,11 +131,11 @@ async fn owns(process: &Process, from: usize, partitions: i32) {
 }
 
 /// Waits until a replica, by what it has logged from this byte on, has taken so many over and delivers.
-async fn owns_and_delivers(process: &Process, from: usize, partitions: i32) {
+async fn owns_and_delivers(process: &Process, from: usize, partitions: i32) -> String {
     owns(process, from, partitions).await;
     // From there on until it has taken them over nothing is its own.
     let assigned = process.log().rfind(ASSIGNED).expect("it has said so");
-    delivers(process, assigned).await;
+    delivers(process, assigned).await
 }
 
 /// SIGKILL while messages are on their way: the other has the dead one's partitions and delivers within
@@ -160,10 +163,12 @@ pub(crate) async fn c23_long_a_killed_replica_is_replaced(env: Env) {
     println!("{delivered} delivered");
 }
 
-/// Kills it under load; how long it takes until the second delivers in its place.
+/// Kills it under load; how long it takes until a reader sees what the second delivers in its place.
 async fn kill_first(pair: &mut Pair, number: usize) -> Duration {
     let (before, first) =
         (pair.second.process().log().len(), pair.shop.order.process().log().len());
+    let ground = &pair.shop.ground;
+    let reader = Reader::start(&ground.kafka(), &ground.rollback_topic).await;
     let named = |name: &str| format!("{name}-{number}");
     let bursts = [pair.burst(&named("second")), burst(pair.shop.calls.clone(), named("first"))];
     delivers(pair.shop.order.process(), first).await;
@@ -171,7 +176,13 @@ async fn kill_first(pair: &mut Pair, number: usize) -> Duration {
     let killed = Instant::now();
     // In the store's partitions of both.
     let meanwhile = pair.burst(&named("meanwhile"));
-    owns_and_delivers(pair.second.process(), before, PARTITIONS).await;
+    let id = owns_and_delivers(pair.second.process(), before, PARTITIONS).await;
+    until(PATIENCE, "a reader to see it", async || {
+        let seen = reader.seen();
+        let is_it = |message: &Delivered| message.transaction_id.to_string() == id;
+        if seen.iter().any(is_it) { Ok(()) } else { Err(format!("{} others", seen.len())) }
+    })
+    .await;
     let took = killed.elapsed();
     for burst in bursts.into_iter().chain([meanwhile]) {
         burst.await.expect("no panic");

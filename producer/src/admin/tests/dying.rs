@@ -69,6 +69,8 @@ impl Ground {
                 }
                 // It may have been done in the middle of this.
                 Err(AdminError::Unavailable(_) | AdminError::Unseen(_)) => {}
+                // It did not begin.
+                Err(AdminError::Unreachable(_)) => tries -= 1,
                 // Where memory did not answer in time, brokers do not tell of what was closed before.
                 Err(AdminError::NotFound(_)) => tries -= 1,
                 Err(other) => panic!("{other}"),
@@ -114,8 +116,12 @@ async fn whoever_dies_at_a_wait_of_an_act_leaves_it_done_or_to_be_done() {
             let id = ground.half(payload.clone()).await;
             let ended = dies_at(waits, ground.decide(id, verdict)).await;
             // Who is not told in time what became of it knows no more than who comes next.
-            let unseen =
-                matches!(ended, Some(Err(AdminError::Unavailable(_) | AdminError::Unseen(_))));
+            let unseen = matches!(
+                ended,
+                Some(Err(AdminError::Unreachable(_)
+                    | AdminError::Unavailable(_)
+                    | AdminError::Unseen(_)))
+            );
             let died = ended.is_none() || unseen;
             let was_done = ground.decide_again(id, verdict).await;
             assert!(died || was_done, "it ran through, and nothing was done");
