@@ -61,9 +61,12 @@ impl Lane {
     fn most(&mut self) -> usize {
         let all = self.limits.batch_messages;
         if let Some(last) = self.suspected_up_to {
-            let suspects = self.queue.iter().take_while(|item| item.at <= last);
+            let mut suspects = self.queue.iter().take_while(|item| item.at <= last).peekable();
+            let is_over = suspects.peek().is_none();
             match suspects.filter(|item| !self.held.contains_key(item.target())).count() {
-                0 => self.suspected_up_to = None,
+                0 if is_over => self.suspected_up_to = None,
+                // They go on where they were when their targets are held no longer.
+                0 => {}
                 count => return count.div_ceil(2).min(all),
             }
         }

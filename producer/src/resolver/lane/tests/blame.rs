@@ -42,6 +42,26 @@ fn suspects_go_out_by_halves_until_the_one_to_blame_is_found() {
     }
 }
 
+/// Of one alone, that what stood before it is missing from the broker's sequence says nothing; it only has to be sent again.
+#[test]
+fn suspects_are_known_yet_when_their_target_was_held_meanwhile() {
+    let mut rig = Rig::new(limits(true));
+    rig.committed(4, 1);
+    let job = rig.batch(true).unwrap();
+    let suspect = |index| (index, Trouble::Suspect(why()));
+    rig.end(job, JobEnd::Aborted(vec![suspect(0), suspect(1)]));
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [1], "half of the suspects");
+    rig.end(job, JobEnd::Aborted(vec![(0, Trouble::Passing(why()))]));
+    if let Some(job) = rig.batch(true) {
+        assert!(job.items.is_empty(), "their target is held, and only progress is stored");
+        rig.end(job, JobEnd::Done(Vec::new()));
+    }
+    rig.again();
+    let job = rig.batch(true).unwrap();
+    assert_eq!(places(&job), [1], "else the first of two suspects would hide the second for ever");
+}
+
 #[test]
 fn a_suspect_is_found_in_whatever_order_failures_are_told() {
     let mut rig = Rig::new(limits(true));
