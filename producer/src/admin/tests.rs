@@ -109,6 +109,21 @@ impl Ground {
         .await;
     }
 
+    /// Writes a HALF, past the producer.
+    fn write_half(&self, check_after: Option<Duration>) -> TransactionId {
+        let id = TransactionId::from_uuid(uuid::Uuid::now_v7());
+        self.write(&codec::encode(&Record::Half(Arc::new(HalfMeta {
+            id,
+            application: "app".into(),
+            purpose: "order".into(),
+            topic: "target".into(),
+            timestamp_ms: 0,
+            check_after,
+            local_transaction: None,
+        }))));
+        id
+    }
+
     /// Writes a record of the store, past the producer.
     fn write(&self, packed: &[u8]) {
         let producer: BaseProducer = self.broker.config().producer().create().expect("a client");
@@ -173,6 +188,24 @@ async fn a_partition_that_stands_still_is_named_by_its_owner_and_by_the_brokers(
     assert_eq!(list().await, from_memory);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_cannot_be_written_down_is_not_begun() {
+    let ground = Ground::new().await;
+    let (id, admin) = (ground.open().await, ground.admin());
+    let deadline = Instant::now() + DEADLINE;
+    while admin.get(id).await.expect("it is in the store").is_none() {
+        assert!(Instant::now() < deadline, "its owner has not read it");
+    }
+    let parked = ground.producer.inner.config.parked_topic();
+    ground.broker.without_leader(&parked, 0).expect("it runs");
+    let done = admin.commit(id, forced()).await;
+    assert!(matches!(done, Err(AdminError::Unreachable(_))), "{done:?}");
+    let shown = admin.get(id).await.expect("it is in the store").expect("likewise");
+    assert_eq!(shown.half.state, "open");
+    ground.broker.with_leader(&parked, 0).expect("it runs");
+    assert_eq!(admin.commit(id, forced()).await.expect("it is open").state, "committed");
+}
+
 /// Until the parked topic has a message that is being parked, its payload is read from the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_being_parked_shows_its_payload() {
@@ -181,15 +214,11 @@ async fn a_message_that_is_being_parked_shows_its_payload() {
         (config.max_checks, config.body_budget_bytes) = (1, 1);
     };
     let ground = Ground::with(settings).await;
-    let (id, admin) = (ground.open().await, ground.producer.admin());
     let parked = ground.producer.inner.config.parked_topic();
     ground.broker.without_leader(&parked, 0).expect("it runs");
-    let deadline = Instant::now() + DEADLINE;
-    while admin.get(id).await.expect("it is in the store").is_none() {
-        assert!(Instant::now() < deadline, "its owner has not read it");
-    }
-    let asked = OperatorRequest { force: false, ..forced() };
-    admin.check(id, asked).await.expect("the listener does not know");
+    // No operator asks for the check: that would be written to the parked topic first.
+    let id = ground.write_half(Some(Duration::ZERO));
+    let (admin, deadline) = (ground.producer.admin(), Instant::now() + DEADLINE);
     loop {
         assert!(Instant::now() < deadline, "it is not parked");
         let Some(shown) = admin.get(id).await.expect("it is in the store") else { continue };
@@ -208,17 +237,9 @@ async fn what_lies_behind_a_stop_is_not_said_to_be_settled() {
     let ground = Ground::new().await;
     let admin = ground.producer.admin();
     ground.stop_the_partition().await;
-    let [behind, nowhere] = [(); 2].map(|()| TransactionId::from_uuid(uuid::Uuid::now_v7()));
+    let nowhere = TransactionId::from_uuid(uuid::Uuid::now_v7());
     // One that a replica of the newer version has stored.
-    ground.write(&codec::encode(&Record::Half(Arc::new(HalfMeta {
-        id: behind,
-        application: "app".into(),
-        purpose: "order".into(),
-        topic: "target".into(),
-        timestamp_ms: 0,
-        check_after: None,
-        local_transaction: None,
-    }))));
+    let behind = ground.write_half(None);
     for _ in 0..2 {
         let shown = admin.get(behind).await.expect("it is in the log").expect("likewise");
         assert_eq!(shown.half.state, "open");
