@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use halfmsg_db::now;
 use sea_orm::DbErr;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub(crate) struct Background {
     pub(crate) inbox_retention: Option<Duration>,
     pub(crate) inbox_per_key: Option<u64>,
     pub(crate) clean_interval: Duration,
+    /// Before anything of this life was stored.
+    pub(crate) started: DateTime<Utc>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -39,12 +41,12 @@ impl Background {
         tokio::join!(self.sweep(), self.gauge(), self.clean());
     }
 
-    /// At first everything that an earlier life may have left, then what nobody has sent in time. A first
-    /// look that fails is not made again: others may be sending by then, and what was left is due soon.
+    /// At first everything that an earlier life may have left, then what nobody has sent in time. What this
+    /// life stores is on its way already. A first look that fails is not made again: what was left is due soon.
     async fn sweep(&self) {
-        let (mut all, mut failed) = (true, 0);
+        let (mut earlier, mut failed) = (Some(self.started), 0);
         while !self.shutdown.is_cancelled() {
-            let pause = match self.sender.send_left_behind(std::mem::take(&mut all)).await {
+            let pause = match self.sender.send_left_behind(earlier.take()).await {
                 Ok(()) => {
                     failed = 0;
                     SWEEP_INTERVAL
@@ -162,6 +164,7 @@ mod tests {
             inbox_retention: None,
             inbox_per_key: None,
             clean_interval: PATIENCE,
+            started: now(),
             shutdown: CancellationToken::new(),
         };
         let metrics = &background.metrics;

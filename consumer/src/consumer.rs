@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use halfmsg_db::now;
 use halfmsg_kafka::{TopicError, ensure_topic};
 use sea_orm::DbBackend;
 use tokio_util::sync::CancellationToken;
@@ -328,6 +329,7 @@ impl Consumer {
             inbox_retention: self.config.inbox_retention,
             inbox_per_key: self.config.inbox_per_key,
             clean_interval: self.config.clean_interval,
+            started: now(),
             shutdown,
         }
     }

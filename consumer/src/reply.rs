@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use halfmsg_db::now;
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
@@ -232,18 +232,23 @@ pub(crate) async fn of_chains(
     find(database, &select).await
 }
 
-/// A page of what nobody has sent in time, in order; with `all`, also what somebody may be sending.
+/// A page of what nobody has sent in time, in order; with `before`, also whatever was stored before then and
+/// what was refused.
 pub(crate) async fn left_behind(
     database: &impl ConnectionTrait,
     subscriber: &str,
     after: i64,
-    all: bool,
+    before: Option<DateTime<Utc>>,
     limit: u64,
 ) -> Result<Vec<Stored>, DbErr> {
     let mut select = select(subscriber, after, limit);
-    if !all {
-        select.and_where(Expr::col("next_at").lte(now()));
+    let mut found = Condition::any().add(Expr::col("next_at").lte(now()));
+    if let Some(before) = before {
+        let due = before.checked_add_signed(TimeDelta::from_std(GRACE).unwrap_or_default());
+        found = found.add(Expr::col("next_at").lte(due.unwrap_or(DateTime::<Utc>::MAX_UTC)));
+        found = found.add(Expr::col("cause").is_not_null());
     }
+    select.cond_where(found);
     find(database, &select).await
 }
 

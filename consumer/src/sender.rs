@@ -7,6 +7,7 @@ mod outlet;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
+use chrono::{DateTime, Utc};
 use halfmsg_db::writers_turn;
 use halfmsg_kafka::KafkaConfig;
 use rdkafka::producer::{FutureProducer, Producer};
@@ -121,15 +122,19 @@ impl Sender {
         left_out.told()
     }
 
-    /// Sends what nobody else has: with `all`, whatever there is, as at a start.
-    pub(crate) async fn send_left_behind(&self, all: bool) -> Result<(), NotSent> {
+    /// Sends what nobody else has: with `before`, also what was stored before then, as by an earlier life,
+    /// and what was refused.
+    pub(crate) async fn send_left_behind(
+        &self,
+        before: Option<DateTime<Utc>>,
+    ) -> Result<(), NotSent> {
         let (mut left_out, mut after) = (LeftOut::default(), i64::MIN);
         loop {
             let (database, subscriber) = (&self.database, &self.subscriber);
-            let found = reply::left_behind(database, subscriber, after, all, BATCH).await?;
+            let found = reply::left_behind(database, subscriber, after, before, BATCH).await?;
             let Some(last) = found.last() else { return left_out.told() };
             after = last.seq;
-            self.through(&found, all, &mut left_out).await?;
+            self.through(&found, before.is_some(), &mut left_out).await?;
         }
     }
 
@@ -296,7 +301,7 @@ fn chains(unsent: Vec<Unsent>) -> Vec<VecDeque<Unsent>> {
 
 #[cfg(test)]
 mod tests {
-    use halfmsg_db::begin_write;
+    use halfmsg_db::{begin_write, now};
 
     use super::*;
     use crate::config::KeyOrder;
@@ -325,6 +330,36 @@ mod tests {
         assert_eq!(found, [vec![1, 4], vec![2], vec![3], vec![5]]);
     }
 
+    /// What this life has stored is on its way; what was refused is not.
+    #[tokio::test]
+    async fn the_first_look_leaves_alone_what_was_stored_since_the_start() {
+        let world = world(0, KeyOrder::Keep).await;
+        let (database, sender) = (&world.worker.deliverer.database, &world.worker.sender);
+        let given = sender.give_to_nobody().await;
+        let started = now();
+        let replies = ["later", "refused"].map(|topic| Reply::new(topic, ""));
+        let replies: Vec<_> = replies
+            .into_iter()
+            .enumerate()
+            .map(|(index, reply)| NewReply { inbox_key: "m".into(), index, reply })
+            .collect();
+        // The clock moves on.
+        while now() == started {
+            tokio::task::yield_now().await;
+        }
+        let transaction = begin_write(database).await.unwrap();
+        reply::store_in_tx(&transaction, "s", &replies).await.unwrap();
+        transaction.commit().await.unwrap();
+        let taken = || std::mem::take(&mut *given.lock().unwrap());
+        assert_eq!(sender.send_left_behind(Some(started)).await, Ok(()));
+        assert!(taken().is_empty());
+        // The second is refused here, and in a later life again.
+        assert_eq!(sender.send(&Answers { message_keys: vec!["m".into()] }).await, Ok(()));
+        assert_eq!(taken(), ["later", "refused"]);
+        assert_eq!(sender.send_left_behind(Some(started)).await, Ok(()));
+        assert_eq!(taken(), ["refused"]);
+    }
+
     /// As where a topic has no leader: it is waited for once, and what goes elsewhere is sent.
     #[tokio::test]
     async fn a_topic_that_is_away_holds_up_no_other() {
@@ -345,7 +380,7 @@ mod tests {
         reply::store_in_tx(&transaction, "s", &replies).await.unwrap();
         transaction.commit().await.unwrap();
         let told = NotSent("no leader".into());
-        assert_eq!(sender.send_left_behind(true).await, Err(told.clone()));
+        assert_eq!(sender.send_left_behind(Some(now())).await, Err(told.clone()));
         assert_eq!(std::mem::take(&mut *given.lock().unwrap()), ["away", "fine", "fine"]);
         assert_eq!(reply::count(database, "s").await.unwrap(), 3);
         // What is owed for a message likewise.

@@ -278,7 +278,7 @@ impl ConsumerKit {
     /// [`KitError::Database`], [`KitError::Replies`], [`KitError::Unsettled`].
     pub async fn settle_all(&self) -> Result<Counts, KitError> {
         let before = self.counts();
-        let left_behind = self.scheduler.sender.send_left_behind(true).await;
+        let left_behind = self.scheduler.sender.send_left_behind(Some(now())).await;
         left_behind.map_err(|error| KitError::Replies(error.to_string()))?;
         for _ in 0..MAX_ROUNDS {
             if self.waiting().await? == 0 {

@@ -257,14 +257,11 @@ pub(crate) async fn c38_replies_too_large_together_go_one_by_one(env: Env) {
             });
         let rows = ground.rows("reply").await;
         if seen.len() == REPLIES && rows == 1 {
-            // The first look after a start takes all that waits, also what is on its way; but those that
-            // went alone must not bring the others along, each time.
-            let twice = seen.values().filter(|times| **times > 1).count();
+            // Those that went alone must not bring the others along, nor does the first look after the
+            // start take what is on its way. While the machine stands still, they are taken for left behind.
             let most = seen.values().max().copied().unwrap_or_default();
-            // While the machine stands still, they are taken for left behind.
             let behind = times_in(began, LEFT_BEHIND_AFTER);
-            let few = behind > 0 || twice < REPLIES / 2;
-            assert!(most <= 2 + behind && few, "sent again: {:?}", seen.values());
+            assert!(most <= 1 + behind, "sent again in {:?}: {:?}", began.elapsed(), seen.values());
             return Ok(());
         }
         Err(format!("{} of {REPLIES} replies, {rows} wait", seen.len()))

@@ -82,11 +82,17 @@ impl Browser {
     }
 
     /// Fills the dialog's fields and confirms with the Enter key.
-    async fn confirm(&self, reason: &str, token: &str) {
+    async fn try_confirm(&self, reason: &str, token: &str) {
         self.fill("#dialog-token", token).await;
         self.fill("#dialog-operator", "olga").await;
         self.fill("#dialog-reason", reason).await;
         self.press(ENTER).await;
+    }
+
+    /// Until it is done: before that, the page behind the dialog takes nothing.
+    async fn confirm(&self, reason: &str) {
+        self.try_confirm(reason, TOKEN).await;
+        self.becomes("!document.getElementById('dialog').open").await;
     }
 
     /// Pictures of what is in view now: light and wide, dark and narrow.
@@ -199,9 +205,9 @@ pub(crate) async fn console_settles_open_halves(env: Env) {
     page.lane_shows("asked", "decided", "open").await;
     page.click("#halves [data-key$='-check']").await;
     assert!(page.is_true("document.activeElement.id === 'dialog-reason'").await, "focus moved in");
-    page.confirm("it must be known", "wrong").await;
+    page.try_confirm("it must be known", "wrong").await;
     page.shows("#dialog-error", "token").await;
-    page.confirm("it must be known", TOKEN).await;
+    page.confirm("it must be known").await;
     page.lane_shows("asked", "decided", "drop\nby check-back").await;
     page.shows("#halves", "No half message is open").await;
     let kept = "sessionStorage.getItem('halfmsg-token') !== null && localStorage.length === 0";
@@ -231,11 +237,11 @@ pub(crate) async fn console_settles_open_halves(env: Env) {
     page.press(&TAB.repeat(2)).await;
     assert!(page.is_true("document.activeElement.textContent === 'Commit'").await);
     page.press(ENTER).await;
-    page.confirm("against the order's row", TOKEN).await;
+    page.try_confirm("against the order's row", TOKEN).await;
     page.shows("#dialog-error", "It stays as it is").await;
     page.click("#dialog-cancel").await;
     page.click("#halves [data-key$='-rollback']").await;
-    page.confirm("as the order's row says", TOKEN).await;
+    page.confirm("as the order's row says").await;
     page.lane_shows("settled", "decided", "by operator olga: as the order's row says").await;
     page.lane_shows("settled", "message", "dropped").await;
     page.apples(RECEIVED - 4).await;

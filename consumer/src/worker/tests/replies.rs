@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use halfmsg_db::begin_write;
+use halfmsg_db::{begin_write, now};
 
 use super::*;
 use crate::handler::NewReply;
@@ -50,7 +50,8 @@ async fn many_replies_are_stored_in_few_statements_and_in_order() {
         reply::store_in_tx(&transaction, "s", stored).await.unwrap();
         transaction.commit().await.unwrap();
     }
-    let found = reply::left_behind(&deliverer.database, "s", i64::MIN, true, 10_000).await.unwrap();
+    let found =
+        reply::left_behind(&deliverer.database, "s", i64::MIN, Some(now()), 10_000).await.unwrap();
     let mut payloads = Vec::new();
     for part in found.chunks(1_000) {
         let seqs: Vec<i64> = part.iter().map(|one| one.seq).collect();

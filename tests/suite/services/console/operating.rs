@@ -43,7 +43,7 @@ pub(crate) async fn console_resumes_a_parked_half(env: Env) {
     page.click("#dialog-cancel").await;
     page.click("#halves [data-key$='-resume']").await;
     page.screenshot_both("console-resume").await;
-    page.confirm("the lock is gone", TOKEN).await;
+    page.confirm("the lock is gone").await;
     page.shows("#halves", NONE_PARKED).await;
     assert_eq!(shop.half_ends(&id).await, "committed");
     page.apples(RECEIVED).await;
@@ -324,7 +324,7 @@ pub(crate) async fn console_late_answers_touch_no_other_dialog(env: Env) {
     page.shows("#halves", "Check now").await;
     page.run(HOLD_ACTS).await;
     page.click("#halves [data-key$='-check']").await;
-    page.confirm("held back", "wrong").await;
+    page.try_confirm("held back", "wrong").await;
     page.press(ESCAPE).await;
     page.click("#halves [data-key$='-commit']").await;
     page.shows("#dialog-title", "Commit").await;
@@ -338,7 +338,7 @@ pub(crate) async fn console_late_answers_touch_no_other_dialog(env: Env) {
     page.shows("#dialog-title", "Commit").await;
     page.press(ESCAPE).await;
     page.click("#halves [data-key$='-check']").await;
-    page.confirm("it must be known", TOKEN).await;
+    page.confirm("it must be known").await;
     page.lane_shows("ann", "message", "dropped").await;
     shop.conservation(VOID_DEADLINE).await;
 }
