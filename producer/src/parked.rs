@@ -1,7 +1,7 @@
 //! The parked topic: compacted, keyed by transaction id, same partition number as the store.
 //!
 //! A parked message's record has the user's headers and payload, plus headers of ours: its PARK
-//! record and the offset of it, its HALF record, and the user's key. A settled one is a decision and the offset
+//! record and the offset of it, its HALF record, its history, and the user's key. A settled one is a decision and the offset
 //! that it stands at, until progress has passed it; then null.
 //!
 //! Keys that begin with `halfmsg.` are reserved: whose group it is, which offsets an operator lets
@@ -14,7 +14,7 @@ use crate::scan::{Patience, Unread, scan, scan_all};
 use bytes::Bytes;
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_protocol::{
-    Body, Decision, HEADER, Half, HalfRef, Origin, Park, ParkedHalf, ParkedState, Record,
+    Body, Decision, HEADER, Half, HalfRef, History, Origin, Park, ParkedHalf, ParkedState, Record,
     TransactionId, Verdict, codec,
 };
 use rdkafka::error::KafkaError;
@@ -26,6 +26,8 @@ const HALF_HEADER: &str = "halfmsg-half";
 const PARKED_AT_HEADER: &str = "halfmsg-parked-at";
 /// The user's key; the record's own key is the transaction id.
 const KEY_HEADER: &str = "halfmsg-key";
+/// What happened to the message before; see [`History`].
+const HISTORY_HEADER: &str = "halfmsg-history";
 /// Present if the user's payload was null, which here would delete the record.
 const NULL_HEADER: &str = "halfmsg-null-payload";
 /// The offset of the decision that settled the message.
@@ -75,6 +77,9 @@ impl ParkedRecord {
         headers.push((PARKED_AT_HEADER.into(), Some(at)));
         if let Some(key) = &half.body.key {
             headers.push((KEY_HEADER.into(), Some(key.clone())));
+        }
+        if let Some(history) = parked.history.encode() {
+            headers.push((HISTORY_HEADER.into(), Some(history.into())));
         }
         if half.body.payload.is_none() {
             headers.push((NULL_HEADER.into(), None));
@@ -161,6 +166,8 @@ fn state(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
                 reason: park.reason,
                 parked_at: offset(&ours, PARKED_AT_HEADER)?,
                 parked_ms: message.timestamp().to_millis().unwrap_or(0),
+                history: value(&ours, HISTORY_HEADER)
+                    .map_or_else(History::default, |bytes| History::decode(bytes)),
             }))
         }
         Record::Decision(decision) => {

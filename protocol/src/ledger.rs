@@ -21,6 +21,7 @@ mod carried;
 mod closed;
 mod copies;
 mod fingerprint;
+mod history;
 mod model;
 mod print;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod view;
 use closed::ClosedRing;
 pub use closed::{CLOSED_KEPT, CLOSED_SHOWN, Closed};
 use copies::Copies;
+pub use history::{History, PastStep};
 pub use model::{Half, Ignored, Open, Outcome, ParkedHalf, ParkedState, Progress, STUB_KEY_BYTES};
 pub use print::Print;
 
@@ -40,6 +42,7 @@ struct Decided {
     verdict: Verdict,
     epoch: Epoch,
     attempts: u32,
+    history: History,
 }
 
 /// An outcome that is not carried out yet.
@@ -203,7 +206,7 @@ impl Ledger {
             Record::Decision(decision) => {
                 self.decision(decision, offset, appended_ms, is_carried_out)
             }
-            Record::Checked(checked) => self.checked(checked, appended_ms),
+            Record::Checked(checked) => self.checked(checked, offset, appended_ms),
             Record::Park(park) => {
                 let outcome = self.park(park, offset, appended_ms);
                 if is_carried_out {
@@ -319,9 +322,9 @@ impl Ledger {
         }
     }
 
-    fn opened(&mut self, half: Half, appended_ms: i64, epoch: Epoch) {
+    fn opened(&mut self, half: Half, appended_ms: i64, epoch: Epoch, history: History) {
         self.body_bytes += half.bytes as u64;
-        self.open.insert(half.offset, Open::new(Arc::new(half), appended_ms, epoch));
+        self.open.insert(half.offset, Open::new(Arc::new(half), appended_ms, epoch, history));
     }
 
     fn close(&mut self, half: HalfOffset) -> Option<Open> {

@@ -26,7 +26,8 @@ pub use crate::schedule::Backoff;
 pub use codec::{DecodeError, HEADER, LOCAL_TRANSACTION_ID_HEADER, TRANSACTION_ID_HEADER};
 pub use ids::{Epoch, HalfOffset, TransactionId};
 pub use ledger::{
-    Closed, Half, Ignored, Ledger, Open, Outcome, ParkedHalf, ParkedState, Print, Progress,
+    Closed, Half, History, Ignored, Ledger, Open, Outcome, ParkedHalf, ParkedState, PastStep,
+    Print, Progress,
 };
 pub use record::{
     AskedBy, Body, CheckOutcome, Checked, Decision, HalfMeta, HalfRef, Origin, Park, ParkCause,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use halfmsg_producer::ProducerConfig;
+use halfmsg_producer::{HalfDetail, HalfState, ProducerConfig};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use tokio::process::Command;
@@ -84,6 +84,42 @@ pub(crate) async fn c32_trimming_never_removes_an_open_half(env: Env) {
         once_each((0..EACH).map(text)).keys().cloned().collect()
     );
     assert_eq!(found[&text(0)], ROUNDS + 1, "sent in each round, and once as the open half");
+    setup.producer.shutdown().await;
+}
+
+/// Parked, resumed and parked again: when the store holds nothing of that any more, it is still told, by this
+/// owner and the next.
+pub(crate) async fn c32_a_parked_message_keeps_its_history(env: Env) {
+    const MAX_CHECKS: u32 = 2;
+    let mut config = env.group().await;
+    config.trim_interval = Some(Duration::from_millis(100));
+    config.max_checks = MAX_CHECKS;
+    let mut setup = Setup::with(env, config, Do::Unknown).await;
+    let id = setup.leave_open(0..1).await[0].transaction_id;
+    setup.ask_soon().await;
+    setup.listed(HalfState::Parked, 1).await;
+    let admin = setup.producer.admin();
+    answered(async || admin.resume(id, operator(false)).await).await.expect("it is parked");
+    let again = |half: &HalfDetail| (half.half.state, half.half.epoch) == ("parked", 1);
+    setup.shows(id, "the second life to end", again).await;
+    until(PATIENCE, "the store to be trimmed", async || {
+        let bounds = bounds(&setup.config).await?;
+        let trimmed = bounds.iter().all(|(start, end)| start == end);
+        if trimmed { Ok(()) } else { Err(format!("{bounds:?}")) }
+    })
+    .await;
+    let life = ["checked", "checked", "parked"];
+    let expected = [&["stored"][..], &life, &["reopened"], &life].concat();
+    for _ in 0..2 {
+        let shown = setup.shows(id, "the parked message", again).await;
+        let events: Vec<&str> = shown.history.iter().map(|entry| entry.event).collect();
+        assert_eq!(events, expected, "{:#?}", shown.history);
+        assert!(shown.history.iter().all(|entry| entry.at.is_some()), "{:#?}", shown.history);
+        let of_operator = &shown.history[4].detail;
+        assert!(of_operator.contains("ann: seen in the books"), "{of_operator}");
+        assert_eq!(shown.payload, Some(text(0)));
+        setup.restart().await;
+    }
     setup.producer.shutdown().await;
 }
 

@@ -299,6 +299,7 @@ macro_rules! cases {
             }
             [bounds] {
                 c32_trimming_never_removes_an_open_half
+                c32_a_parked_message_keeps_its_history
                 c33_long_memory_stays_within_the_budget
             }
             [soak] {

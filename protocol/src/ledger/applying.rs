@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::closed::{Closed, Forgotten};
+use super::history::History;
 use super::model::{Half, Ignored, Open, Outcome, ParkedHalf};
 use super::{Decided, Ledger, Pending};
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{
-    Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Reopen, Verdict,
+    Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Reopen,
+    Verdict,
 };
 
 impl Ledger {
@@ -20,7 +22,7 @@ impl Ledger {
             return Outcome::Ignored(Ignored::Stale);
         }
         self.hold(half.stored_at);
-        self.opened(half, appended_ms, Epoch::default());
+        self.opened(half, appended_ms, Epoch::default(), History::default());
         Outcome::Opened
     }
 
@@ -82,7 +84,7 @@ impl Ledger {
             self.held.remove(&open.half.stored_at);
             return Outcome::Dropped { half: open.half, settles };
         }
-        let Open { half, epoch, attempts, .. } = open;
+        let Open { half, epoch, attempts, history, .. } = open;
         let stored_at = half.stored_at;
         let message = Arc::clone(&half);
         if is_carried_out {
@@ -90,7 +92,7 @@ impl Ledger {
             self.settle(HalfRef { epoch, ..of }, offset, true);
         } else {
             self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
-            self.decided.insert(of.half, Decided { half, verdict, epoch, attempts });
+            self.decided.insert(of.half, Decided { half, verdict, epoch, attempts, history });
         }
         match verdict {
             Verdict::Commit => Outcome::Deliver { half: message, settles },
@@ -136,7 +138,7 @@ impl Ledger {
         }
     }
 
-    pub(super) fn checked(&mut self, checked: Checked, appended_ms: i64) -> Outcome {
+    pub(super) fn checked(&mut self, checked: Checked, offset: i64, appended_ms: i64) -> Outcome {
         let of = self.copies.resolve(checked.of);
         let Some(open) = self.open.get_mut(&of.half) else {
             return Outcome::Ignored(Ignored::Stale);
@@ -150,6 +152,7 @@ impl Ledger {
         if open.epoch != of.epoch || !(is_next || is_failure) {
             return Outcome::Ignored(Ignored::Stale);
         }
+        open.history.push(Record::Checked(checked.clone()), offset, appended_ms);
         open.last_outcome = Some((checked.outcome, checked.reason));
         if is_failure {
             open.failing_since_ms.get_or_insert(appended_ms);
@@ -182,6 +185,7 @@ impl Ledger {
             reason: park.reason,
             parked_at: offset,
             parked_ms: appended_ms,
+            history: open.history.clone(),
         };
         self.pending
             .insert(offset, Pending::Park { half: of.half, stored_at: open.half.stored_at });
@@ -206,9 +210,12 @@ impl Ledger {
         self.closed.forget(of.half);
         self.forgotten.retain(|(_, half), _| *half != of.half);
         self.hold(offset);
-        let half = Half::new(reopen.meta, body, of.half, offset);
         self.stubs_below = self.stubs_below.min(of.half);
-        self.opened(half, appended_ms, of.epoch.next());
+        let parked = self.parked.get(&of.half).filter(|parked| parked.half.meta.id == of.id);
+        let mut history = parked.map(ParkedHalf::whole_history).unwrap_or_default();
+        let half = Half::new(Arc::clone(&reopen.meta), body, of.half, offset);
+        history.push(Record::Reopen(Box::new(Reopen { of, ..reopen })), offset, appended_ms);
+        self.opened(half, appended_ms, of.epoch.next(), history);
         Outcome::Reopened { half: of.half }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Ledger, ParkedHalf, Pending};
 use crate::ids::{Epoch, TransactionId};
-use crate::record::{HalfRef, ParkCause, Verdict};
+use crate::record::{HalfRef, ParkCause, Record, Verdict};
 
 impl Ledger {
     /// The outcome of the record at `offset` is carried out by this owner. Idempotent.
@@ -29,6 +29,11 @@ impl Ledger {
             return None;
         }
         let done = self.decided.remove(&half)?;
+        let mut history = done.history;
+        let decision = self.closed.find(done.half.meta.id).filter(|closed| closed.half == half);
+        if let Some(closed) = decision {
+            history.push(Record::Decision(closed.decision()), offset, closed.decided_ms);
+        }
         self.closed.forget(half);
         self.pending.insert(offset, Pending::Park { half, stored_at });
         let parked = ParkedHalf {
@@ -40,6 +45,7 @@ impl Ledger {
             // Every record so far was applied to a message that was not parked.
             parked_at: self.position - 1,
             parked_ms: wall_ms,
+            history,
         };
         self.parked.insert(half, parked.clone());
         Some(parked)

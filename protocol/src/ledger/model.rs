@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::history::History;
 use super::print::Print;
 use crate::ids::{Epoch, HalfOffset};
-use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, ParkCause};
+use crate::record::{Body, CheckOutcome, HalfMeta, HalfRef, Park, ParkCause, Record};
 
 /// A half message: what is ours and what is the user's. Shared, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -70,12 +71,14 @@ pub struct Open {
     /// Since when its checks fail, by the append time of the record that says so; nothing if the
     /// last one was answered.
     pub failing_since_ms: Option<i64>,
+    /// What happened to it, in this life and those before.
+    pub history: History,
 }
 
 impl Open {
-    pub(super) fn new(half: Arc<Half>, appended_ms: i64, epoch: Epoch) -> Self {
+    pub(super) fn new(half: Arc<Half>, appended_ms: i64, epoch: Epoch, history: History) -> Self {
         let (attempts, last_outcome, failing_since_ms) = (0, None, None);
-        Self { half, appended_ms, epoch, attempts, last_outcome, failing_since_ms }
+        Self { half, appended_ms, epoch, attempts, last_outcome, failing_since_ms, history }
     }
 }
 
@@ -96,6 +99,20 @@ pub struct ParkedHalf {
     pub parked_at: i64,
     /// When the PARK record was appended, milliseconds since the epoch.
     pub parked_ms: i64,
+    /// What happened to it before.
+    pub history: History,
+}
+
+impl ParkedHalf {
+    /// What happened to it, and that it is parked.
+    pub(super) fn whole_history(&self) -> History {
+        let of = HalfRef { id: self.half.meta.id, half: self.half.offset, epoch: self.epoch };
+        let (attempts, cause, reason) = (self.attempts, self.cause, self.reason.clone());
+        let mut history = self.history.clone();
+        let park = Record::Park(Park { of, attempts, cause, reason });
+        history.push(park, self.parked_at, self.parked_ms);
+        history
+    }
 }
 
 /// What the parked topic says about a message.

@@ -4,6 +4,7 @@
 //! - [`bodies`]: which bodies are kept in memory
 //! - [`copies`]: a message that stands in the log more than once, and ids that are used again
 //! - [`deciding`]: the first decision wins
+//! - [`history`]: what goes along with a message
 //! - [`parking`]: giving up, and undeliverable messages
 //! - [`reopening`]: which REOPEN counts
 //! - [`progress`]: low-water mark, position, retained bytes
@@ -16,6 +17,7 @@ mod bodies;
 mod copies;
 mod deciding;
 mod failing;
+mod history;
 mod parking;
 mod progress;
 mod reopening;

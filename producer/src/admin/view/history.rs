@@ -1,6 +1,8 @@
 //! The life of a half message, step by step, in words.
 
-use halfmsg_protocol::{Ignored, Origin, Outcome, ParkedHalf, Record, Verdict};
+use halfmsg_protocol::{
+    History, Ignored, Origin, Outcome, ParkCause, ParkedHalf, PastStep, Record, Verdict,
+};
 
 use super::{HalfView, HistoryEntry, decided, rfc3339, state_of};
 use crate::resolver::query::{Seen, What};
@@ -13,6 +15,8 @@ pub(super) fn told(traced: &Traced, seen: &Seen, half: &HalfView) -> Vec<History
     let begins = traced.steps.first().is_some_and(|step| matches!(step.record, Record::Half(_)));
     if !begins {
         history.push(stored_entry(half));
+        let from = traced.steps.first().map_or(i64::MAX, |step| step.offset);
+        history.extend(kept(past(&seen.what), from, seen.partition));
     }
     history.extend(traced.steps.iter().map(|step| entry(step, traced.partition)));
     if traced.more > 0 {
@@ -67,7 +71,10 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
             ("reopened", told_by(&by(Origin::Operator, Some(&reopen.operator)), &reopen.reason))
         }
     };
-    detail = format!("offset {}, {detail}", step.offset);
+    // That a target refuses a message is no record of the store.
+    if !matches!(&step.record, Record::Park(park) if park.cause == ParkCause::Undeliverable) {
+        detail = format!("offset {}, {detail}", step.offset);
+    }
     let event = match &step.outcome {
         Some(Outcome::Ignored(why)) => {
             detail = format!("{} at {detail}; {}", name(&step.record), because(*why));
@@ -118,10 +125,52 @@ fn because(why: Ignored) -> &'static str {
     }
 }
 
+/// What goes along with the message: its steps below this offset.
+fn kept(past: &History, below: i64, partition: i32) -> Vec<HistoryEntry> {
+    let left_out = (past.left_out() > 0).then(|| {
+        let detail = format!("{} earlier records are not kept", past.left_out());
+        HistoryEntry { at: None, event: "ignored", detail }
+    });
+    let steps = past.steps().filter(|step| step.offset < below);
+    let steps = steps.map(|PastStep { offset, at_ms, record }| {
+        entry(&Step { offset, at_ms, record, outcome: None }, partition)
+    });
+    left_out.into_iter().chain(steps).collect()
+}
+
+fn past(what: &What) -> &History {
+    const NONE: &History = &History::NONE;
+    match what {
+        What::Open(open, _) => &open.history,
+        What::Parked(parked, _) => &parked.history,
+        What::Closed(_) => NONE,
+    }
+}
+
 /// What the state of the message says by itself.
 pub(super) fn summed_up(seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
-    let entry = |at: Option<String>, event, detail: String| HistoryEntry { at, event, detail };
     let mut history = vec![stored_entry(half)];
+    let past = past(&seen.what);
+    if past.is_empty() {
+        history.extend(counted(half));
+    }
+    history.extend(kept(past, i64::MAX, seen.partition));
+    match &seen.what {
+        What::Open(..) => {}
+        What::Parked(parked, _) => history.push(parked_entry(parked)),
+        What::Closed(closed) => {
+            let at = Some(rfc3339(closed.decided_ms));
+            let (event, detail) = (state_of(closed.verdict), decided(closed));
+            history.push(HistoryEntry { at, event, detail });
+        }
+    }
+    history
+}
+
+/// What its counters say of a message with which no history goes along.
+fn counted(half: &HalfView) -> Vec<HistoryEntry> {
+    let entry = |at: Option<String>, event, detail: String| HistoryEntry { at, event, detail };
+    let mut history = Vec::new();
     if half.epoch > 0 {
         history.push(entry(None, "reopened", format!("{} times by an operator", half.epoch)));
     }
@@ -131,14 +180,6 @@ pub(super) fn summed_up(seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
     } else if let Some(since) = &half.failing_since {
         let last = half.last_outcome.clone().unwrap_or_default();
         history.push(entry(Some(since.clone()), "checked", last));
-    }
-    match &seen.what {
-        What::Open(..) => {}
-        What::Parked(parked, _) => history.push(parked_entry(parked)),
-        What::Closed(closed) => {
-            let at = Some(rfc3339(closed.decided_ms));
-            history.push(entry(at, state_of(closed.verdict), decided(closed)));
-        }
     }
     history
 }
