@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use flags::Row;
 
 /// Variables that no program of ours defines by clap: name, who reads it, what it is.
-const OTHERS: [(&str, &str, &str); 16] = [
+const OTHERS: [(&str, &str, &str); 17] = [
     ("RUST_LOG", "both services", "read where `HALFMSG_LOG` is unset"),
     (
         "MARIADB_URL",
@@ -63,6 +63,11 @@ const OTHERS: [(&str, &str, &str); 16] = [
     ("HALFMSG_TEST_COMPOSE", "the tests", "how Docker Compose is called; scripts/test sets it"),
     ("HALFMSG_TEST_PROMTOOL", "the tests", "the promtool to use; scripts/test sets it"),
     ("HALFMSG_TEST_SCREENSHOTS", "the tests", "a directory for pictures of the console"),
+    (
+        "HALFMSG_TEST_SOAK_CYCLES",
+        "the soak",
+        "how long it loads the store, in cycles of some 15 s; 2 unless set",
+    ),
     ("HALFMSG_MODEL", "the model check", "`large`: the large bounds"),
     ("HALFMSG_UPDATE_DOCS", "the test of this file", "`1` writes it"),
     ("HALFMSG_ORDER_PORT", "docker-compose.yml", "the published port of order-svc"),

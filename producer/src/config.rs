@@ -125,7 +125,8 @@ pub struct ProducerConfig {
     /// beyond are read from the store again when they are needed.
     pub body_budget_bytes: usize,
     /// How long a Kafka transaction of a replica that died holds read-committed readers up, if no
-    /// other replica takes its partitions over before.
+    /// other replica takes its partitions over before. A batch makes some five calls to the brokers, one after
+    /// the other: where they take longer than this in all, the brokers end it, and it is begun anew and anew.
     pub transaction_timeout: Duration,
     /// Between two times that records which no replica needs any more are deleted from the store,
     /// which is also done when stopping; none keeps everything for ever.

@@ -38,6 +38,8 @@ use judging::cannot_be_read;
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
+/// The same where the call begins anew when it is repeated: the client's own wait for an answer.
+const LONGEST_STEP: Duration = Duration::from_secs(60);
 /// One call that fences: whoever gives the partition up waits for its end.
 pub(super) const INIT_STEP: Duration = Duration::from_secs(1);
 /// Fencing the former owner, whose open transaction the broker ends first.
@@ -319,7 +321,10 @@ impl<'a> Worker<'a> {
     /// The group's generation as it is now: a member that the group has given up is refused.
     fn store_offsets(&self, offsets: &TopicPartitionList) -> KafkaResult<()> {
         let group = self.parts.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
-        self.client.send_offsets_to_transaction(offsets, &group, STEP)
+        // Made again it begins anew, unlike a commit or an abort: a broker that takes longer than one wait
+        // each time would never be done. Beyond its timeout the transaction is over anyway.
+        let step = self.parts.config.transaction_timeout.clamp(STEP, LONGEST_STEP);
+        self.client.send_offsets_to_transaction(offsets, &group, step)
     }
 
     fn abort(&self, troubles: Vec<(usize, Trouble)>) -> Option<JobEnd> {

@@ -310,12 +310,14 @@ pub(crate) async fn documented_bench(env: Env) {
     let commands = block("README.md", BENCH).commands();
     let brokers = env.kafka().brokers;
     let put_in = [("cargo run --release --", "halfmsg"), ("127.0.0.1:9092", brokers.as_str())];
-    let small = "--runs 1 --transactions 2000 --latency-seconds 0 --halves 200";
+    let small = "--runs 1 --transactions 2000 --latency-seconds 1 --halves 200";
     let command = commands[0].replace("      #", &format!(" {small} #"));
     assert!(command.contains(small), "{command}");
     let ended = Shell::with(&put_in).run(&command).await;
     assert_eq!(ended.code, Some(0), "{}", ended.said);
-    assert!(ended.said.contains("exactly-once"), "{}", ended.said);
+    for figure in ["exactly-once", "low load p50 ms", "70 % load p99 ms", "checks"] {
+        assert!(ended.said.contains(figure), "{figure}: {}", ended.said);
+    }
 }
 
 /// The crate that the tutorial begins with.

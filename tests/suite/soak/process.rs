@@ -30,8 +30,9 @@ const PACE: Duration = Duration::from_millis(40);
 /// From one look at disk and memory to the next.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How often a half is left open.
+/// How often a half is left open, some 15 s of load each, if [`CYCLES_SETTING`] does not say it.
 const CYCLES: usize = 2;
+const CYCLES_SETTING: &str = "HALFMSG_TEST_SOAK_CYCLES";
 /// Transactions while a half is open and others are left to the check-back.
 const MIXED: u64 = 2_000;
 /// While only the one is open.
@@ -252,12 +253,19 @@ pub(crate) async fn soak_process(_: Env) {
     producer.shutdown().await;
 }
 
+fn cycles() -> usize {
+    let set = std::env::var(CYCLES_SETTING);
+    let cycles = set.map_or(CYCLES, |set| set.parse().expect("HALFMSG_TEST_SOAK_CYCLES: a number"));
+    assert!(cycles >= CYCLES, "the memory of the first cycle is compared with that of later ones");
+    cycles
+}
+
 async fn soak(config: &ProducerConfig, load: &Load) -> Figures {
     let (began, peaks) = (Instant::now(), Arc::new(Peaks::default()));
     let watch = tokio::spawn(Arc::clone(&peaks).watch(config.clone(), load.stop.clone()));
     let (mut warm_rss_bytes, mut warm_at) = (0, 0);
     let (mut steady_peak_bytes, mut peak_bytes) = (0, 0);
-    for cycle in 0..CYCLES {
+    for cycle in 0..cycles() {
         let open = load.leaves_open().await;
         load.leaves_some.store(true, Ordering::Relaxed);
         load.goes_on(MIXED).await;

@@ -17,6 +17,8 @@ use crate::config::ProducerConfig;
 use crate::resolver::emitter::tests::{TRIES, parts};
 use crate::targets::MISSING_FOR;
 
+mod ladder;
+
 /// Until the client asks a broker again about a topic that it was refused: before it does, it refuses the
 /// topic's records by itself (librdkafka, `rd_kafka_topic_set_error`), some milliseconds on a quick
 /// machine.
