@@ -1,14 +1,14 @@
 //! Settling a half message by hand. What is changed is changed by records, so it does not matter who
 //! owns the partition: the first decision in the log counts, for every owner.
+//!
+//! # Layout
+//! - `asking`: the listener's word, before the operator's
+//! - `effect`: what became of the message
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use halfmsg_protocol::{
-    Answer, Body, Checked, Decision, Epoch, Half, HalfRef, NotAsked, Open, Origin, ParkedHalf,
-    Record, Reopen, Verdict,
-};
-
+use halfmsg_protocol::{Body, Decision, HalfRef, Origin, ParkedHalf, Record, Reopen, Verdict};
 use halfmsg_traces::Span;
 use halfmsg_traces::messaging::Operation;
 use serde_json::json;
@@ -16,12 +16,13 @@ use serde_json::json;
 use super::desk::{Desk, Looked};
 use super::{AdminError, HalfView, OperatorRequest};
 use crate::TransactionId;
-use crate::checker::{Asked, BLOCKS};
 use crate::message::HalfMessage;
 use crate::operator::journal::Act;
-use crate::resolver::query::{Query, Seen, What};
-use crate::snapshot::{self, Wanted};
+use crate::resolver::query::{Seen, What};
 use crate::spans;
+
+mod asking;
+mod effect;
 
 /// Between two looks whether a record has been applied: in memory, and at the brokers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -143,34 +144,6 @@ impl Desk {
         }
     }
 
-    /// Asks the listener of an open half now: here, whoever owns the half. It is the same
-    /// application's, and its answer does not depend on who asks, because the fence made it true
-    /// before it was given. The answer becomes a record like the owner's own, with the operator's name
-    /// and reason; should the owner ask at once, the first record counts and the other is a duplicate
-    /// or stale.
-    pub(crate) async fn check(
-        &self,
-        id: TransactionId,
-        request: OperatorRequest,
-    ) -> Result<HalfView, AdminError> {
-        request.validate()?;
-        let looked = self.find_to_change(id).await?;
-        let open = match &looked.seen.what {
-            What::Open(open, _) => open,
-            What::Parked(..) => return Err(AdminError::NotOpen(id)),
-            What::Closed(closed) => return Err(closed_error(id, closed.verdict)),
-        };
-        let partition = looked.seen.partition;
-        let act = self.act("check", partition, id, &request).await?;
-        let span = span(&looked.seen, Operation::CheckNow, &request);
-        let asked = self.ask_now(partition, open, &request);
-        let done = match spans::ended(span, asked).await {
-            Ok(offset) => self.effect(looked, id, offset).await,
-            Err(error) => Err(error),
-        };
-        act.end_stored(done.map(|now| HalfView::of(&now))).await
-    }
-
     async fn act<'a>(
         &'a self,
         action: &'static str,
@@ -180,26 +153,6 @@ impl Desk {
     ) -> Result<Act<'a>, AdminError> {
         let detail = json!({ "transaction_id": id.to_string() });
         Act::begin(&self.config, partition, action, request, detail).await
-    }
-
-    /// Where the record of the answer stands.
-    async fn ask_now(
-        &self,
-        partition: i32,
-        open: &Open,
-        request: &OperatorRequest,
-    ) -> Result<i64, AdminError> {
-        let half = &open.half;
-        let answer = self.answer(partition, half, open.epoch, open.attempts).await;
-        if let Some(replica) = &self.replica {
-            replica.inner.metrics.checked(&answer);
-            replica.inner.life.checked(half.meta.id, half.body.key.as_deref(), &answer);
-        }
-        let record = answered(open, answer, request)?;
-        if let (Some(replica), Record::Decision(decision)) = (&self.replica, &record) {
-            replica.inner.metrics.decided(decision.origin, decision.verdict);
-        }
-        self.append(partition, &record, &Body::default()).await
     }
 
     /// What a forced decision about one of several messages leaves undecided: where the listener can
@@ -227,48 +180,6 @@ impl Desk {
         ))
     }
 
-    /// The listener's word comes before the operator's; whether the operator's had to be taken.
-    async fn ask_first(
-        &self,
-        partition: i32,
-        half: &Half,
-        epoch: Epoch,
-        attempts: u32,
-        verdict: Verdict,
-        request: &OperatorRequest,
-    ) -> Result<bool, AdminError> {
-        let answer = self.answer(partition, half, epoch, attempts).await;
-        let why = match (answer, verdict) {
-            (Answer::Commit, Verdict::Commit) | (Answer::Rollback, Verdict::Rollback) => {
-                return Ok(false);
-            }
-            (Answer::Commit | Answer::Rollback, asked) => {
-                let check = match asked {
-                    Verdict::Commit => "rollback",
-                    Verdict::Rollback => "commit",
-                };
-                return Err(AdminError::Contradiction { check, asked: asked.as_str() });
-            }
-            (Answer::Unknown(why) | Answer::Failed(why), _) => why,
-            (Answer::NotAsked(_), _) if self.replica.is_none() => {
-                "there is no listener here: only the application can be asked what became of its \
-                 local transaction"
-                    .to_owned()
-            }
-            (Answer::NotAsked(why), _) => not_asked(half, why),
-        };
-        if request.force { Ok(true) } else { Err(AdminError::NeedsForce { why }) }
-    }
-
-    async fn answer(&self, partition: i32, half: &Half, epoch: Epoch, attempts: u32) -> Answer {
-        let Some(replica) = &self.replica else { return Answer::NotAsked(NotAsked::NoListener) };
-        let asked = Asked {
-            application: half.meta.application.clone(),
-            half: HalfMessage::new(partition, half, epoch.0, attempts),
-        };
-        replica.inner.checker.ask_one(asked).await
-    }
-
     async fn reopen(
         &self,
         partition: i32,
@@ -294,65 +205,6 @@ impl Desk {
         let deadline = self.config.decision_deadline;
         let appended = self.log.append_within(partition, record, body, deadline).await;
         appended.map_err(|error| AdminError::Unavailable(error.to_string()))
-    }
-
-    /// The message behind the record at this offset, which is stored: no failure from here on means
-    /// that nothing was done.
-    async fn effect(
-        &self,
-        looked: Looked,
-        id: TransactionId,
-        offset: i64,
-    ) -> Result<Seen, AdminError> {
-        let applied = self.once_applied(looked, id, offset).await;
-        applied.map_err(AdminError::behind_the_record)
-    }
-
-    /// The message once the record at this offset is applied: by this replica if it owns the
-    /// partition, else by reading on from the first look, which sees what every owner sees.
-    async fn once_applied(
-        &self,
-        Looked { seen, part }: Looked,
-        id: TransactionId,
-        offset: i64,
-    ) -> Result<Seen, AdminError> {
-        let partition = seen.partition;
-        let wanted = Wanted { only: Some(partition), body_of: Some(id), ..Wanted::default() };
-        let parts = match part {
-            Some(part) => {
-                let config = Arc::clone(&self.config);
-                let read = move |look: &_| snapshot::go_on(&config, part, &wanted, look);
-                vec![self.look(read).await?]
-            }
-            None => match self.applied_here(partition, id, offset).await? {
-                Some(seen) => return Ok(seen),
-                None => self.snapshot_of_all(wanted).await?,
-            },
-        };
-        let applied = parts.iter().find(|part| part.ledger.position() > offset);
-        applied
-            .and_then(|part| part.find(id))
-            .ok_or_else(|| AdminError::Unseen("it is not read yet".into()))
-    }
-
-    /// Nothing if the partition has gone to another replica.
-    async fn applied_here(
-        &self,
-        partition: i32,
-        id: TransactionId,
-        offset: i64,
-    ) -> Result<Option<Seen>, AdminError> {
-        let until = Instant::now() + self.config.decision_deadline;
-        while Instant::now() < until {
-            match self.ask(|reply| Query::Position { partition, reply }).await? {
-                Some(position) if position > offset => {
-                    return Ok(self.ask(|reply| Query::Find { id, reply }).await?.what);
-                }
-                Some(_) => tokio::time::sleep(LOOK_INTERVAL).await,
-                None => return Ok(None),
-            }
-        }
-        Err(AdminError::Unseen("this replica has not applied it yet".into()))
     }
 
     /// The message as it is once a PARK that is being carried out is carried out: opened again
@@ -391,51 +243,6 @@ fn span(seen: &Seen, operation: Operation, request: &OperatorRequest) -> Option<
     };
     let half = HalfMessage::new(seen.partition, half, epoch.0, attempts);
     spans::by_operator(&half, operation, &request.operator)
-}
-
-/// What follows from an answer that an operator asked for.
-fn answered(open: &Open, answer: Answer, request: &OperatorRequest) -> Result<Record, AdminError> {
-    let of = HalfRef { id: open.half.meta.id, half: open.half.offset, epoch: open.epoch };
-    let decision = |verdict| {
-        Record::Decision(Decision {
-            of,
-            verdict,
-            origin: Origin::CheckBack,
-            operator: Some(request.operator.clone()),
-            reason: request.reason.clone(),
-        })
-    };
-    let checked = |checked: Checked| {
-        Record::Checked(checked.asked_by(request.operator.clone(), request.reason.clone()))
-    };
-    match answer {
-        Answer::Commit => Ok(decision(Verdict::Commit)),
-        Answer::Rollback => Ok(decision(Verdict::Rollback)),
-        Answer::Unknown(reason) => Ok(checked(Checked::unknown(of, open.attempts, reason))),
-        Answer::Failed(reason) => Ok(checked(Checked::failed(of, open.attempts, reason))),
-        Answer::NotAsked(why) => Err(AdminError::Refused(not_asked(&open.half, why))),
-    }
-}
-
-fn not_asked(half: &Half, why: NotAsked) -> String {
-    match why {
-        NotAsked::NoListener => format!(
-            "nobody listens here for application '{}' and purpose '{}': ask a replica of it",
-            half.meta.application, half.meta.purpose
-        ),
-        NotAsked::Busy => "it is being asked about right now: look again".to_owned(),
-        NotAsked::NoPlace => {
-            "its check failed before, and all places for such checks are taken by others that \
-             hang: look again, and see to what the listener waits for"
-                .to_owned()
-        }
-        NotAsked::Blocked => format!("an earlier call about it {BLOCKS}"),
-        NotAsked::Unread => {
-            "its payload cannot be read from the store now: look again, and at the leader of its \
-             partition"
-                .to_owned()
-        }
-    }
 }
 
 fn closed_error(id: TransactionId, verdict: Verdict) -> AdminError {
