@@ -113,7 +113,8 @@ impl Operate {
             Self::ResetProgress(args) => args.cluster.output,
             Self::Skip(args) => args.cluster.output,
             Self::DeadLetters(command) => command.output(),
-            Self::Migrate(_) | Self::Completion { .. } => Output::Text,
+            Self::Migrate(args) => args.output,
+            Self::Completion { .. } => Output::Text,
         }
     }
 }

@@ -10,7 +10,7 @@
 //! - [`stock`]: [`StockMigrator`], the database of stock-svc
 //! - [`consumer`]: the tables of halfmsg-consumer, made in the database of the service it runs in
 //! - [`producer`]: the fence table of halfmsg-producer, for any service's database
-//! - [`migrate`]: runs a migrator at start, one replica at a time
+//! - [`migrate`]: runs a migrator at start, one replica at a time; [`migrate_telling`]: and says what it does
 
 pub mod consumer;
 pub mod order;
@@ -22,10 +22,10 @@ mod column;
 use std::time::Duration;
 
 use halfmsg_db::{begin_write, set_lock_timeout_in_tx};
-use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement,
 };
+use sea_orm_migration::{MigrationStatus, MigratorTrait};
 
 pub use consumer::ConsumerMigrator;
 pub use order::OrderMigrator;
@@ -42,6 +42,26 @@ const LOCK_KEY: i64 = 0x0068_616c_666d_7367;
 /// The name of MySQL's lock, which is the server's: one per database, within 64 characters.
 const MYSQL_LOCK: &str = "CONCAT('halfmsg.', SHA1(DATABASE()))";
 
+/// What a migration of a database found and did, by the names of the migrations, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// Applied now.
+    pub applied: Vec<String>,
+    /// That were there already.
+    pub present: Vec<String>,
+}
+
+/// A migration that is about to be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applying<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The first one has the number 1.
+    pub number: usize,
+    /// How many are to be applied.
+    pub of: usize,
+}
+
 /// Brings the schema up to date.
 ///
 /// Under a lock (an advisory lock on PostgreSQL and MySQL, the write lock on SQLite): replicas that
@@ -52,8 +72,20 @@ const MYSQL_LOCK: &str = "CONCAT('halfmsg.', SHA1(DATABASE()))";
 /// # Errors
 /// What the database says; a schema newer than this program is an error too.
 pub async fn migrate<M: MigratorTrait>(connection: &DatabaseConnection) -> Result<(), DbErr> {
+    migrate_telling::<M>(connection, |_| {}).await.map(drop)
+}
+
+/// As [`migrate`]; tells of each migration before it is applied, and of all of them at the end. What is
+/// told before that may yet be taken back with the transaction.
+///
+/// # Errors
+/// As for [`migrate`].
+pub async fn migrate_telling<M: MigratorTrait>(
+    connection: &DatabaseConnection,
+    tell: impl Fn(Applying<'_>) + Send + Sync + 'static,
+) -> Result<Migrated, DbErr> {
     if connection.get_database_backend() == DbBackend::MySql {
-        return migrate_mysql::<M>(connection.clone()).await;
+        return migrate_mysql::<M>(connection.clone(), tell).await;
     }
     let transaction = begin_write(connection).await?;
     if connection.get_database_backend() == DbBackend::Postgres {
@@ -63,13 +95,17 @@ pub async fn migrate<M: MigratorTrait>(connection: &DatabaseConnection) -> Resul
         let lock = format!("SELECT pg_advisory_xact_lock({LOCK_KEY})");
         transaction.execute_unprepared(&lock).await?;
     }
-    M::up(&transaction, None).await?;
-    transaction.commit().await
+    let migrated = up::<M>(&transaction, &tell).await?;
+    transaction.commit().await?;
+    Ok(migrated)
 }
 
 /// MySQL's advisory lock belongs to the session and would go back to the pool with it. So it is
 /// taken and released in a task that nobody cancels; if the process dies, the session ends.
-async fn migrate_mysql<M: MigratorTrait>(connection: DatabaseConnection) -> Result<(), DbErr> {
+async fn migrate_mysql<M: MigratorTrait>(
+    connection: DatabaseConnection,
+    tell: impl Fn(Applying<'_>) + Send + Sync + 'static,
+) -> Result<Migrated, DbErr> {
     let task = tokio::spawn(async move {
         // The transaction only keeps to one session: MySQL ends it with the first table.
         let session = begin_write(&connection).await?;
@@ -80,7 +116,7 @@ async fn migrate_mysql<M: MigratorTrait>(connection: DatabaseConnection) -> Resu
             let waited = format!("another replica has been migrating for {LOCK_TIMEOUT:?}");
             return Err(DbErr::Custom(waited));
         }
-        let done = M::up(&session, None).await;
+        let done = up::<M>(&session, &tell).await;
         session.execute_unprepared(&format!("DO RELEASE_LOCK({MYSQL_LOCK})")).await?;
         session.commit().await?;
         done
@@ -88,8 +124,31 @@ async fn migrate_mysql<M: MigratorTrait>(connection: DatabaseConnection) -> Resu
     task.await.unwrap_or_else(|error| Err(DbErr::Custom(format!("the migration ended: {error}"))))
 }
 
+/// Applies what is missing, one after the other, so that each can be told of.
+async fn up<M: MigratorTrait>(
+    session: &DatabaseTransaction,
+    tell: &(impl Fn(Applying<'_>) + Sync),
+) -> Result<Migrated, DbErr> {
+    let mut migrated = Migrated::default();
+    for migration in M::get_migration_with_status(session).await? {
+        let names = match migration.status() {
+            MigrationStatus::Pending => &mut migrated.applied,
+            MigrationStatus::Applied => &mut migrated.present,
+        };
+        names.push(migration.name().to_owned());
+    }
+    let of = migrated.applied.len();
+    for (before, name) in migrated.applied.iter().enumerate() {
+        tell(Applying { name, number: before + 1, of });
+        M::up(session, Some(1)).await?;
+    }
+    Ok(migrated)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::{Arc, Mutex};
+
     use halfmsg_db::{DbFault, DbOptions, connect};
     use sea_orm_migration::SchemaManager;
 
@@ -135,6 +194,47 @@ pub(crate) mod tests {
         assert!(!schema.has_table("halfmsg_fence").await.unwrap());
         StockMigrator::down(&connection, None).await.unwrap();
         assert!(!schema.has_table("dead_letter").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn each_migration_is_told_of_before_it_is_applied() {
+        let (_directory, connection) = database().await;
+        OrderMigrator::up(&connection, Some(2)).await.unwrap();
+        let names: Vec<String> =
+            OrderMigrator::migrations().iter().map(|one| one.name().to_owned()).collect();
+        let (there, missing) = names.split_at(2);
+        let (told, telling) = Told::new();
+        let migrated = migrate_telling::<OrderMigrator>(&connection, telling).await.unwrap();
+        let expected = Migrated { applied: missing.to_vec(), present: there.to_vec() };
+        assert_eq!(migrated, expected);
+        let numbered = missing.iter().zip(1..).map(|(name, number)| (name.clone(), number));
+        let numbered = numbered.map(|(name, number)| (name, number, missing.len()));
+        assert_eq!(told.taken(), numbered.collect::<Vec<_>>());
+
+        let (told, telling) = Told::new();
+        let again = migrate_telling::<OrderMigrator>(&connection, telling).await.unwrap();
+        assert_eq!(again, Migrated { applied: Vec::new(), present: names });
+        assert_eq!(told.taken(), []);
+    }
+
+    /// Name, number, and how many there are.
+    type Line = (String, usize, usize);
+
+    struct Told(Arc<Mutex<Vec<Line>>>);
+
+    impl Told {
+        fn new() -> (Self, impl Fn(Applying<'_>) + Send + Sync + 'static) {
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let lines = Arc::clone(&told);
+            let tell = move |Applying { name, number, of }: Applying<'_>| {
+                lines.lock().unwrap().push((name.to_owned(), number, of));
+            };
+            (Self(told), tell)
+        }
+
+        fn taken(self) -> Vec<Line> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
     }
 
     #[tokio::test]

@@ -165,6 +165,7 @@ macro_rules! cases {
             [services::cli] {
                 cli_settles_while_the_service_is_down
                 cli_exit_codes_tell_what_happened
+                cli_migrates_and_says_what_it_does
                 cli_watches_until_it_is_interrupted
             }
             [services::cli_acts] {

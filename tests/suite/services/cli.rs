@@ -4,6 +4,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use halfmsg_service_kit::db::{DbOptions, begin_write, connect};
+use sea_orm::{ConnectionTrait, DbBackend};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -19,6 +21,8 @@ const NEVER_MS: &str = "600000";
 const COMMAND_DEADLINE: Duration = PATIENCE;
 /// From SIGINT to the end of a command.
 const END_DEADLINE: Duration = PATIENCE;
+/// PostgreSQL's advisory lock of whoever migrates: "halfmsg" in ASCII.
+const MIGRATING: i64 = 0x0068_616c_666d_7367;
 
 /// How a command ended.
 #[derive(Debug)]
@@ -185,4 +189,51 @@ pub(crate) async fn cli_watches_until_it_is_interrupted(env: Env) {
     watch.signal("INT");
     let status = watch.end(END_DEADLINE).await;
     assert!(status.success(), "{status}");
+}
+
+/// Each migration is told of, and at the end what was applied and what was there; so is another one that is
+/// waited for.
+pub(crate) async fn cli_migrates_and_says_what_it_does(env: Env) {
+    let database = env.database().await;
+    let command = |service: &'static str| ["migrate", service, "--database-url", database.url()];
+    let json = [&command("order-svc")[..], &["--output", "json"]].concat();
+    let first = run(&[], &json).await.expect(0);
+    let done = first.json();
+    let names = done["applied"].as_array().expect("a list").clone();
+    assert!(names.len() > 3 && names[0] == "o0001_orders", "{done}");
+    assert_eq!((&done["service"], &done["present"]), (&"order-svc".into(), &Value::Array(vec![])));
+    let said = first.error().lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let said = said.filter(|line: &Value| line.get("waiting").is_none());
+    let expected = names.iter().zip(1..).map(|(name, number)| {
+        serde_json::json!({ "applying": name, "number": number, "of": names.len() })
+    });
+    assert_eq!(said.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    let again = run(&[], &json).await.expect(0);
+    assert_eq!(again.json()["applied"], Value::Array(vec![]));
+    assert_eq!(again.json()["present"], Value::Array(names));
+    assert!(!again.error().contains("applying"), "{again:?}");
+
+    let text = run(&[], &command("stock-svc")).await.expect(0);
+    assert!(text.error().contains("halfmsg: applying s0001_stock (1 of "), "{text:?}");
+    assert!(text.out.starts_with("the schema is up to date: "), "{text:?}");
+
+    let other = DbOptions { acquire_timeout: PATIENCE, ..DbOptions::default() };
+    let other = connect(database.url(), &other).await.expect("the database answers");
+    let held = begin_write(&other).await.expect("nobody else writes");
+    if other.get_database_backend() == DbBackend::Postgres {
+        let lock = format!("SELECT pg_advisory_xact_lock({MIGRATING})");
+        held.execute_unprepared(&lock).await.expect("nobody else migrates");
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = directory.path().join("migrate.log");
+    let mut waits = Process::start(&command("order-svc"), [], &log);
+    until(PATIENCE, "it to say that it waits", async || {
+        let log = waits.log();
+        if log.contains("waiting for the database") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert_eq!(waits.ended(), None, "{}", waits.log());
+    held.rollback().await.expect("it was only a lock");
+    let status = waits.end(END_DEADLINE).await;
+    assert!(status.success(), "{status}: {}", waits.log());
 }
