@@ -7,7 +7,7 @@
 //! effect could not be seen: look again.
 //!
 //! # Layout
-//! - [`cluster`]: which group of which cluster, and the progress bar
+//! - [`cluster`]: which group of which cluster; [`progress`]: the bar while a look at it takes long
 //! - [`halves`]: seeing and settling half messages; [`check`]: asking the application
 //! - [`watch`]: the changes, live
 //! - [`store`]: the group's topics and progress
@@ -22,6 +22,7 @@ mod failure;
 mod halves;
 mod migrate;
 mod output;
+mod progress;
 mod store;
 mod watch;
 

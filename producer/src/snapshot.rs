@@ -54,7 +54,8 @@ impl Default for SnapshotLimits {
     }
 }
 
-/// How far a look has come, in offsets of the store.
+/// How far a look has come, in offsets of the store. Told from time to time, and when the look ends, however
+/// that is, with `read` as large as `of`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotProgress {
     /// Read so far.

@@ -1,17 +1,14 @@
 //! Which group of which cluster a command is about.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use halfmsg_kafka::{DEFAULT_TOPIC_PREFIX, KafkaConfig};
-use halfmsg_producer::{OperatorClient, SnapshotLimits, SnapshotProgress};
+use halfmsg_producer::{OperatorClient, SnapshotLimits};
 use halfmsg_service_kit::{Mistakes, settings};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use super::failure::Failure;
 use super::output::Output;
-
-/// A look that takes longer shows how far it has come.
-const SHOW_PROGRESS_AFTER: Duration = Duration::from_millis(500);
+use super::progress;
 
 /// The flags that every command about a group has.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,17 +46,7 @@ pub(crate) struct ClusterArgs {
 impl ClusterArgs {
     /// A client for the group; a long look shows a bar on a terminal.
     pub(crate) fn client(&self) -> Result<OperatorClient, Failure> {
-        let bar = bar();
-        let began = Instant::now();
-        let client = self.quiet_client()?;
-        Ok(client.on_progress(move |SnapshotProgress { read, of }| {
-            if read >= of {
-                bar.finish_and_clear();
-            } else if began.elapsed() > SHOW_PROGRESS_AFTER {
-                bar.set_length(of);
-                bar.set_position(read);
-            }
-        }))
+        Ok(self.quiet_client()?.on_progress(progress::on_stderr()))
     }
 
     /// One that shows no bar.
@@ -73,16 +60,5 @@ impl ClusterArgs {
             deadline: Duration::from_secs(self.timeout_seconds),
             max_records: self.max_records,
         }))
-    }
-}
-
-/// On standard error, and only if that is a terminal.
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("reading the store {bar:30} {pos}/{len} {eta}");
-    let bar = bar.with_finish(ProgressFinish::AndClear);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
     }
 }

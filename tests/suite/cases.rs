@@ -219,6 +219,9 @@ macro_rules! cases {
             }
         }
         $crate::suite::cases::embedded_tier! { $tier
+            [services::cli_acts] {
+                cli_shows_how_far_a_long_look_has_come
+            }
             [services::measured::dashboard] {
                 measured_dashboard_asks_for_what_exists
                 measured_dashboard_is_whole

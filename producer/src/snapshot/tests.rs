@@ -1,6 +1,6 @@
 //! Looks at a broker in this process, as operators take them.
 
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use halfmsg_kafka::EmbeddedBroker;
@@ -184,6 +184,20 @@ async fn an_act_whose_effect_cannot_be_looked_at_is_told_as_stored() {
         let stored = if verdict == Verdict::Commit { "committed" } else { "rolled_back" };
         assert_eq!(shown.half.state, stored);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_look_is_told() {
+    let ground = Ground::new(1);
+    ground.half(0, 1);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let client = ground.client().on_progress(move |progress| {
+        tell.lock().expect("nobody panics with it").push(progress);
+    });
+    client.everything().await.expect("the broker answers");
+    let last = told.lock().expect("nobody panics with it").last().copied();
+    assert_eq!(last, Some(SnapshotProgress { read: 1, of: 1 }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,12 +102,26 @@ pub(crate) fn walk(
     store: &str,
     ranges: &BTreeMap<i32, Range<i64>>,
     look: &Look,
-    mut show: impl FnMut(&BorrowedMessage<'_>) -> Walk,
+    show: impl FnMut(&BorrowedMessage<'_>) -> Walk,
 ) -> Result<(), SnapshotError> {
     let mut walker = Walker::new(store, ranges, look)?;
     if walker.ends.is_empty() {
         return Ok(());
     }
+    let of = walker.progress.of;
+    let walked = walk_on(kafka, store, ranges, &mut walker, show);
+    look.report(SnapshotProgress { read: of, of });
+    walked
+}
+
+fn walk_on(
+    kafka: &KafkaConfig,
+    store: &str,
+    ranges: &BTreeMap<i32, Range<i64>>,
+    walker: &mut Walker<'_>,
+    mut show: impl FnMut(&BorrowedMessage<'_>) -> Walk,
+) -> Result<(), SnapshotError> {
+    let look = walker.look;
     let consumer = consumer(kafka, store, ranges, look).map_err(|error| unreachable(&error))?;
     let mut last = String::new();
     while !walker.ends.is_empty() {

@@ -33,6 +33,10 @@ pub(super) struct Ended {
 }
 
 impl Ended {
+    pub(super) fn new(code: i32, out: String, error: String) -> Self {
+        Self { code, out, error }
+    }
+
     #[track_caller]
     pub(super) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:?}");
@@ -69,7 +73,7 @@ pub(super) async fn run(environment: &[(String, String)], arguments: &[&str]) ->
     let ended = ended.expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = ended.status.code().expect("no signal ended it");
-    Ended { code, out: text(&ended.stdout), error: text(&ended.stderr) }
+    Ended::new(code, text(&ended.stdout), text(&ended.stderr))
 }
 
 /// An order whose process died after the deduction is found and committed with the service down;

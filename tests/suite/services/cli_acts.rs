@@ -1,11 +1,15 @@
 //! What the acts of the command line do to messages: each is proven by what is delivered afterwards,
 //! not by what the command says of itself.
 
+use std::time::Duration;
+
 use halfmsg_producer::{HalfState, ProducerConfig, TransactionId};
 use halfmsg_protocol::HEADER;
 use serde_json::Value;
 
 use super::cli::{Ended, run};
+use super::terminal;
+use crate::suite::broker::Broker;
 use crate::suite::garbage::NEWER;
 use crate::suite::progress::carried_out;
 use crate::suite::reader::{counts, once_each};
@@ -132,6 +136,25 @@ pub(crate) async fn cli_resets_progress_of_a_group_that_is_down(env: Env) {
     acts.run(&[&end[..], &["--force"]].concat()).await.expect(0);
     let pending = acts.run(&["pending"]).await.expect(0).json();
     assert_eq!(pending["items"], serde_json::json!([]));
+}
+
+/// A look that takes long is shown on a terminal and nowhere else, and its result is what it was.
+pub(crate) async fn cli_shows_how_far_a_long_look_has_come(env: Env) {
+    let setup = Setup::new(env, Do::Unknown).await;
+    setup.leave_open(0..3).await;
+    setup.producer.shutdown().await;
+    let Broker::Embedded(broker) = &setup.env.broker else { panic!("it is in this process") };
+    // With a few questions on the way to a record, more than the half second without a bar.
+    broker.round_trip_time(Duration::from_millis(200)).expect("it runs");
+    let acts = Acts::on(&setup.config);
+    let pending = ["pending", "--output", "json", "--timeout-seconds", "600"];
+    let shown = terminal::run(&acts.environment, &pending, "").await.expect(0);
+    assert!(shown.error().contains("reading the store"), "{shown:?}");
+    let piped = run(&acts.environment, &pending).await.expect(0);
+    assert_eq!(piped.error(), "", "standard error is no terminal there");
+    for ended in [shown, piped] {
+        assert_eq!(ended.json()["items"].as_array().map(Vec::len), Some(3), "{ended:?}");
+    }
 }
 
 /// The group's topics are made as asked for, once.

@@ -19,7 +19,7 @@
 //! - [`shop`]: the two services of a test; [`ground`]: the broker and databases below them
 //! - [`books`]: what databases and topics say, and whether they agree;
 //!   [`events`]: whether what is sent is what is documented
-//! - `process`, `http`, `ports`, `proxy`, `balancer`, `lock`: what these are made of
+//! - `process`, `terminal`, `http`, `ports`, `proxy`, `balancer`, `lock`: what these are made of
 
 pub(crate) mod bad_input;
 mod balancer;
@@ -52,5 +52,6 @@ pub(crate) mod replicas;
 pub(crate) mod saga;
 mod shop;
 pub(crate) mod soak;
+mod terminal;
 pub(crate) mod traced;
 pub(crate) mod watching;
