@@ -95,3 +95,23 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_the_exit_code_that_the_same_has_without_a_replica() {
+        for (status, code, expected) in [
+            (404, "not_found", Exit::NotFound),
+            (409, "contradiction", Exit::Refused),
+            (422, "invalid", Exit::Usage),
+            (503, "kafka_unavailable", Exit::KafkaAway),
+            (503, "incomplete", Exit::Incomplete),
+            (503, "effect_unseen", Exit::Unseen),
+            (401, "unauthorized", Exit::Failed),
+        ] {
+            assert_eq!(exit(status, code), expected, "{status} {code}");
+        }
+    }
+}

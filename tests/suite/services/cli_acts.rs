@@ -99,6 +99,14 @@ pub(crate) async fn cli_skips_a_record_that_stops_its_partition(env: Env) {
         other => Err(format!("{other:?}")),
     })
     .await;
+    // What lies before it is listed, and the exit code says that it is not everything.
+    let pending = acts.run(&["pending"]).await.expect(6);
+    let missing = &pending.json()["missing_partitions"][0];
+    assert_eq!(
+        (&missing["partition"], &missing["stopped"]),
+        (&sent.partition.into(), &true.into())
+    );
+    assert!(pending.error().contains(r#""code":"incomplete""#), "{pending:?}");
     let place = format!("{}@{offset}", sent.partition);
     let skipped = acts.run(&["skip", &place, "--reason", "a test wrote it"]).await.expect(0);
     assert_eq!(skipped.json()["offset"], offset, "{skipped:?}");
@@ -107,6 +115,30 @@ pub(crate) async fn cli_skips_a_record_that_stops_its_partition(env: Env) {
     assert_eq!(setup.send(8, Do::Commit).await.partition, sent.partition);
     setup.reader.sees(&text(8)).await;
     setup.producer.shutdown().await;
+}
+
+/// An act whose record is stored and whose effect may not be read has an exit code of its own, and so has a look
+/// that may not read all there is.
+pub(crate) async fn cli_tells_what_it_could_not_see(env: Env) {
+    let mut config = env.asking_group().await;
+    config.max_checks = 1;
+    let setup = Setup::with(env, config, Do::Unknown).await;
+    let acts = Acts::on(&setup.config);
+    let id = setup.leave_open(0..1).await[0].transaction_id;
+    setup.listed(HalfState::Parked, 1).await;
+    setup.none_open().await;
+    setup.producer.shutdown().await;
+
+    // Of the store nothing needs to be read to find it, but its commit does to be seen.
+    let by_id = id.to_string();
+    let commit = ["commit", &by_id, "--reason", "x", "--force", "--max-records", "0"];
+    let unseen = acts.run(&commit).await.expect(7);
+    assert!(unseen.error().contains(r#""code":"effect_unseen""#), "{unseen:?}");
+    let shown = acts.run(&["show", &by_id]).await.expect(0).json();
+    assert_eq!(shown["state"], "committed", "its record is stored: {shown}");
+
+    let incomplete = acts.run(&["pending", "--max-records", "0"]).await.expect(6);
+    assert!(incomplete.error().contains(r#""code":"incomplete""#), "{incomplete:?}");
 }
 
 /// Progress goes back to the start once nobody runs, and what was delivered comes again.
