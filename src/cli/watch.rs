@@ -13,14 +13,15 @@ use super::failure::Failure;
 use super::halves::all_shown;
 use super::output::{self, Output, cell, place, printable};
 
-/// From the end of one look to the next.
-const INTERVAL: Duration = Duration::from_secs(1);
 /// Of so many that are gone at once it is looked up what became of them; of more it is not.
 const ENDS_LOOKED_UP: usize = 5;
 
 /// `halfmsg watch`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WatchArgs {
+    /// From the end of one look at the brokers to the next, in seconds; each costs what pending costs
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    every: u64,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }
@@ -40,7 +41,7 @@ impl WatchArgs {
     /// Until Ctrl-C. A broker that goes away meanwhile is said, and looked at again.
     pub(crate) async fn run(self) -> Done {
         let client = self.cluster.quiet_client()?;
-        let output = self.cluster.output;
+        let (output, every) = (self.cluster.output, Duration::from_secs(self.every));
         let follow = async {
             let (mut seen, mut missing) = (Seen::new(), Missing::new());
             let mut first = true;
@@ -64,7 +65,7 @@ impl WatchArgs {
                     Err(failure) => drop(failure.report(output)),
                 }
                 first = false;
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(every).await;
             }
         };
         tokio::select! {

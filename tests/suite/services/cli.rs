@@ -142,6 +142,8 @@ pub(crate) async fn cli_exit_codes_tell_what_happened(env: Env) {
         &["reset-progress", "0", "--reason", "x", "--to", "nowhere"],
         &["pending", "--brokers", "nonsense"],
         &["pending", "--limit", "0"],
+        &["watch", "--every", "0"],
+        &["watch", "--every", "3601"],
     ] {
         run(wrong).await.expect(2);
     }
@@ -156,27 +158,26 @@ pub(crate) async fn cli_exit_codes_tell_what_happened(env: Env) {
     run(&["check", unknown, "--reason", "x", "--url", &url]).await.expect(3);
 }
 
-/// Half messages are shown as they come and go; Ctrl-C ends it in good order.
+/// Half messages are shown as they come and go, to whoever looks often enough; Ctrl-C ends it in good order.
 pub(crate) async fn cli_watches_until_it_is_interrupted(env: Env) {
     let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", NEVER_MS);
     let shop = builder.open().await;
     shop.seed("apple", 100, RECEIVED).await;
     let environment = environment(&shop);
-    let settings = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let log = shop.ground.directory().join("watch.log");
-    let mut watch = Process::start(&["watch", "--output", "json"], settings, &log);
-    let lost = shop.place(&[("apple", 4)]).fault("decision-lost").send().await.expect(201);
-    let id = lost.transaction_id();
-    let says = |log: &str, change: &str| {
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut about = lines.filter(|line| line["half"]["transaction_id"] == id);
-        about.any(|line| line["change"] == change)
+    let watch = |name: &str, more: &[&str]| {
+        let settings = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let arguments = [&["watch", "--output", "json"], more].concat();
+        Process::start(&arguments, settings, &shop.ground.directory().join(name))
     };
-    until(PATIENCE, "the half message to be shown", async || {
-        let log = watch.log();
-        if says(&log, "new") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    let place = async || {
+        let lost = shop.place(&[("apple", 4)]).fault("decision-lost").send().await;
+        lost.expect(201).transaction_id()
+    };
+    let mut often = watch("often.log", &[]);
+    let id = place().await;
+    shows(&often, "new", &id).await;
+    let mut seldom = watch("seldom.log", &["--every", "3600"]);
+    shows(&seldom, "new", &id).await;
     until(PATIENCE, "its owner to have read it too", async || {
         match shop.half_state(&id).await.as_str() {
             "open" => Ok(()),
@@ -185,14 +186,31 @@ pub(crate) async fn cli_watches_until_it_is_interrupted(env: Env) {
     })
     .await;
     shop.settle(&id, "rollback", false).await.expect(200);
-    until(VOID_DEADLINE, "its end to be shown", async || {
+    shows(&often, "closed", &id).await;
+    let another = place().await;
+    shows(&often, "new", &another).await;
+    let log = seldom.log();
+    assert!(!says(&log, "closed", &id) && !says(&log, "new", &another), "it looked again: {log}");
+    for watch in [&mut often, &mut seldom] {
+        watch.signal("INT");
+        let status = watch.end(END_DEADLINE).await;
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// Waits until a watcher has told of this.
+async fn shows(watch: &Process, change: &str, id: &str) {
+    until(VOID_DEADLINE, &format!("{id} to be shown as {change}"), async || {
         let log = watch.log();
-        if says(&log, "closed") { Ok(()) } else { Err(log) }
+        if says(&log, change, id) { Ok(()) } else { Err(log) }
     })
     .await;
-    watch.signal("INT");
-    let status = watch.end(END_DEADLINE).await;
-    assert!(status.success(), "{status}");
+}
+
+fn says(log: &str, change: &str, id: &str) -> bool {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut about = lines.filter(|line| line["half"]["transaction_id"] == id);
+    about.any(|line| line["change"] == change)
 }
 
 /// Each migration is told of, and at the end what was applied and what was there; so is another one that is
