@@ -1,6 +1,6 @@
 //! The group's topics, its progress, and records that stop it.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_producer::{NewTopics, ProducerConfig, ResetPlan, ResetTo};
@@ -102,7 +102,7 @@ pub(crate) struct ResetArgs {
     /// start, end or an offset
     #[arg(long, value_parser = parse_to)]
     to: ResetTo,
-    /// Do not ask before it is done
+    /// Do not ask before it is done; needed where nobody can be asked: without a terminal, and with --output json
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -113,14 +113,22 @@ pub(crate) struct ResetArgs {
 
 impl ResetArgs {
     pub(crate) async fn run(self) -> Done {
+        let text = self.cluster.output == Output::Text;
+        if !text && !self.yes {
+            return Err(nobody_to_ask());
+        }
         let client = self.cluster.client()?;
         let plan = client.plan_reset(self.partition, self.to).await?;
-        let text = self.cluster.output == Output::Text;
         if text {
             explain(&plan);
-            let asks = !self.yes && std::io::stdin().is_terminal();
-            if asks && (!plan.loses() || self.why.force) && !confirmed()? {
-                return Err(Failure::new(Exit::Refused, "refused", "nothing was changed"));
+            let somebody = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+            match consent(self.yes, somebody, plan.loses() && !self.why.force) {
+                Consent::Given => {}
+                Consent::Asked if confirmed()? => {}
+                Consent::Asked => {
+                    return Err(Failure::new(Exit::Refused, "refused", "nothing was changed"));
+                }
+                Consent::Missing => return Err(nobody_to_ask()),
             }
         }
         client.reset_progress(&plan, self.why.into()).await?;
@@ -130,6 +138,31 @@ impl ResetArgs {
         println!("done: partition {} is replayed from {}", plan.partition, plan.to);
         Ok(())
     }
+}
+
+/// What is still needed before something is done that may lose or repeat messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consent {
+    Given,
+    Asked,
+    Missing,
+}
+
+/// Somebody who is there is asked, but not about what is refused whatever the answer is.
+fn consent(yes: bool, somebody: bool, is_refused: bool) -> Consent {
+    match (yes, somebody) {
+        (true, _) => Consent::Given,
+        (false, false) => Consent::Missing,
+        (false, true) if is_refused => Consent::Given,
+        (false, true) => Consent::Asked,
+    }
+}
+
+fn nobody_to_ask() -> Failure {
+    Failure::usage(
+        "nothing was changed: without a terminal, and with --output json, nobody is asked whether to \
+         go on; repeat with --yes",
+    )
 }
 
 fn explain(plan: &ResetPlan) {
@@ -162,8 +195,7 @@ fn explain(plan: &ResetPlan) {
 }
 
 fn confirmed() -> Result<bool, Failure> {
-    print!("Go on? [y/N] ");
-    std::io::stdout().flush().map_err(Failure::failed)?;
+    eprint!("Go on? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -197,6 +229,18 @@ mod tests {
         for wrong in ["3", "@17", "3@", "a@b"] {
             assert!(parse_place(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn nothing_is_done_that_nobody_agreed_to() {
+        for is_refused in [false, true] {
+            assert_eq!(consent(false, false, is_refused), Consent::Missing);
+            assert_eq!(consent(true, false, is_refused), Consent::Given);
+            assert_eq!(consent(true, true, is_refused), Consent::Given);
+        }
+        assert_eq!(consent(false, true, false), Consent::Asked);
+        // The reason why it is refused is what there is to say.
+        assert_eq!(consent(false, true, true), Consent::Given);
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Ended {
         &self.error
     }
 
+    /// What it said on standard output.
+    pub(super) fn out(&self) -> &str {
+        &self.out
+    }
+
     pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -139,7 +144,8 @@ pub(crate) async fn cli_exit_codes_tell_what_happened(env: Env) {
         &["commit", unknown],
         &["check", unknown, "--reason", "x"],
         &["skip", "3", "--reason", "x"],
-        &["reset-progress", "0", "--reason", "x", "--to", "nowhere"],
+        &["reset-progress", "0", "--reason", "x", "--to", "nowhere", "--yes"],
+        &["reset-progress", "0", "--reason", "x", "--to", "start", "--output", "json"],
         &["pending", "--brokers", "nonsense"],
         &["pending", "--limit", "0"],
         &["watch", "--every", "0"],

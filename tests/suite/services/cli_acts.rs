@@ -11,7 +11,7 @@ use super::cli::{Ended, run};
 use super::terminal;
 use crate::suite::broker::Broker;
 use crate::suite::garbage::NEWER;
-use crate::suite::progress::carried_out;
+use crate::suite::progress::{carried_out, store_by_hand, stored};
 use crate::suite::reader::{counts, once_each};
 use crate::suite::setup::{Setup, text};
 use crate::suite::told::Do;
@@ -124,10 +124,16 @@ pub(crate) async fn cli_tells_what_it_could_not_see(env: Env) {
     config.max_checks = 1;
     let setup = Setup::with(env, config, Do::Unknown).await;
     let acts = Acts::on(&setup.config);
-    let id = setup.leave_open(0..1).await[0].transaction_id;
+    let left = setup.leave_open(0..1).await[0];
+    let (id, partition) = (left.transaction_id, left.partition);
     setup.listed(HalfState::Parked, 1).await;
     setup.none_open().await;
     setup.producer.shutdown().await;
+    // A replay begins where everything is carried out, and not where copies of what is closed may begin.
+    let (_, metadata) = stored(&setup.config, partition).await;
+    let (_, end) = metadata.split_once("P=").expect("progress");
+    let end = end.parse().expect("an offset");
+    store_by_hand(&setup.config, partition, (end, metadata.clone())).await;
 
     // Of the store nothing needs to be read to find it, but its commit does to be seen.
     let by_id = id.to_string();
@@ -150,17 +156,33 @@ pub(crate) async fn cli_resets_progress_of_a_group_that_is_down(env: Env) {
     assert_eq!(left[0].partition, sent.partition, "of one key, so in one partition");
     carried_out(&setup.config, &[]).await;
     let partition = sent.partition.to_string();
-    let back = ["reset-progress", &partition, "--to", "start", "--reason", "once more"];
+    let unsaid = ["reset-progress", &partition, "--to", "start", "--reason", "once more"];
+    let back = [&unsaid[..], &["--yes"]].concat();
     let running = acts.run(&back).await.expect(4);
     assert!(running.error().contains("stop all of them"), "{running:?}");
     setup.producer.shutdown().await;
 
+    // Where nobody can be asked, and nobody has said it, nothing is done.
+    let before = stored(&setup.config, sent.partition).await;
+    for nobody in [acts.run(&unsaid).await, run(&acts.environment, &unsaid).await] {
+        let nobody = nobody.expect(2);
+        assert!(nobody.error().contains("repeat with --yes"), "{nobody:?}");
+    }
+    let declined = terminal::run(&acts.environment, &unsaid, "n\n").await.expect(4);
+    assert!(declined.error().contains("Go on? [y/N]"), "{declined:?}");
+    assert!(declined.out().contains("1 committed messages may be delivered again"), "{declined:?}");
+    assert_eq!(stored(&setup.config, sent.partition).await, before);
+
     let plan = acts.run(&back).await.expect(0).json();
+    assert_ne!(stored(&setup.config, sent.partition).await, before);
     assert_eq!((&plan["delivered_again"], &plan["forgotten"]), (&1.into(), &0.into()), "{plan}");
     setup.producer = Env::start(&setup.config, &setup.told).await;
     let delivered = setup.reader.everything_of(&setup.config).await;
     assert_eq!(counts(&delivered), [(text(0), 2)].into(), "replayed from the start");
     setup.producer.shutdown().await;
+
+    let agreed = terminal::run(&acts.environment, &unsaid, "y\n").await.expect(0);
+    assert!(agreed.out().contains("done: partition"), "{agreed:?}");
 
     // An open message would be forgotten: that needs force, whatever else is said.
     let end = ["reset-progress", &partition, "--to", "end", "--reason", "drop it", "--yes"];

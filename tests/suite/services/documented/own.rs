@@ -65,17 +65,17 @@ const OF_A_NEWER_RECORD: [Line; 1] = [(
 const OF_PROGRESS: [Line; 3] = [
     (
         "halfmsg reset-progress <partition> --to end",
-        "--reason 'a test'",
+        "--reason 'a test' --yes",
         &["done: partition <partition> is replayed from <offset>"],
     ),
     (
         "halfmsg reset-progress <partition> --to <offset>",
-        "--reason 'a test'",
+        "--reason 'a test' --yes",
         &["done: partition <partition> is replayed from <offset>"],
     ),
     (
         "halfmsg reset-progress <partition> --to start",
-        "--reason 'a test'",
+        "--reason 'a test' --yes",
         &["done: partition <partition> is replayed from "],
     ),
 ];
@@ -229,7 +229,7 @@ async fn of_the_store(shop: &mut Shop) {
     shop.order.process().end(PATIENCE).await;
     // Where the log ends, only its owner knew until now.
     let plan = Shell { environment: environment(shop), ..Shell::with(&[]) };
-    let command = "halfmsg reset-progress 0 --to end --reason 'a test' --output json";
+    let command = "halfmsg reset-progress 0 --to end --reason 'a test' --yes --output json";
     let plan = until(VOID_DEADLINE, "a group that nobody is in", async || {
         let ended = plan.run(command).await;
         let json = ended.said.rfind('}').map_or("", |end| &ended.said[..=end]);
