@@ -40,7 +40,7 @@ pub(crate) enum Operate {
     /// Lists the open half messages
     Pending(halves::ListArgs),
     /// Lists the parked half messages, with the reason of each
-    Parked(halves::ListArgs),
+    Parked(halves::ParkedArgs),
     /// Shows a half message with payload and history
     Show(halves::ShowArgs),
     /// Delivers a half message, open or parked
@@ -79,7 +79,7 @@ impl Operate {
         let output = self.output();
         let done = match self {
             Self::Pending(args) => args.run(halfmsg_producer::HalfState::Open).await,
-            Self::Parked(args) => args.run(halfmsg_producer::HalfState::Parked).await,
+            Self::Parked(args) => args.run().await,
             Self::Show(args) => args.run().await,
             Self::Commit(args) => args.run(halves::Settle::Commit).await,
             Self::Rollback(args) => args.run(halves::Settle::Rollback).await,
@@ -102,7 +102,8 @@ impl Operate {
 
     fn output(&self) -> Output {
         match self {
-            Self::Pending(args) | Self::Parked(args) => args.cluster.output,
+            Self::Pending(args) => args.cluster.output,
+            Self::Parked(args) => args.list.cluster.output,
             Self::Show(args) => args.cluster.output,
             Self::Commit(args)
             | Self::Rollback(args)

@@ -21,7 +21,7 @@ mod tests;
 pub(crate) mod view;
 
 pub use error::AdminError;
-pub use view::{HalfDetail, HalfView, HistoryEntry, MissingPartition, Page};
+pub use view::{ForeignView, HalfDetail, HalfView, HistoryEntry, MissingPartition, Page};
 
 use crate::TransactionId;
 use crate::producer::TransactionProducer;
@@ -37,6 +37,15 @@ pub const MAX_PAGE: usize = 1_000;
 pub struct HalfFilter {
     /// Only these; both if unset.
     pub state: Option<HalfState>,
+    /// At most so many, up to [`MAX_PAGE`].
+    pub limit: usize,
+    /// Where the last page ended.
+    pub cursor: Option<String>,
+}
+
+/// Which copies of foreign records are to be listed.
+#[derive(Debug, Clone, Default)]
+pub struct ForeignFilter {
     /// At most so many, up to [`MAX_PAGE`].
     pub limit: usize,
     /// Where the last page ended.
@@ -91,6 +100,15 @@ impl Admin {
     /// [`AdminError::Incomplete`].
     pub async fn list(&self, filter: HalfFilter) -> Result<Page<HalfView>, AdminError> {
         self.views.list(filter).await
+    }
+
+    /// Copies of records of the store that are none of ours, in the order of partition and offset of the
+    /// record. Nobody has them in memory: it reads the whole parked topic.
+    ///
+    /// # Errors
+    /// As for [`Admin::list`].
+    pub async fn foreign(&self, filter: ForeignFilter) -> Result<Page<ForeignView>, AdminError> {
+        self.views.foreign(filter).await
     }
 
     /// One half with what is known of its life; recently closed ones too.

@@ -62,8 +62,8 @@ pub mod transaction;
 mod used;
 
 pub use admin::{
-    Admin, AdminError, HalfDetail, HalfFilter, HalfState, HalfView, MissingPartition,
-    OperatorRequest, Page,
+    Admin, AdminError, ForeignFilter, ForeignView, HalfDetail, HalfFilter, HalfState, HalfView,
+    MissingPartition, OperatorRequest, Page,
 };
 pub use builder::ProducerBuilder;
 pub use checker::{NotReached, check_time_left};

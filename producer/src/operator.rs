@@ -32,7 +32,9 @@ pub use skip::Skipped;
 
 use crate::TransactionId;
 use crate::admin::desk::Desk;
-use crate::admin::{AdminError, HalfDetail, HalfFilter, HalfView, OperatorRequest, Page};
+use crate::admin::{
+    AdminError, ForeignFilter, ForeignView, HalfDetail, HalfFilter, HalfView, OperatorRequest, Page,
+};
 use crate::bodies::Bodies;
 use crate::config::ProducerConfig;
 use crate::error::StartError;
@@ -127,6 +129,15 @@ impl OperatorClient {
     /// [`AdminError`]; see its variants.
     pub async fn list(&self, filter: HalfFilter) -> Result<Page<HalfView>, AdminError> {
         self.desk.list(filter).await
+    }
+
+    /// Copies of records of the store that are none of ours, in the order of partition and offset of the
+    /// record. It reads the whole parked topic, within the deadline of a look.
+    ///
+    /// # Errors
+    /// [`AdminError`]; see its variants.
+    pub async fn foreign(&self, filter: ForeignFilter) -> Result<Page<ForeignView>, AdminError> {
+        self.desk.foreign(filter).await
     }
 
     /// All open and parked halves, of one look at the store, whose limits bound them.

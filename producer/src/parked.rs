@@ -6,6 +6,12 @@
 //!
 //! Keys that begin with `halfmsg.` are reserved: whose group it is, which offsets an operator lets
 //! the resolver skip, and the journal of what operators did besides deciding. They are kept.
+//!
+//! # Layout
+//! - this file: what is written, and what a takeover reads
+//! - `foreign`: copies of records that are none of ours, for operators
+
+pub(crate) mod foreign;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -214,6 +220,14 @@ pub(crate) fn users_body(message: &BorrowedMessage<'_>) -> Body {
 }
 
 fn body(message: &BorrowedMessage<'_>, without_ours: bool) -> Body {
+    Body {
+        key: message.key().map(Bytes::copy_from_slice),
+        headers: headers(message, without_ours),
+        payload: message.payload().map(Bytes::copy_from_slice),
+    }
+}
+
+fn headers(message: &BorrowedMessage<'_>, without_ours: bool) -> Vec<(String, Option<Bytes>)> {
     let read = || {
         let headers = message.headers()?;
         if without_ours && headers.count() == 1 && headers.get(0).key == HEADER {
@@ -228,11 +242,7 @@ fn body(message: &BorrowedMessage<'_>, without_ours: bool) -> Body {
         Some(users.map(|(_, header)| own(header)).collect::<Vec<_>>())
     };
     let headers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
-    Body {
-        key: message.key().map(Bytes::copy_from_slice),
-        headers: headers.ok().flatten().unwrap_or_default(),
-        payload: message.payload().map(Bytes::copy_from_slice),
-    }
+    headers.ok().flatten().unwrap_or_default()
 }
 
 /// Reads what the parked topic says about these store partitions, and which of them could not be read.

@@ -35,7 +35,7 @@ pub(crate) use trace::{LATELY, Step, Traced, Where, trace};
 pub(crate) use walk::{Found, Look, Walk, read, walk};
 
 use crate::config::ProducerConfig;
-use crate::parked;
+use crate::parked::{self, foreign::ForeignCopies};
 use crate::scan::{self, Patience};
 use crate::stored::{self, Place};
 
@@ -172,6 +172,27 @@ pub(crate) fn take(
     }
     read_on(config, &mut parts, wanted, look)?;
     Ok(Taken { parts: parts.into_values().collect(), missing: missing.of })
+}
+
+/// The copies of foreign records that the parked topic has, from this place of the store on, and the
+/// partitions of it that could not be read. Blocks, within the look's time.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub(crate) fn foreign(
+    config: &ProducerConfig,
+    from: (i32, i64),
+    look: &Look,
+) -> Result<(ForeignCopies, BTreeMap<i32, String>), SnapshotError> {
+    let (store, topic) = (config.store_topic(), config.parked_topic());
+    let client = stored::client(&config.kafka, &store).map_err(|error| unreachable(&error))?;
+    let partitions: Vec<i32> = (from.0.max(0)..count(&client, &topic, look)?).collect();
+    let patience = Patience::Whole(look.left());
+    let read = parked::foreign::read(&config.kafka, &topic, &partitions, from, patience);
+    let (copies, unread) = read.map_err(|error| unreachable(&error))?;
+    let mut missing = Missing { of: BTreeMap::new() };
+    missing.add(&topic, unread);
+    Ok((copies, missing.of))
 }
 
 struct Missing {

@@ -1,13 +1,15 @@
 //! Seeing half messages, and settling them by hand.
 
-use halfmsg_producer::{HalfFilter, HalfState, MissingPartition, OperatorRequest, TransactionId};
+use halfmsg_producer::{
+    ForeignFilter, HalfFilter, HalfState, MissingPartition, OperatorRequest, TransactionId,
+};
 
 use super::Done;
 use super::cluster::ClusterArgs;
 use super::failure::{Exit, Failure};
 use super::output::{self, Output};
 
-/// `halfmsg pending`, `halfmsg parked`.
+/// `halfmsg pending`, and of `halfmsg parked` what is the same.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// At most so many, up to 1000
@@ -35,6 +37,29 @@ impl ListArgs {
     }
 }
 
+/// `halfmsg parked`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ParkedArgs {
+    /// List the copies of records of the store that are none of ours, in place of half messages
+    #[arg(long)]
+    foreign: bool,
+    #[command(flatten)]
+    pub(crate) list: ListArgs,
+}
+
+impl ParkedArgs {
+    pub(crate) async fn run(self) -> Done {
+        if !self.foreign {
+            return self.list.run(HalfState::Parked).await;
+        }
+        let ListArgs { limit, cursor, cluster } = self.list;
+        let filter = ForeignFilter { limit: limit.into(), cursor };
+        let page = cluster.client()?.foreign(filter).await?;
+        output::foreign(cluster.output, &page)?;
+        all_shown(&page.missing_partitions)
+    }
+}
+
 /// A failure, behind the list of what there is to show, if not all is.
 pub(super) fn all_shown(missing: &[MissingPartition]) -> Done {
     if missing.is_empty() {
@@ -46,7 +71,7 @@ pub(super) fn all_shown(missing: &[MissingPartition]) -> Done {
             of.partition, of.reason
         ),
         false => {
-            format!("the half messages of partition {} are not shown: {}", of.partition, of.reason)
+            format!("what is in partition {} is not shown: {}", of.partition, of.reason)
         }
     };
     let detail: Vec<String> = missing.iter().map(unseen).collect();

@@ -5,7 +5,7 @@
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
-use halfmsg_producer::{HalfDetail, HalfView, Page};
+use halfmsg_producer::{ForeignView, HalfDetail, HalfView, Page};
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -28,15 +28,41 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints a list.
+/// Prints a list of half messages.
 pub(crate) fn page(output: Output, page: &Page<HalfView>, what: &str) -> Result<(), Failure> {
+    list(output, page, &format!("{what} half messages"), table)
+}
+
+/// Prints a list of copies of foreign records.
+pub(crate) fn foreign(output: Output, page: &Page<ForeignView>) -> Result<(), Failure> {
+    list(output, page, "foreign records", |records| {
+        let mut table = plain(&["PLACE", "BYTES", "COPIED", "REASON", "HEADERS"]);
+        for record in records {
+            table.add_row([
+                format!("{}@{}", record.partition, record.offset),
+                record.bytes.to_string(),
+                record.copied_at.clone(),
+                cell(&record.reason),
+                cell(&record.headers.join(", ")),
+            ]);
+        }
+        table
+    })
+}
+
+fn list<T: Serialize>(
+    output: Output,
+    page: &Page<T>,
+    what: &str,
+    table: impl FnOnce(&[T]) -> Table,
+) -> Result<(), Failure> {
     if output == Output::Json {
         return json(page);
     }
     if page.items.is_empty() {
         match &page.missing_partitions[..] {
-            [] => println!("no {what} half messages"),
-            _ => println!("no {what} half messages in what could be looked at"),
+            [] => println!("no {what}"),
+            _ => println!("no {what} in what could be looked at"),
         }
         return Ok(());
     }

@@ -171,6 +171,7 @@ macro_rules! cases {
             [services::cli_acts] {
                 cli_acts_do_what_their_names_say
                 cli_skips_a_record_that_stops_its_partition
+                cli_lists_foreign_records
                 cli_tells_what_it_could_not_see
             }
             [services::documented] {

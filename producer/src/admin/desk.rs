@@ -12,7 +12,10 @@ use halfmsg_protocol::HalfOffset;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminError, HalfDetail, HalfFilter, HalfView, MAX_PAGE, MissingPartition, Page, view};
+use super::{
+    AdminError, ForeignFilter, ForeignView, HalfDetail, HalfFilter, HalfView, MAX_PAGE,
+    MissingPartition, Page, view,
+};
 use crate::TransactionId;
 use crate::bodies::Bodies;
 use crate::config::ProducerConfig;
@@ -53,12 +56,31 @@ pub(crate) struct Looked {
 
 impl Desk {
     pub(crate) async fn list(&self, filter: HalfFilter) -> Result<Page<HalfView>, AdminError> {
-        let from = match &filter.cursor {
-            Some(cursor) => view::parse_cursor(cursor)
-                .ok_or(AdminError::Invalid("the cursor is none that a list has given"))?,
-            None => (0, 0),
-        };
-        self.page(filter.state, from, filter.limit.clamp(1, MAX_PAGE)).await
+        self.page(filter.state, begin(filter.cursor.as_deref())?, filter.limit.clamp(1, MAX_PAGE))
+            .await
+    }
+
+    /// From the parked topic, whoever owns the partitions: nobody keeps these in memory.
+    pub(crate) async fn foreign(
+        &self,
+        filter: ForeignFilter,
+    ) -> Result<Page<ForeignView>, AdminError> {
+        let (from, limit) = (begin(filter.cursor.as_deref())?, filter.limit.clamp(1, MAX_PAGE));
+        let config = Arc::clone(&self.config);
+        let looked = self.look(move |look| snapshot::foreign(&config, from, look)).await;
+        let (copies, unread) = looked?;
+        if copies.is_empty() {
+            all_of(&unread)?;
+        }
+        let mut missing = Missing::default();
+        missing.add(unread, false);
+        let mut copies = copies.into_iter();
+        let items = copies.by_ref().take(limit).map(|(place, copy)| ForeignView::of(place, copy));
+        Ok(Page {
+            items: items.collect(),
+            next_cursor: copies.next().map(|(place, _)| view::cursor(place)),
+            missing_partitions: missing.0.into_values().collect(),
+        })
     }
 
     /// All of them, of one look: what it costs does not grow with the number of pages. Without a
@@ -99,7 +121,7 @@ impl Desk {
         let next_cursor = (seen.len() > limit).then(|| seen.pop()).flatten();
         Ok(Page {
             items: seen.iter().map(HalfView::of).collect(),
-            next_cursor: next_cursor.map(|seen| view::cursor(&HalfView::of(&seen))),
+            next_cursor: next_cursor.map(|seen| view::cursor(seen.place())),
             missing_partitions: missing.0.into_values().collect(),
         })
     }
@@ -249,6 +271,13 @@ impl Desk {
             Err(error) => Err(AdminError::Incomplete(format!("the look failed: {error}"))),
         }
     }
+}
+
+/// Where a list begins.
+fn begin(cursor: Option<&str>) -> Result<(i32, i64), AdminError> {
+    let Some(cursor) = cursor else { return Ok((0, 0)) };
+    let begin = view::parse_cursor(cursor);
+    begin.ok_or(AdminError::Invalid("the cursor is none that a list has given"))
 }
 
 /// Partitions of which not everything is shown.

@@ -1,4 +1,4 @@
-//! Half messages as people and programs see them.
+//! Half messages, and what else the parked topic keeps, as people and programs see them.
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -6,6 +6,7 @@ use halfmsg_protocol::{Closed, Epoch, Half, Open, Record, TransactionId, Verdict
 use serde::Serialize;
 
 use crate::clock;
+use crate::parked::foreign::ForeignCopy;
 use crate::resolver::query::{Seen, What};
 use crate::snapshot::Traced;
 
@@ -127,6 +128,34 @@ pub struct HistoryEntry {
     pub event: &'static str,
     /// In words.
     pub detail: String,
+}
+
+/// A record of the store that is none of ours, as the parked topic keeps it: under the key
+/// `foreign-<partition>-<offset>`, until somebody deletes that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForeignView {
+    /// The store's partition.
+    pub partition: i32,
+    /// Its offset in the store.
+    pub offset: i64,
+    /// The size of its payload.
+    pub bytes: u64,
+    /// Whether the copy has headers and payload; the parked topic may not take them.
+    pub whole: bool,
+    /// Why it is none of ours; of a copy that is not whole, why not.
+    pub reason: String,
+    /// The names of its headers: at most 20, of 100 characters each.
+    pub headers: Vec<String>,
+    /// When it was copied, RFC 3339.
+    pub copied_at: String,
+}
+
+impl ForeignView {
+    pub(crate) fn of((partition, offset): (i32, i64), copy: ForeignCopy) -> Self {
+        let ForeignCopy { bytes, is_whole, reason, headers, copied_ms } = copy;
+        let copied_at = rfc3339(copied_ms);
+        Self { partition, offset, bytes, whole: is_whole, reason, headers, copied_at }
+    }
 }
 
 impl HalfView {
@@ -288,9 +317,9 @@ pub(crate) fn rfc3339(ms: i64) -> String {
         .to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The cursor that begins with this item.
-pub(crate) fn cursor(next: &HalfView) -> String {
-    format!("{}-{}", next.partition, next.offset)
+/// The cursor that begins with the item at this place.
+pub(crate) fn cursor((partition, offset): (i32, i64)) -> String {
+    format!("{partition}-{offset}")
 }
 
 pub(crate) fn parse_cursor(cursor: &str) -> Option<(i32, i64)> {

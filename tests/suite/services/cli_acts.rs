@@ -117,6 +117,65 @@ pub(crate) async fn cli_skips_a_record_that_stops_its_partition(env: Env) {
     setup.producer.shutdown().await;
 }
 
+/// Records of the store that are none of ours are listed, a page at a time, until their copies are deleted.
+pub(crate) async fn cli_lists_foreign_records(env: Env) {
+    let setup = Setup::new(env, Do::Unknown).await;
+    let acts = Acts::on(&setup.config);
+    let none = run(&acts.environment, &["parked", "--foreign"]).await.expect(0);
+    assert_eq!(none.out(), "no foreign records\n");
+    let store = setup.config.store_topic();
+    let mut places = Vec::new();
+    for (partition, payload) in [(0, "a"), (1, "bc"), (1, "def")] {
+        let headers = vec![("theirs".to_owned(), Some(vec![0xFF])), ("null".to_owned(), None)];
+        let payload = Some(payload.into());
+        let foreign = Entry { partition, headers, payload, ..Entry::default() };
+        places.push((partition, write(&setup.config.kafka, &store, &foreign).await));
+    }
+    let listed = async |more: &[&str]| {
+        let arguments = [&["parked", "--foreign"], more].concat();
+        acts.run(&arguments).await.expect(0).json()
+    };
+    let of = |list: &Value| {
+        let items = list["items"].as_array().expect("a list").iter();
+        let place = |item: &Value| {
+            let partition = item["partition"].as_i64().and_then(|of| i32::try_from(of).ok());
+            (partition.expect("a partition"), item["offset"].as_i64().expect("an offset"))
+        };
+        items.map(place).collect::<Vec<_>>()
+    };
+    let all = until(PATIENCE, "all of them to be copied", async || {
+        let all = listed(&[]).await;
+        if of(&all) == places { Ok(all) } else { Err(all) }
+    })
+    .await;
+    assert_eq!(all["next_cursor"], Value::Null);
+    let first = &all["items"][0];
+    assert_eq!((&first["bytes"], &first["whole"]), (&1.into(), &true.into()), "{first}");
+    assert_eq!(first["reason"], "it has no halfmsg header", "{first}");
+    assert_eq!(first["headers"], serde_json::json!(["theirs", "null"]), "{first}");
+    let copied = first["copied_at"].as_str().expect("a time");
+    assert!(copied.ends_with('Z') && !copied.starts_with("1970"), "{copied}");
+
+    let page = listed(&["--limit", "2"]).await;
+    assert_eq!(of(&page), places[..2], "{page}");
+    let cursor = page["next_cursor"].as_str().expect("there is one more");
+    let page = listed(&["--limit", "2", "--cursor", cursor]).await;
+    assert_eq!((of(&page), &page["next_cursor"]), (places[2..].to_vec(), &Value::Null), "{page}");
+    let (partition, offset) = places[0];
+    let text = run(&acts.environment, &["parked", "--foreign", "--limit", "1"]).await.expect(0);
+    for part in [&format!("{partition}@{offset} "), "theirs, null", "there are more: --cursor 1-"] {
+        assert!(text.out().contains(part), "{text:?}");
+    }
+    let parked = acts.run(&["parked"]).await.expect(0).json();
+    assert_eq!(parked["items"], serde_json::json!([]), "they are no half messages");
+
+    let key = Some(format!("foreign-{partition}-{offset}").into_bytes());
+    let deleted = Entry { partition, key, ..Entry::default() };
+    write(&setup.config.kafka, &setup.config.parked_topic(), &deleted).await;
+    assert_eq!(of(&listed(&[]).await), places[1..]);
+    setup.producer.shutdown().await;
+}
+
 /// An act whose record is stored and whose effect may not be read has an exit code of its own, and so has a look
 /// that may not read all there is.
 pub(crate) async fn cli_tells_what_it_could_not_see(env: Env) {

@@ -56,6 +56,8 @@ const OF_DEAD_LETTERS: [Line; 6] = [
         &["<another> is discarded"],
     ),
 ];
+const OF_A_FOREIGN_RECORD: [Line; 1] =
+    [("halfmsg parked --foreign", "", &["<partition>@<offset>", "it has no halfmsg header"])];
 const OF_A_NEWER_RECORD: [Line; 1] = [(
     "halfmsg skip <partition>@<offset>",
     "--reason 'nobody needs it'",
@@ -102,12 +104,13 @@ const NAMED: [(&str, &str); 6] = [
 ];
 
 fn lines() -> impl Iterator<Item = &'static Line> {
-    let all: [&[Line]; 8] = [
+    let all: [&[Line]; 9] = [
         &OF_A_PARKED_ONE,
         &OF_AN_OPEN_ONE,
         &OF_ANOTHER,
         &OF_A_DEAD_ONE,
         &OF_DEAD_LETTERS,
+        &OF_A_FOREIGN_RECORD,
         &OF_A_NEWER_RECORD,
         &OF_PROGRESS,
         &OF_NOTHING,
@@ -219,8 +222,11 @@ async fn of_nothing(shop: &Shop) {
 }
 
 async fn of_the_store(shop: &mut Shop) {
-    let headers = vec![(HEADER.to_owned(), Some(NEWER.to_vec()))];
     let (store, partition) = (shop.ground.group.store_topic(), 0);
+    let foreign = Entry { partition, payload: Some(b"a text".to_vec()), ..Entry::default() };
+    let offset = write(&shop.ground.kafka(), &store, &foreign).await.to_string();
+    run(shop, &[("<partition>", "0"), ("<offset>", &offset)], &OF_A_FOREIGN_RECORD[0]).await;
+    let headers = vec![(HEADER.to_owned(), Some(NEWER.to_vec()))];
     let newer = Entry { partition, headers, ..Entry::default() };
     let offset = write(&shop.ground.kafka(), &store, &newer).await.to_string();
     run(shop, &[("<partition>", "0"), ("<offset>", &offset)], &OF_A_NEWER_RECORD[0]).await;
