@@ -106,7 +106,8 @@ pub struct ProducerConfig {
     pub check_batch_bytes: usize,
     /// Calls of listeners' checks at once, per partition and in all.
     pub check_concurrency: usize,
-    /// Messages between prepare and decision at once; more wait up to the prepare deadline.
+    /// Messages between prepare and decision at once; more wait up to half of the prepare deadline, so that
+    /// storing has the other half.
     pub max_transactions: usize,
     /// How committed messages reach their topics; the embedded broker has at-least-once only.
     pub emission: Emission,

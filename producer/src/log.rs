@@ -223,6 +223,11 @@ impl StoreLog {
         }
     }
 
+    /// Records that are not acknowledged yet, of both clients.
+    pub(crate) fn under_way(&self) -> usize {
+        self.prompt.under_way() + self.patient.under_way()
+    }
+
     /// Why appending may fail now, if a fatal error is the reason.
     pub(crate) fn problem(&self) -> Option<String> {
         self.prompt.problem()

@@ -2,10 +2,13 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +68,36 @@ impl Drop for Inner {
         // The resolver holds a sender itself, so it would never see that nobody else does. It may
         // have ended already.
         let _ = self.inputs.send(Input::Stop);
+    }
+}
+
+/// What is under way when somebody asks, while the producer lives.
+#[derive(Debug)]
+struct UnderWay(Weak<Inner>);
+
+impl Collector for UnderWay {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(inner) = self.0.upgrade() else { return Ok(()) };
+        let places = inner.config.max_transactions;
+        let taken = places.saturating_sub(inner.places.available_permits());
+        let gauges = [
+            (
+                "transactions_under_way",
+                "Places taken of those that half messages have until they are decided",
+                taken,
+            ),
+            (
+                "store_queue_records",
+                "Records for the store that its clients hold and the broker has not acknowledged",
+                inner.log.under_way(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(encoder)?;
+        }
+        Ok(())
     }
 }
 
@@ -163,6 +196,8 @@ impl TransactionProducer {
     /// Adds this producer's metrics.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.inner.metrics.register(registry);
+        let under_way = Box::new(UnderWay(Arc::downgrade(&self.inner)));
+        registry.sub_registry_with_prefix("halfmsg").register_collector(under_way);
     }
 
     /// Decisions that contradicted an earlier one, seen by this replica.

@@ -321,6 +321,9 @@ macro_rules! cases {
                 c25_long_broker_restarts_under_load
                 c25_long_broker_stalls_under_load
             }
+            [slow] {
+                c06_a_slow_broker_slows_callers
+            }
             [another_log] {
                 c26_expired_progress
                 c26_progress_of_another_log_stops_its_partition

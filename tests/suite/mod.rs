@@ -15,7 +15,7 @@
 //! - [`reader`]: what arrives in a target topic
 //! - [`topic`], [`store`], [`progress`]: a topic's records, what those of the store say, how far
 //!   they are carried out
-//! - [`deciding`], [`checking`], [`asking`], [`parking`], [`outage`], [`restart`], [`borders`], [`garbage`],
+//! - [`deciding`], [`checking`], [`asking`], [`parking`], [`outage`], [`slow`], [`restart`], [`borders`], [`garbage`],
 //!   [`targets`]: the producer by itself
 //! - [`operating`]: what operators see and do, in a replica and without one
 //! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
@@ -72,6 +72,7 @@ pub(crate) mod secure;
 pub(crate) mod services;
 pub(crate) mod setup;
 pub(crate) mod several;
+pub(crate) mod slow;
 pub(crate) mod soak;
 pub(crate) mod spare;
 pub(crate) mod store;

@@ -143,9 +143,9 @@ impl Channel {
         !has_acked && current.client.in_flight_count() > 0
     }
 
-    #[cfg(test)]
-    pub(super) fn under_way(&self) -> i32 {
-        self.current().client.in_flight_count()
+    /// Records that are not acknowledged yet; of a client that was replaced, none.
+    pub(super) fn under_way(&self) -> usize {
+        usize::try_from(self.current().client.in_flight_count()).unwrap_or(0)
     }
 
     /// Looks after the client: one that has failed is made anew, one that reaches the cluster has

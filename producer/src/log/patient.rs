@@ -127,8 +127,7 @@ impl Patient {
         self.channel.get().is_some_and(Channel::stands_still)
     }
 
-    #[cfg(test)]
-    pub(super) fn under_way(&self) -> i32 {
+    pub(super) fn under_way(&self) -> usize {
         self.channel.get().map_or(0, Channel::under_way)
     }
 
