@@ -455,6 +455,7 @@ macro_rules! cases {
                 c23_long_a_killed_replica_is_replaced
                 c23_long_a_paused_replica_is_fenced
                 c27_long_replicas_are_killed
+                operators_see_every_half_at_either_replica
             }
             [fence_table] {
                 c14_table_on_mariadb

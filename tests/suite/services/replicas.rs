@@ -1,13 +1,17 @@
 //! CONFORMANCE 23 and 27: two replicas of order-svc on one database. One is killed, or paused and let go on;
-//! the other takes its partitions over, and every message is at its target once.
+//! the other takes its partitions over, and every message is at its target once. What operators see is the same
+//! at each.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::process::Process;
+use super::shop::settled::VOID_DEADLINE;
 use super::shop::{Calls, Service, Shop};
 use crate::suite::env::PARTITIONS;
 use crate::suite::random::Random;
@@ -63,12 +67,7 @@ impl Pair {
             .order("HALFMSG_IDEMPOTENCY_LEASE_MS", "6600")
             .open()
             .await;
-        shop.seed("apple", 100, RECEIVED).await;
-        let mut second = shop.order.replica(instance_ids[1]);
-        second.start();
-        second.ready(&shop.calls.http).await;
-        owns(shop.order.process(), 0, PARTITIONS / 2).await;
-        owns(second.process(), 0, PARTITIONS / 2).await;
+        let second = join(&mut shop, instance_ids[1]).await;
         Self { shop, second, _alone: alone }
     }
 
@@ -87,6 +86,17 @@ impl Pair {
     fn burst(&self, name: &str) -> JoinHandle<()> {
         burst(self.shop.of_replica(&self.second), name.to_owned())
     }
+}
+
+/// Starts a second replica, and waits until each has its half of the store's partitions.
+async fn join(shop: &mut Shop, instance_id: &str) -> Service {
+    shop.seed("apple", 100, RECEIVED).await;
+    let mut second = shop.order.replica(instance_id);
+    second.start();
+    second.ready(&shop.calls.http).await;
+    owns(shop.order.process(), 0, PARTITIONS / 2).await;
+    owns(second.process(), 0, PARTITIONS / 2).await;
+    second
 }
 
 /// Sends them; a replica that dies or stands still answers none of its own.
@@ -256,4 +266,73 @@ pub(crate) async fn c27_long_replicas_are_killed(env: Env) {
     pair.second.ready(&pair.shop.calls.http).await;
     let delivered = pair.ends_with_more_than(KILLS * BURST / 4).await;
     println!("{delivered} delivered");
+}
+
+/// What is open is listed by either replica, whichever owns its partition, in the same order and under the same
+/// identities, also while a replica stops and when it is gone; each is settled by whoever is asked.
+pub(crate) async fn operators_see_every_half_at_either_replica(env: Env) {
+    // No check comes by itself.
+    let builder = Shop::builder(env).await.order("HALFMSG_CHECK_AFTER_MS", "600000");
+    let mut shop = builder.order("HALFMSG_INSTANCE_ID", "").open().await;
+    let mut second = join(&mut shop, "").await;
+    let (first, other) = (shop.calls.clone(), shop.of_replica(&second));
+    let mut lost = BTreeSet::new();
+    // Until each owns some of them.
+    let (here, there) = loop {
+        let answer = shop.place(&[("apple", 1)]).fault("decision-lost").send().await.expect(201);
+        lost.insert(answer.transaction_id());
+        let listed = until(VOID_DEADLINE, "the same list at both", async || {
+            let (here, there) = (first.halves("open").await?, other.halves("open").await?);
+            let ids = (ids(&here), ids(&there));
+            let own = own(&here).count() + own(&there).count();
+            // The lost ones, and what is still under way of those that were held up.
+            let is_whole = ids.0 == ids.1 && own == here.len() && here.len() == lost.len();
+            if is_whole { Ok((here, there)) } else { Err(format!("{here:#?}, and {there:#?}")) }
+        });
+        let (here, there) = listed.await;
+        if own(&here).next().is_some() && own(&there).next().is_some() {
+            break (here, there);
+        }
+    };
+    assert_eq!(ids(&here).into_iter().collect::<BTreeSet<_>>(), lost);
+    for half in here.iter().chain(&there) {
+        assert_eq!((&half["state"], &half["purpose"]), (&"open".into(), &"order.rollback".into()));
+    }
+    let of_other = own(&there).next().expect("it owns some").clone();
+    let id = of_other["transaction_id"].as_str().expect("an id");
+    for calls in [&first, &other] {
+        let one = calls.get(&format!("/halves/{id}")).await.expect(200).body;
+        assert_eq!((&one["state"], &one["offset"]), (&"open".into(), &of_other["offset"]));
+    }
+
+    // Gone in good order, what it owned is listed by the other, at once and when that has it.
+    second.process().signal("TERM");
+    let all = ids(&here);
+    assert_eq!(ids(&first.halves("open").await.expect("a list")), all, "while it stops");
+    second.process().end(PATIENCE).await;
+    assert_eq!(ids(&first.halves("open").await.expect("a list")), all, "when it is gone");
+    until(VOID_DEADLINE, "all to be the other's", async || {
+        let here = first.halves("open").await?;
+        assert_eq!(ids(&here), all, "after it");
+        if own(&here).count() == all.len() { Ok(()) } else { Err(format!("{here:#?}")) }
+    })
+    .await;
+    for id in &all {
+        let done = shop.settle(id, "rollback", false).await.expect(200);
+        assert_eq!(done.body["state"], "rolled_back");
+    }
+    let books = shop.conservation(VOID_DEADLINE).await;
+    let sold = i64::try_from(all.len()).expect("a few");
+    assert_eq!((books.available["apple"], books.delivered.len()), (RECEIVED - sold, 0));
+}
+
+/// The identities, in the order of the list.
+fn ids(halves: &[Value]) -> Vec<String> {
+    let id = |half: &Value| half["transaction_id"].as_str().expect("an id").to_owned();
+    halves.iter().map(id).collect()
+}
+
+/// Those of the partitions that the replica owns which was asked: only it knows when they are checked.
+fn own(halves: &[Value]) -> impl Iterator<Item = &Value> {
+    halves.iter().filter(|half| !half["next_check_at"].is_null())
 }
