@@ -74,14 +74,14 @@ impl Ground {
         self.client("KAFKA_SASL_BROKERS", &login)
     }
 
-    /// A login with TLS.
-    pub(crate) fn sasl_tls(&self, user: &str, password: &str, authority: &str) -> KafkaConfig {
+    /// This user, with a password and TLS.
+    pub(crate) fn sasl_tls(&self, mechanism: &str, user: &str, authority: &str) -> KafkaConfig {
         let login = [
             ("security.protocol", "sasl_ssl"),
             ("ssl.ca.location", &self.file(authority)),
-            ("sasl.mechanism", "SCRAM-SHA-256"),
+            ("sasl.mechanism", mechanism),
             ("sasl.username", user),
-            ("sasl.password", password),
+            ("sasl.password", &format!("{user}-secret")),
         ];
         self.client("KAFKA_SASL_TLS_BROKERS", &login)
     }

@@ -14,12 +14,13 @@ const SOON: Duration = Duration::from_secs(START_DEADLINE.as_secs() / 2);
 /// The whole wait, where it is waited for.
 const WAITED: Duration = Duration::from_secs(10);
 
-/// By PLAIN, SCRAM, a client certificate, and SCRAM over TLS: a message is stored, decided,
+/// By PLAIN, SCRAM, a client certificate, and both kinds of SCRAM over TLS: a message is stored, decided,
 /// delivered and consumed, with the rights that the documentation lists and no others.
 pub(crate) async fn secure_round_trip_over_every_listener(env: Env) {
     let ground = Ground::new(env).await;
     let scram = |user: &str| ground.sasl("SCRAM-SHA-256", user, &format!("{user}-secret"));
-    let scram_tls = |user: &str| ground.sasl_tls(user, &format!("{user}-secret"), "ca.pem");
+    let tls_256 = |user: &str| ground.sasl_tls("SCRAM-SHA-256", user, "ca.pem");
+    let tls_512 = |user: &str| ground.sasl_tls("SCRAM-SHA-512", user, "ca.pem");
     let (sends, consumes) = (ground.producer_rights(), ground.consumer_rights());
     ground.only("alice", sends.clone()).await;
     ground.only("bob", consumes.clone()).await;
@@ -28,7 +29,8 @@ pub(crate) async fn secure_round_trip_over_every_listener(env: Env) {
         (ground.plain("alice"), ground.plain("bob"), "PLAIN"),
         (scram("alice"), scram("bob"), "SCRAM"),
         (ground.tls(), ground.tls(), "a client certificate"),
-        (scram_tls("alice"), scram_tls("bob"), "SCRAM over TLS"),
+        (tls_256("alice"), tls_256("bob"), "SCRAM over TLS"),
+        (tls_512("alice"), tls_512("bob"), "SCRAM-SHA-512 over TLS"),
     ] {
         assert_eq!(sender.validate(), Ok(()), "{what}");
         // It creates the topic.
@@ -55,7 +57,7 @@ pub(crate) async fn secure_refused_logins_are_told(env: Env) {
         (ground.sasl("SCRAM-SHA-256", "alice", "wrong"), "invalid credentials"),
         (ground.sasl("SCRAM-SHA-256", "nobody", "wrong"), "invalid credentials"),
         (ground.sasl("SCRAM-SHA-512", "alice", "alice-secret"), "SCRAM-SHA-512"),
-        (ground.sasl_tls("alice", "alice-secret", "client.crt"), "certificate verify failed"),
+        (ground.sasl_tls("SCRAM-SHA-256", "alice", "client.crt"), "certificate verify failed"),
         (ground.client("KAFKA_TLS_BROKERS", &certificate), "certificate"),
     ];
     for (kafka, part) in refused {
@@ -106,7 +108,7 @@ async fn refusal(ground: &Ground, kafka: &KafkaConfig, part: &str) -> String {
 
 /// A file that is not there: told at once, not waited for.
 async fn a_missing_file_is_told(ground: &Ground) {
-    let kafka = ground.sasl_tls("alice", "alice-secret", "missing.pem");
+    let kafka = ground.sasl_tls("SCRAM-SHA-512", "alice", "missing.pem");
     let began = Instant::now();
     let Err(error) = ground.producer(kafka.clone()).await else { panic!("it started") };
     assert!(error.to_string().contains("ssl.ca.location"), "{error}");
