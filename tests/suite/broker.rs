@@ -55,6 +55,14 @@ impl Broker {
         }
     }
 
+    /// One more broker of its cluster, as long as it lives.
+    pub(crate) async fn join(&self) -> OwnKafka {
+        match self {
+            Self::Own(broker) => broker.join().await,
+            _ => panic!("only a real broker of a case's own may be joined"),
+        }
+    }
+
     /// How to reach it.
     pub(crate) fn config(&self) -> KafkaConfig {
         match self {

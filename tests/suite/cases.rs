@@ -276,6 +276,7 @@ macro_rules! cases {
             [replicas] {
                 topics_that_cannot_keep_the_promise_are_refused
                 topics_are_created_with_the_configured_replicas
+                topics_with_too_few_replicas_are_warned_of
             }
             [copies] {
                 c22_copies_of_a_half_are_one_message

@@ -151,10 +151,13 @@ fn log() {
     drop(subscriber.with_writer(|| Log).try_init());
 }
 
-/// Lines about replays, of all cases: the only ones that a case looks for.
+/// What stands in the lines that cases look for: about replays, and about replicas of topics.
+const LOOKED_FOR: [&str; 4] =
+    ["is being replayed", "are taken over", "has replication factor", "has min.insync.replicas"];
+/// Such lines, of all cases.
 static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// The lines about replays in which all of this stands.
+/// The lines of those in which all of this stands.
 pub(crate) fn logged(what: &[&str]) -> Vec<String> {
     let lines = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
     lines.iter().filter(|line| what.iter().all(|what| line.contains(what))).cloned().collect()
@@ -167,7 +170,7 @@ impl std::io::Write for Log {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         print!("{text}");
-        if ["is being replayed", "are taken over"].iter().any(|what| text.contains(what)) {
+        if LOOKED_FOR.iter().any(|what| text.contains(what)) {
             LOGGED.lock().unwrap_or_else(PoisonError::into_inner).push(text.into_owned());
         }
         Ok(line.len())

@@ -26,7 +26,13 @@ impl OwnKafka {
         Self::start_with(&["--secure"]).await
     }
 
-    async fn start_with(options: &[&'static str]) -> Self {
+    /// Starts one more broker of this one's cluster.
+    pub(crate) async fn join(&self) -> Self {
+        let first = self.directory().display().to_string();
+        Self::start_with(&["--join", &first]).await
+    }
+
+    async fn start_with(options: &[&str]) -> Self {
         let script = std::env::var("HALFMSG_TEST_KAFKA_SCRIPT").unwrap_or_default();
         assert!(
             !script.is_empty(),
@@ -83,7 +89,7 @@ impl OwnKafka {
         assert_eq!(printed, self.printed, "it moved away");
     }
 
-    async fn run(&self, verb: &'static str, options: &[&'static str]) -> String {
+    async fn run(&self, verb: &'static str, options: &[&str]) -> String {
         let mut command = self.command(verb);
         command.args(options);
         let ran = tokio::task::spawn_blocking(move || command.output()).await;

@@ -1,14 +1,15 @@
 //! At start, on real Kafka: a topic that cannot keep what is promised is refused, with the command
-//! that changes it. (A broker alone has no more than one replica to offer.)
+//! that changes it; one that keeps less than the cluster could is warned of. (A broker alone has no more than
+//! one replica to offer.)
 
 use std::time::Duration;
 
 use halfmsg_kafka::{TopicError, TopicSpec, TopicStatus, ensure_topic};
 use halfmsg_producer::{ProducerConfig, StartError, TransactionProducer};
 
-use super::Env;
-use super::env::PARTITIONS;
+use super::env::{PARTITIONS, logged};
 use super::told::{Do, PURPOSE, Told};
+use super::{Env, PATIENCE, until};
 
 /// One look at a topic.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -83,4 +84,35 @@ pub(crate) async fn topics_are_created_with_the_configured_replicas(env: Env) {
     env.broker.expect_topic(&two.name).await;
     let unwritable = ensure(&two).await;
     assert!(matches!(unwritable, Err(TopicError::Unwritable { .. })), "{unwritable:?}");
+}
+
+/// A start on a cluster of three brokers says which topics have one replica, and what to do about it; on one
+/// broker alone there is nothing better to be had, and nothing is said.
+pub(crate) async fn topics_with_too_few_replicas_are_warned_of(env: Env) {
+    let env = env.with_own_broker().await;
+    let config = env.group().await;
+    let told = Told::otherwise(Do::Rollback);
+    let topics = [config.store_topic(), config.parked_topic()];
+    Env::start(&config, &told).await.shutdown().await;
+    for topic in &topics {
+        assert_eq!(logged(&[topic, "has "]), Vec::<String>::new());
+    }
+    let _others = [env.broker.join().await, env.broker.join().await];
+    until(PATIENCE, "a start that warns", async || {
+        Env::start(&config, &told).await.shutdown().await;
+        for topic in &topics {
+            let named = format!("topic '{topic}' has");
+            let factor = logged(&[&format!("{named} replication factor 1:"), "of 3 brokers"]);
+            let in_sync = logged(&[&format!("{named} min.insync.replicas=1:")]);
+            // The brokers may not know of each other at once.
+            let ([factor, ..], [in_sync, ..]) = (&factor[..], &in_sync[..]) else {
+                return Err(format!("{factor:?}, {in_sync:?}"));
+            };
+            assert!(factor.contains("WARN") && factor.contains("kafka-reassign-partitions.sh"));
+            let command = format!("--topic {topic} --add-config min.insync.replicas=2");
+            assert!(in_sync.contains("WARN") && in_sync.contains(&command), "{in_sync}");
+        }
+        Ok(())
+    })
+    .await;
 }
