@@ -304,6 +304,9 @@ macro_rules! cases {
             [long_log] {
                 c24_long_a_long_log_comes_back
             }
+            [journal] {
+                operators_acts_outlive_the_stores_records
+            }
             [bounds] {
                 c32_trimming_never_removes_an_open_half
                 c32_a_parked_message_keeps_its_history

@@ -17,7 +17,7 @@
 //!   they are carried out
 //! - [`deciding`], [`checking`], [`asking`], [`parking`], [`outage`], [`slow`], [`restart`], [`borders`], [`garbage`],
 //!   [`targets`]: the producer by itself
-//! - [`operating`]: what operators see and do, in a replica and without one
+//! - [`operating`]: what operators see and do, in a replica and without one; [`journal`]: what stays of it
 //! - [`fence`], [`race`]: with the orders table and its listener; [`fence_table`], [`fence_race`]:
 //!   with the fence table; [`barrier`]: with stock-svc's tables
 //! - [`several`]: messages that share one local transaction; [`bounds`], [`long_log`]: trimming, memory, a
@@ -54,6 +54,7 @@ pub(crate) mod fence_race;
 pub(crate) mod fence_table;
 pub(crate) mod garbage;
 pub(crate) mod hanging;
+pub(crate) mod journal;
 pub(crate) mod kafka_script;
 pub(crate) mod load;
 pub(crate) mod long_log;
