@@ -1,6 +1,6 @@
 //! Rows 17 to 20: who is asked, when nobody was there for long, and how many at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::checking::unasked;
 use super::env::asked_soon;
-use super::reader::{counts, once_each};
+use super::reader::{Reader, counts, once_each};
 use super::setup::{Setup, text};
 use super::store::read_store;
 use super::told::{Do, PURPOSE, Told};
@@ -57,8 +57,8 @@ pub(crate) async fn c17_nobody_there_for_long(env: Env) {
     setup.ends_with(committed).await;
 }
 
-/// Another group is not asked, nor is another application; one that takes the group's name is
-/// refused where the broker can tell whose it is.
+/// Another group, which sends messages of its own, is not asked, nor is another application; one that takes the
+/// group's name is refused where the broker can tell whose it is.
 pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
     const HALVES: usize = 16;
     let config = env.group().await;
@@ -68,6 +68,7 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
     env.broker.expect_group(&others).await;
     let strangers = Told::otherwise(Do::Rollback);
     let another_group = Env::start(&others, &strangers).await;
+    let others = Others::send(&env, others, &another_group).await;
     let mut setup = Setup::with(env, config, Do::Commit).await;
     setup.leave_open(0..HALVES).await;
     setup.ask_soon().await;
@@ -104,7 +105,60 @@ pub(crate) async fn c18_only_its_own_group_and_application_are_asked(env: Env) {
     setup.none_open().await;
     assert!(strangers.checked().is_empty(), "strangers were asked");
     another_group.shutdown().await;
+    others.end(&setup, &strangers).await;
     setup.ends_with(0..2 * HALVES).await;
+}
+
+/// What another group of the same process has sent.
+struct Others {
+    config: ProducerConfig,
+    reader: Reader,
+    committed: TransactionId,
+    dropped: TransactionId,
+    left: TransactionId,
+}
+
+impl Others {
+    /// One of each kind, under a payload that the first group has, too.
+    async fn send(env: &Env, config: ProducerConfig, producer: &TransactionProducer) -> Self {
+        let target = env.topic("target-of-others").await;
+        let reader = Reader::start(&config.kafka, &target).await;
+        let message = |number| Message::new(&target, text(number)).key("one");
+        let send = async |number, local| {
+            let sent = producer.send_in_transaction(PURPOSE, message(number), local).await;
+            let sent = sent.expect("it is stored");
+            assert!(sent.decision_recorded, "{sent:?}");
+            sent.transaction_id
+        };
+        let (committed, dropped) = (send(0, Do::Commit).await, send(1, Do::Rollback).await);
+        let begun = producer.begin(PURPOSE, message(2)).await.expect("it is stored");
+        let left = begun.leave_open().transaction_id;
+        Self { config, reader, committed, dropped, left }
+    }
+
+    /// Asked now, its own listener and no other answers for the one that is open; its store has its own messages
+    /// and no others, and so has its target.
+    async fn end(self, setup: &Setup, told: &Told) {
+        told.check(text(2), &[Do::Commit]);
+        let producer = Env::start(&asked_soon(self.config.clone()), told).await;
+        self.reader.sees(&text(2)).await;
+        let asked: Vec<_> = told.checked().iter().map(|asked| asked.half.transaction_id).collect();
+        assert_eq!(asked, [self.left]);
+        assert_eq!(setup.told.checks_of(self.left).len(), 0);
+        let delivered = self.reader.everything_of(&self.config).await;
+        assert_eq!(counts(&delivered), once_each([text(0), text(2)]));
+        let delivered: Vec<_> = delivered.iter().map(|message| message.transaction_id).collect();
+        assert_eq!(delivered, [self.committed, self.left]);
+        let own = BTreeSet::from([self.committed, self.dropped, self.left]);
+        assert_eq!(stored(&self.config).await, own);
+        assert!(stored(&setup.config).await.is_disjoint(&own), "in the store of another group");
+        producer.shutdown().await;
+    }
+}
+
+/// The identities of all that a group's store has.
+async fn stored(config: &ProducerConfig) -> BTreeSet<TransactionId> {
+    read_store(config).await.iter().map(Record::id).collect()
 }
 
 /// One that does not answer, one that panics and one that fails hold up their own batches only;
