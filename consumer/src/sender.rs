@@ -333,10 +333,20 @@ mod tests {
     /// What this life has stored is on its way; what was refused is not.
     #[tokio::test]
     async fn the_first_look_leaves_alone_what_was_stored_since_the_start() {
+        // The machine may stand still until they are due: once, or twice.
+        let mut is_late = true;
+        for _ in 0..3 {
+            is_late = is_late && first_look_leaves_alone_what_is_new().await > reply::GRACE;
+        }
+        assert!(!is_late, "it stood still each time");
+    }
+
+    /// How long it took.
+    async fn first_look_leaves_alone_what_is_new() -> std::time::Duration {
         let world = world(0, KeyOrder::Keep).await;
         let (database, sender) = (&world.worker.deliverer.database, &world.worker.sender);
         let given = sender.give_to_nobody().await;
-        let started = now();
+        let (began, started) = (std::time::Instant::now(), now());
         let replies = ["later", "refused"].map(|topic| Reply::new(topic, ""));
         let replies: Vec<_> = replies
             .into_iter()
@@ -352,12 +362,17 @@ mod tests {
         transaction.commit().await.unwrap();
         let taken = || std::mem::take(&mut *given.lock().unwrap());
         assert_eq!(sender.send_left_behind(Some(started)).await, Ok(()));
-        assert!(taken().is_empty());
+        let (new, took) = (taken(), began.elapsed());
+        if took > reply::GRACE {
+            return took;
+        }
+        assert!(new.is_empty(), "{new:?}");
         // The second is refused here, and in a later life again.
         assert_eq!(sender.send(&Answers { message_keys: vec!["m".into()] }).await, Ok(()));
         assert_eq!(taken(), ["later", "refused"]);
         assert_eq!(sender.send_left_behind(Some(started)).await, Ok(()));
         assert_eq!(taken(), ["refused"]);
+        took
     }
 
     /// As where a topic has no leader: it is waited for once, and what goes elsewhere is sent.

@@ -63,7 +63,7 @@ mod used;
 
 pub use admin::{
     Admin, AdminError, ForeignFilter, ForeignView, HalfDetail, HalfFilter, HalfState, HalfView,
-    MissingPartition, OperatorRequest, Page,
+    HistoryEntry, MissingPartition, OperatorRequest, Page,
 };
 pub use builder::ProducerBuilder;
 pub use checker::{NotReached, check_time_left};

@@ -30,6 +30,8 @@ use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
 const HALF_HEADER: &str = "halfmsg-half";
 /// The offset of the PARK record in the store: a REOPEN before it is stale.
 const PARKED_AT_HEADER: &str = "halfmsg-parked-at";
+/// When that was appended, milliseconds since the epoch.
+const PARKED_MS_HEADER: &str = "halfmsg-parked-ms";
 /// The user's key; the record's own key is the transaction id.
 const KEY_HEADER: &str = "halfmsg-key";
 /// What happened to the message before; see [`History`].
@@ -81,11 +83,13 @@ impl ParkedRecord {
         headers.push((HALF_HEADER.into(), encoded(&Record::Half(half.meta.clone()))));
         let at = Bytes::copy_from_slice(&parked.parked_at.to_le_bytes());
         headers.push((PARKED_AT_HEADER.into(), Some(at)));
+        let when = Bytes::copy_from_slice(&parked.parked_ms.to_le_bytes());
+        headers.push((PARKED_MS_HEADER.into(), Some(when)));
         if let Some(key) = &half.body.key {
             headers.push((KEY_HEADER.into(), Some(key.clone())));
         }
-        if let Some(history) = parked.history.encode() {
-            headers.push((HISTORY_HEADER.into(), Some(history.into())));
+        if let Some(history) = parked.history.bytes() {
+            headers.push((HISTORY_HEADER.into(), Some(Bytes::copy_from_slice(history))));
         }
         if half.body.payload.is_none() {
             headers.push((NULL_HEADER.into(), None));
@@ -171,9 +175,10 @@ fn state(message: &BorrowedMessage<'_>) -> Option<ParkedState> {
                 cause: park.cause,
                 reason: park.reason,
                 parked_at: offset(&ours, PARKED_AT_HEADER)?,
-                parked_ms: message.timestamp().to_millis().unwrap_or(0),
+                parked_ms: offset(&ours, PARKED_MS_HEADER)
+                    .unwrap_or_else(|| message.timestamp().to_millis().unwrap_or(0)),
                 history: value(&ours, HISTORY_HEADER)
-                    .map_or_else(History::default, |bytes| History::decode(bytes)),
+                    .map_or(History::NONE, |bytes| History::read(park.of.id, bytes)),
             }))
         }
         Record::Decision(decision) => {
@@ -189,6 +194,7 @@ fn value<'a>(headers: &'a [(String, Option<Bytes>)], name: &str) -> Option<&'a B
     headers.iter().rfind(|(found, _)| found == name)?.1.as_ref()
 }
 
+/// A number in a header of ours.
 fn offset(headers: &[(String, Option<Bytes>)], name: &str) -> Option<i64> {
     Some(i64::from_le_bytes(value(headers, name)?.as_ref().try_into().ok()?))
 }

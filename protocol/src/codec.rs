@@ -150,8 +150,29 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         return Err(DecodeError::Newer(format!("version {}", bytes[4])));
     }
     let id = TransactionId::from_bytes(array(&bytes[ID_AT..FIELDS_AT])?);
-    let fields = Fields::read(&bytes[FIELDS_AT..])?;
-    match bytes[5] {
+    read_fields(bytes[5], id, &bytes[FIELDS_AT..])
+}
+
+/// The kind and the fields of a record, where it is known otherwise whose it is and that it is whole.
+pub(crate) fn pack(record: &Record) -> Vec<u8> {
+    let mut bytes = encode(record);
+    bytes.drain(..FIELDS_AT);
+    bytes.insert(0, kind_of(record));
+    bytes
+}
+
+/// Reads what [`pack`] made.
+///
+/// # Errors
+/// [`DecodeError`]; never panics, whatever the bytes.
+pub(crate) fn unpack(id: TransactionId, bytes: &[u8]) -> Result<Record, DecodeError> {
+    let (kind, fields) = bytes.split_first().ok_or(DecodeError::Foreign("an empty record"))?;
+    read_fields(*kind, id, fields)
+}
+
+fn read_fields(kind: u8, id: TransactionId, fields: &[u8]) -> Result<Record, DecodeError> {
+    let fields = Fields::read(fields)?;
+    match kind {
         kind::HALF => Ok(Record::Half(Arc::new(fields.meta(id)?))),
         kind::COMMIT => fields.decision(id, Verdict::Commit),
         kind::ROLLBACK => fields.decision(id, Verdict::Rollback),

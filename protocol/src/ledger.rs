@@ -8,13 +8,14 @@
 //! parked -> open (REOPEN). The first decision wins.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::ids::{Epoch, HalfOffset, TransactionId};
-use crate::record::{Body, HalfRef, Record, Verdict};
+use crate::record::{Body, Decision, HalfRef, Record, Verdict};
 
 mod applying;
 mod carried;
@@ -43,6 +44,15 @@ struct Decided {
     epoch: Epoch,
     attempts: u32,
     history: History,
+    told: Told,
+}
+
+/// The decision and when it was appended, for a history. Two ledgers that differ in it alone behave alike.
+#[derive(Debug, Clone)]
+struct Told(Decision, i64);
+
+impl Hash for Told {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// An outcome that is not carried out yet.

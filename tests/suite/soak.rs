@@ -32,8 +32,8 @@ const SETTINGS: [&str; 3] =
     ["HALFMSG_TEST_SOAK_BROKERS", "HALFMSG_TEST_SOAK_GROUP", "HALFMSG_TEST_SOAK_TARGET"];
 /// Before the figures that the process prints.
 const FIGURES: &str = "soak: ";
-/// For the whole soak, whose steps have deadlines of their own.
-const DEADLINE: Duration = Duration::from_secs(3_600);
+/// For each cycle of the soak, whose steps have deadlines of their own.
+const DEADLINE: Duration = Duration::from_secs(1_800);
 /// One poll of the target.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -124,7 +124,8 @@ async fn run(brokers: &str, group: &str, target: &str) -> Figures {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let ran = tokio::time::timeout(DEADLINE, ran).await.expect("it ends in time");
+    let cycles = u32::try_from(process::cycles()).expect("few");
+    let ran = tokio::time::timeout(DEADLINE * cycles, ran).await.expect("it ends in time");
     let output = ran.expect("it starts");
     let (out, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

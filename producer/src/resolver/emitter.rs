@@ -53,7 +53,7 @@ impl Item {
         match &self.work {
             Work::Deliver(half, _) => half.bytes,
             Work::Settle(_) => 0,
-            Work::Park(parked) => parked.half.bytes,
+            Work::Park(parked) => parked.half.bytes + parked.history.bytes().map_or(0, <[u8]>::len),
             Work::Foreign(record) => record.payload.as_ref().map_or(0, bytes::Bytes::len),
         }
     }

@@ -38,7 +38,7 @@ use judging::cannot_be_read;
 
 /// One blocking call of the client.
 const STEP: Duration = Duration::from_secs(5);
-/// The same where the call begins anew when it is repeated: the client's own wait for an answer.
+/// The same where the call begins anew when it is repeated; an answer that comes later counts for nothing.
 const LONGEST_STEP: Duration = Duration::from_secs(60);
 /// One call that fences: whoever gives the partition up waits for its end.
 pub(super) const INIT_STEP: Duration = Duration::from_secs(1);
@@ -321,9 +321,11 @@ impl<'a> Worker<'a> {
     /// The group's generation as it is now: a member that the group has given up is refused.
     fn store_offsets(&self, offsets: &TopicPartitionList) -> KafkaResult<()> {
         let group = self.parts.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
-        // Made again it begins anew, unlike a commit or an abort: a broker that takes longer than one wait
-        // each time would never be done. Beyond its timeout the transaction is over anyway.
-        let step = self.parts.config.transaction_timeout.clamp(STEP, LONGEST_STEP);
+        // Made again it begins anew, unlike a commit or an abort (librdkafka resumes those only): a broker that
+        // takes longer than one wait each time would never be done. It ends before the transaction does, so
+        // that an abort still finds it.
+        let timeout = self.parts.config.transaction_timeout;
+        let step = timeout.saturating_sub(STEP).clamp(STEP, LONGEST_STEP);
         self.client.send_offsets_to_transaction(offsets, &group, step)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::closed::{Closed, Forgotten};
 use super::history::History;
 use super::model::{Half, Ignored, Open, Outcome, ParkedHalf};
-use super::{Decided, Ledger, Pending};
+use super::{Decided, Ledger, Pending, Told};
 use crate::ids::{Epoch, HalfOffset, TransactionId};
 use crate::record::{
     Body, CheckOutcome, Checked, Decision, HalfRef, Origin, Park, ParkCause, Record, Reopen,
@@ -60,6 +60,7 @@ impl Ledger {
         }
         let open = self.close(of.half).expect("found above");
         let verdict = decision.verdict;
+        let told = (!is_carried_out).then(|| Told(decision.clone(), appended_ms));
         // An application decides when its HALF is acknowledged: then all copies lie behind.
         // Whoever else decides may be faster than a copy.
         if decision.origin != Origin::Producer {
@@ -87,12 +88,13 @@ impl Ledger {
         let Open { half, epoch, attempts, history, .. } = open;
         let stored_at = half.stored_at;
         let message = Arc::clone(&half);
-        if is_carried_out {
+        if let Some(told) = told {
+            self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
+            let decided = Decided { half, verdict, epoch, attempts, history, told };
+            self.decided.insert(of.half, decided);
+        } else {
             self.held.remove(&stored_at);
             self.settle(HalfRef { epoch, ..of }, offset, true);
-        } else {
-            self.pending.insert(offset, Pending::Decision { half: of.half, epoch, stored_at });
-            self.decided.insert(of.half, Decided { half, verdict, epoch, attempts, history });
         }
         match verdict {
             Verdict::Commit => Outcome::Deliver { half: message, settles },

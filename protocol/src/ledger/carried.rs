@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Ledger, ParkedHalf, Pending};
+use super::{Ledger, ParkedHalf, Pending, Told};
 use crate::ids::{Epoch, TransactionId};
 use crate::record::{HalfRef, ParkCause, Record, Verdict};
 
@@ -30,10 +30,8 @@ impl Ledger {
         }
         let done = self.decided.remove(&half)?;
         let mut history = done.history;
-        let decision = self.closed.find(done.half.meta.id).filter(|closed| closed.half == half);
-        if let Some(closed) = decision {
-            history.push(Record::Decision(closed.decision()), offset, closed.decided_ms);
-        }
+        let Told(decision, decided_ms) = done.told;
+        history.push(Record::Decision(decision), offset, decided_ms);
         self.closed.forget(half);
         self.pending.insert(offset, Pending::Park { half, stored_at });
         let parked = ParkedHalf {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Open;
 use crate::hash::OffsetMap;
 use crate::ids::{Epoch, HalfOffset, TransactionId};
-use crate::record::{Decision, HalfMeta, HalfRef, Origin, Verdict};
+use crate::record::{Decision, HalfMeta, Origin, Verdict};
 
 /// Of so many closed halves a partition can tell a repeated decision from a contradicting one; the
 /// oldest is forgotten first.
@@ -59,17 +59,6 @@ impl Closed {
             stored_ms: open.appended_ms,
             decided_at,
             decided_ms,
-        }
-    }
-
-    /// The decision, as far as it is remembered.
-    pub(super) fn decision(&self) -> Decision {
-        Decision {
-            of: HalfRef { id: self.id, half: self.half, epoch: self.epoch },
-            verdict: self.verdict,
-            origin: self.origin,
-            operator: None,
-            reason: self.reason.clone(),
         }
     }
 }

@@ -1,39 +1,31 @@
 //! What happened to one message, as far as it goes along with it: the records that say so are deleted with
 //! the store's oldest, and a parked message outlives them. It must never decide anything.
 
-use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::codec;
+use crate::ids::TransactionId;
 use crate::record::{AskedBy, HalfMeta, Record, Reopen};
 
-/// So many steps are kept; the oldest give way.
-const HISTORY_STEPS: usize = 16;
+/// So many bytes are kept of each message that was asked about; the oldest steps give way.
+const HISTORY_BYTES: usize = 1_024;
 /// Each text of a step is cut to so many bytes.
 const HISTORY_TEXT_BYTES: usize = 160;
 
-/// Offset, time, and the length of the record.
+/// How many steps were left out.
+const LEFT_OUT: usize = 4;
+/// Of a step: its offset, its time, and the length of its record.
 const STEP_HEAD: usize = 18;
 
-/// The checks, decisions, parks and reopenings of a message so far, within bounds. Cheap to clone; one
-/// without steps takes no memory. Two ledgers that differ in it alone behave alike, so it has no part in
-/// their hash.
+/// The checks, parks and reopenings of a message so far, and the decision that its target refused, in at most
+/// 1 KiB. Cheap to clone; one without steps takes no memory. Two ledgers that differ in it alone
+/// behave alike, so it has no part in their hash.
+///
+/// As bytes: how many steps were left out (4, little endian), then of each its offset (8), its time (8), the
+/// length of its record (2) and that, as `codec::pack` makes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct History(Option<Arc<Kept>>);
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Kept {
-    steps: VecDeque<Step>,
-    left_out: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Step {
-    offset: i64,
-    at_ms: i64,
-    record: Box<[u8]>,
-}
+pub struct History(Option<Arc<[u8]>>);
 
 /// One step of a [`History`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +43,22 @@ impl History {
     pub const NONE: Self = Self(None);
 
     pub(super) fn push(&mut self, record: Record, offset: i64, at_ms: i64) {
-        let record = codec::encode(&shortened(record)).into_boxed_slice();
-        let kept = Arc::make_mut(self.0.get_or_insert_default());
-        if kept.steps.len() == HISTORY_STEPS {
-            kept.steps.pop_front();
-            kept.left_out = kept.left_out.saturating_add(1);
+        let packed = codec::pack(&shortened(record));
+        let length = u16::try_from(packed.len()).expect("its texts are cut");
+        let step = STEP_HEAD + packed.len();
+        let (mut left_out, mut kept) = (self.left_out(), self.encoded_steps());
+        while !kept.is_empty() && LEFT_OUT + kept.len() + step > HISTORY_BYTES {
+            kept = split_step(kept).map_or(&[], |(_, rest)| rest);
+            left_out = left_out.saturating_add(1);
         }
-        kept.steps.push_back(Step { offset, at_ms, record });
+        let mut bytes = Vec::with_capacity(LEFT_OUT + kept.len() + step);
+        bytes.extend_from_slice(&left_out.to_le_bytes());
+        bytes.extend_from_slice(kept);
+        bytes.extend_from_slice(&offset.to_le_bytes());
+        bytes.extend_from_slice(&at_ms.to_le_bytes());
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&packed);
+        self.0 = Some(bytes.into());
     }
 
     /// Whether nothing is known but that it was stored.
@@ -67,45 +68,45 @@ impl History {
 
     /// Earlier steps that are not kept.
     pub fn left_out(&self) -> u32 {
-        self.0.as_ref().map_or(0, |kept| kept.left_out)
+        let bytes = self.bytes().and_then(|bytes| bytes.first_chunk());
+        bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 
-    /// The steps that are kept, oldest first.
-    pub fn steps(&self) -> impl Iterator<Item = PastStep> {
-        let steps = self.0.iter().flat_map(|kept| &kept.steps);
-        steps.filter_map(|&Step { offset, at_ms, ref record }| {
-            let record = codec::decode(record).ok()?;
-            Some(PastStep { offset, at_ms, record })
+    /// The steps that are kept of the message of this identity, oldest first.
+    pub fn steps(&self, id: TransactionId) -> impl Iterator<Item = PastStep> {
+        let mut rest = self.encoded_steps();
+        std::iter::from_fn(move || {
+            let ((offset, at_ms, packed), behind) = split_step(rest)?;
+            rest = behind;
+            Some(PastStep { offset, at_ms, record: codec::unpack(id, packed).ok()? })
         })
     }
 
-    /// As bytes: how many steps were left out (4, little endian), then of each its offset (8), its time (8),
-    /// the length of its record (2) and that. `None` if there are none.
-    pub fn encode(&self) -> Option<Vec<u8>> {
-        let kept = self.0.as_ref()?;
-        let mut bytes = kept.left_out.to_le_bytes().to_vec();
-        for Step { offset, at_ms, record } in &kept.steps {
-            bytes.extend_from_slice(&offset.to_le_bytes());
-            bytes.extend_from_slice(&at_ms.to_le_bytes());
-            let length = u16::try_from(record.len()).expect("its texts are cut");
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(record);
-        }
-        Some(bytes)
+    /// As bytes. `None` if there are no steps.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.0.as_deref()
     }
 
-    /// What these bytes say, as far as they can be read: a history is there to be shown, and nothing may
-    /// depend on it. Never panics.
-    pub fn decode(bytes: &[u8]) -> Self {
-        let Some((left_out, mut rest)) = bytes.split_first_chunk() else { return Self::default() };
-        let mut kept = Kept { steps: VecDeque::new(), left_out: u32::from_le_bytes(*left_out) };
-        while kept.steps.len() < HISTORY_STEPS
-            && let Some((step, behind)) = read_step(rest)
+    /// What these bytes say of the message of this identity, as far as they can be read and as much as is
+    /// kept: a history is there to be shown, and nothing may depend on it. Never panics.
+    pub fn read(id: TransactionId, bytes: &[u8]) -> Self {
+        let Some((left_out, steps)) = bytes.split_first_chunk::<LEFT_OUT>() else {
+            return Self::NONE;
+        };
+        let mut rest = &steps[..steps.len().min(HISTORY_BYTES - LEFT_OUT)];
+        let mut read = 0;
+        while let Some(((_, _, packed), behind)) = split_step(rest)
+            && codec::unpack(id, packed).is_ok()
         {
-            kept.steps.push_back(step);
+            read = LEFT_OUT + steps.len().min(HISTORY_BYTES - LEFT_OUT) - behind.len();
             rest = behind;
         }
-        Self((!kept.steps.is_empty()).then(|| Arc::new(kept)))
+        let kept = bytes.get(..read).filter(|kept| kept.len() > left_out.len());
+        Self(kept.map(Arc::from))
+    }
+
+    fn encoded_steps(&self) -> &[u8] {
+        self.bytes().and_then(|bytes| bytes.get(LEFT_OUT..)).unwrap_or_default()
     }
 }
 
@@ -113,14 +114,16 @@ impl Hash for History {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-fn read_step(bytes: &[u8]) -> Option<(Step, &[u8])> {
+/// Offset, time and record of the first step, and what stands behind it.
+type Split<'a> = ((i64, i64, &'a [u8]), &'a [u8]);
+
+fn split_step(bytes: &[u8]) -> Option<Split<'_>> {
     let (head, rest) = bytes.split_first_chunk::<STEP_HEAD>()?;
     let (offset, head) = head.split_first_chunk()?;
     let (at_ms, length) = head.split_first_chunk()?;
     let length = usize::from(u16::from_le_bytes(length.try_into().ok()?));
     let (record, rest) = rest.split_at_checked(length)?;
-    let (offset, at_ms) = (i64::from_le_bytes(*offset), i64::from_le_bytes(*at_ms));
-    Some((Step { offset, at_ms, record: record.into() }, rest))
+    Some(((i64::from_le_bytes(*offset), i64::from_le_bytes(*at_ms), record), rest))
 }
 
 /// The same with short texts, and without what the message itself says.
@@ -169,57 +172,69 @@ fn cut(text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Epoch, HalfOffset, TransactionId};
+    use crate::ids::{Epoch, HalfOffset};
     use crate::record::{Checked, HalfRef};
 
-    fn checked(attempts: u32, reason: &str) -> Record {
-        let id = TransactionId::from_bytes([7; 16]);
-        let of = HalfRef { id, half: HalfOffset(3), epoch: Epoch(1) };
-        let checked = Checked::unknown(of, attempts, reason.into());
-        Record::Checked(checked.asked_by("ö".repeat(100), "r".repeat(2_000)))
+    const ID: TransactionId = TransactionId::from_bytes([7; 16]);
+
+    fn checked(attempts: u32, reason: &str) -> Checked {
+        let of = HalfRef { id: ID, half: HalfOffset(3), epoch: Epoch(1) };
+        Checked::unknown(of, attempts, reason.into())
+    }
+
+    fn of_steps(steps: impl IntoIterator<Item = Checked>) -> History {
+        let mut history = History::default();
+        for (step, offset) in steps.into_iter().zip(10..) {
+            history.push(Record::Checked(step), offset, 1_000);
+        }
+        history
     }
 
     #[test]
     fn the_last_steps_are_kept_and_the_others_counted() {
-        let mut history = History::default();
-        assert!(history.is_empty() && history.encode().is_none());
-        for n in 0..20 {
-            history.push(checked(n, "not yet"), 10 + i64::from(n), 1_000);
-        }
-        let offsets: Vec<i64> = history.steps().map(|step| step.offset).collect();
-        assert_eq!(offsets, (14..30).collect::<Vec<_>>());
-        assert_eq!(history.left_out(), 4);
-        assert_eq!(History::decode(&history.encode().unwrap()), history);
+        assert!(History::NONE.is_empty() && History::NONE.bytes().is_none());
+        let history = of_steps((0..100).map(|n| checked(n, "not yet")));
+        let offsets: Vec<i64> = history.steps(ID).map(|step| step.offset).collect();
+        let left_out = i64::from(history.left_out());
+        assert_eq!(offsets, (10 + left_out..110).collect::<Vec<_>>());
+        assert!(offsets.len() >= 15, "a message is checked so often: {offsets:?}");
+        let bytes = history.bytes().unwrap();
+        assert!(bytes.len() <= HISTORY_BYTES, "{}", bytes.len());
+        assert_eq!(History::read(ID, bytes), history);
+        let last = history.steps(ID).last().unwrap();
+        assert_eq!(last.record, Record::Checked(checked(99, "not yet")));
     }
 
     #[test]
     fn texts_are_cut_between_characters() {
-        let mut history = History::default();
-        history.push(checked(0, &"x€".repeat(1_000)), 1, 2);
-        let Some(PastStep { record: Record::Checked(kept), .. }) = history.steps().next() else {
+        let long = checked(0, &"x€".repeat(1_000)).asked_by("ö".repeat(100), "r".repeat(2_000));
+        let history = of_steps([long.clone(), long]);
+        let Some(PastStep { record: Record::Checked(kept), .. }) = history.steps(ID).next() else {
             panic!("one step");
         };
         let asked = kept.asked_by.unwrap();
         let lengths = [kept.reason.len(), asked.operator.len(), asked.reason.len()];
         assert_eq!(lengths, [160, 160, 160]);
         assert!(kept.reason.ends_with('€'));
-        assert!(history.encode().unwrap().len() < 1_024);
     }
 
     /// Whatever stands in a topic that others may write to.
     #[test]
     fn bytes_that_are_none_of_ours_are_as_much_as_can_be_read() {
-        let mut history = History::default();
-        history.push(checked(0, "a"), 1, 2);
-        history.push(checked(1, "b"), 3, 4);
-        let bytes = history.encode().unwrap();
+        let history = of_steps([checked(0, "a"), checked(1, "b")]);
+        let bytes = history.bytes().unwrap().to_vec();
         for end in 0..bytes.len() {
-            let steps = History::decode(&bytes[..end]).steps().count();
+            let steps = History::read(ID, &bytes[..end]).steps(ID).count();
             assert!(steps < 2, "{end}: {steps}");
         }
         let mut damaged = bytes.clone();
-        damaged[40] ^= 1;
-        assert_eq!(History::decode(&damaged).steps().count(), 1);
-        assert_eq!(History::decode(&[0xff; 100]).steps().count(), 0);
+        // The kind of the second record.
+        damaged[LEFT_OUT + (bytes.len() - LEFT_OUT) / 2 + STEP_HEAD] = 0xee;
+        assert_eq!(History::read(ID, &damaged).steps(ID).count(), 1);
+        assert_eq!(History::read(ID, &[0xff; 100]), History::NONE);
+        let step = &bytes[LEFT_OUT..];
+        let endless = [&bytes[..LEFT_OUT], &step.repeat(100)].concat();
+        let kept = History::read(ID, &endless);
+        assert!(kept.bytes().unwrap().len() <= HISTORY_BYTES && kept.steps(ID).count() > 2);
     }
 }

@@ -92,7 +92,18 @@ impl Browser {
     /// Until it is done: before that, the page behind the dialog takes nothing.
     async fn confirm(&self, reason: &str) {
         self.try_confirm(reason, TOKEN).await;
-        self.becomes("!document.getElementById('dialog').open").await;
+        until(PATIENCE, "the dialog to close", async || {
+            if self.is_true("!document.getElementById('dialog').open").await {
+                return Ok(());
+            }
+            let said = self.run("return document.getElementById('dialog-error').textContent").await;
+            // It is done, and the machine stood still.
+            if said.as_str().is_some_and(|said| said.contains("its effect is not seen yet")) {
+                self.press(ESCAPE).await;
+            }
+            Err(said)
+        })
+        .await;
     }
 
     /// Pictures of what is in view now: light and wide, dark and narrow.

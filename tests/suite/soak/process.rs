@@ -253,7 +253,7 @@ pub(crate) async fn soak_process(_: Env) {
     producer.shutdown().await;
 }
 
-fn cycles() -> usize {
+pub(super) fn cycles() -> usize {
     let set = std::env::var(CYCLES_SETTING);
     let cycles = set.map_or(CYCLES, |set| set.parse().expect("HALFMSG_TEST_SOAK_CYCLES: a number"));
     assert!(cycles >= CYCLES, "the memory of the first cycle is compared with that of later ones");

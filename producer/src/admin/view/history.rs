@@ -1,7 +1,7 @@
 //! The life of a half message, step by step, in words.
 
 use halfmsg_protocol::{
-    History, Ignored, Origin, Outcome, ParkCause, ParkedHalf, PastStep, Record, Verdict,
+    CheckOutcome, Ignored, Origin, Outcome, ParkCause, ParkedHalf, PastStep, Record, Verdict,
 };
 
 use super::{HalfView, HistoryEntry, decided, rfc3339, state_of};
@@ -11,14 +11,21 @@ use crate::snapshot::{Step, Traced};
 /// As the log tells it, and what it does not tell: the beginning, if it was trimmed, and that the
 /// target refused a committed message.
 pub(super) fn told(traced: &Traced, seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
-    let mut history = Vec::new();
     let begins = traced.steps.first().is_some_and(|step| matches!(step.record, Record::Half(_)));
+    let from = match traced.steps.first() {
+        Some(_) if begins => i64::MIN,
+        first => first.map_or(i64::MAX, |step| step.offset),
+    };
+    let mut history = Vec::new();
     if !begins {
         history.push(stored_entry(half));
-        let from = traced.steps.first().map_or(i64::MAX, |step| step.offset);
-        history.extend(kept(past(&seen.what), from, seen.partition));
     }
-    history.extend(traced.steps.iter().map(|step| entry(step, traced.partition)));
+    history.extend(left_out(seen, from));
+    // That a target refused it is nowhere else.
+    let kept = kept(seen).filter(|step| step.offset < from || is_refusal(&step.record));
+    let mut steps: Vec<Step> = traced.steps.iter().cloned().chain(kept).collect();
+    steps.sort_by_key(|step| step.offset);
+    history.extend(steps.iter().map(|step| entry(step, traced.partition)));
     if traced.more > 0 {
         let detail = format!("and {} more records, left out", traced.more);
         history.push(HistoryEntry { at: None, event: "ignored", detail });
@@ -72,7 +79,7 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
         }
     };
     // That a target refuses a message is no record of the store.
-    if !matches!(&step.record, Record::Park(park) if park.cause == ParkCause::Undeliverable) {
+    if !is_refusal(&step.record) {
         detail = format!("offset {}, {detail}", step.offset);
     }
     let event = match &step.outcome {
@@ -125,36 +132,52 @@ fn because(why: Ignored) -> &'static str {
     }
 }
 
-/// What goes along with the message: its steps below this offset.
-fn kept(past: &History, below: i64, partition: i32) -> Vec<HistoryEntry> {
-    let left_out = (past.left_out() > 0).then(|| {
-        let detail = format!("{} earlier records are not kept", past.left_out());
-        HistoryEntry { at: None, event: "ignored", detail }
-    });
-    let steps = past.steps().filter(|step| step.offset < below);
-    let steps = steps.map(|PastStep { offset, at_ms, record }| {
-        entry(&Step { offset, at_ms, record, outcome: None }, partition)
-    });
-    left_out.into_iter().chain(steps).collect()
+/// The steps that go along with the message.
+fn kept(seen: &Seen) -> impl Iterator<Item = Step> {
+    let (past, of) = match &seen.what {
+        What::Open(open, _) => (Some(&open.history), Some(&open.half)),
+        What::Parked(parked, _) => (Some(&parked.history), Some(&parked.half)),
+        What::Closed(_) => (None, None),
+    };
+    let steps = past.zip(of).into_iter().flat_map(|(past, of)| past.steps(of.meta.id));
+    steps.map(|PastStep { offset, at_ms, record }| {
+        let outcome = match &record {
+            Record::Checked(checked) if checked.outcome == CheckOutcome::Failed => {
+                Some(Outcome::CheckFailed { half: checked.of.half })
+            }
+            _ => None,
+        };
+        Step { offset, at_ms, record, outcome }
+    })
 }
 
-fn past(what: &What) -> &History {
-    const NONE: &History = &History::NONE;
-    match what {
+/// That there were more before them, if all stood below this offset.
+fn left_out(seen: &Seen, below: i64) -> Option<HistoryEntry> {
+    let past = match &seen.what {
         What::Open(open, _) => &open.history,
         What::Parked(parked, _) => &parked.history,
-        What::Closed(_) => NONE,
-    }
+        What::Closed(_) => return None,
+    };
+    let is_before = kept(seen).next().is_some_and(|first| first.offset <= below);
+    (past.left_out() > 0 && is_before).then(|| {
+        let detail = format!("{} earlier records are not kept", past.left_out());
+        HistoryEntry { at: None, event: "ignored", detail }
+    })
+}
+
+fn is_refusal(record: &Record) -> bool {
+    matches!(record, Record::Park(park) if park.cause == ParkCause::Undeliverable)
 }
 
 /// What the state of the message says by itself.
 pub(super) fn summed_up(seen: &Seen, half: &HalfView) -> Vec<HistoryEntry> {
     let mut history = vec![stored_entry(half)];
-    let past = past(&seen.what);
-    if past.is_empty() {
+    let mut kept = kept(seen).map(|step| entry(&step, seen.partition)).peekable();
+    if kept.peek().is_none() {
         history.extend(counted(half));
     }
-    history.extend(kept(past, i64::MAX, seen.partition));
+    history.extend(left_out(seen, i64::MAX));
+    history.extend(kept);
     match &seen.what {
         What::Open(..) => {}
         What::Parked(parked, _) => history.push(parked_entry(parked)),

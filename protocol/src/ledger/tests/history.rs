@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The steps with their offsets.
+/// The steps of the only message with their offsets.
 fn told(history: &History) -> Vec<(i64, &'static str)> {
     let name = |record: &Record| match record {
         Record::Half(_) => "half",
@@ -11,7 +11,7 @@ fn told(history: &History) -> Vec<(i64, &'static str)> {
         Record::Park(_) => "park",
         Record::Reopen(_) => "reopen",
     };
-    history.steps().map(|step| (step.offset, name(&step.record))).collect()
+    history.steps(transaction(1)).map(|step| (step.offset, name(&step.record))).collect()
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_parked_message_brings_its_history_into_its_next_life() {
     new.reopen(of);
     let open = new.ledger.open(of.half).unwrap();
     assert_eq!(told(&open.history), [(1, "checked"), (3, "checked"), (4, "park"), (5, "reopen")]);
-    let Some(PastStep { at_ms, record: Record::Park(park), .. }) = open.history.steps().nth(2)
+    let Some(PastStep { at_ms, record: Record::Park(park), .. }) = open.history.steps(of.id).nth(2)
     else {
         panic!("its park");
     };
@@ -43,6 +43,8 @@ fn a_parked_message_brings_its_history_into_its_next_life() {
     let (decided_at, _) = new.commit(in_epoch(of, 1));
     let parked = new.refuse(decided_at);
     assert_eq!(told(&parked.history).last(), Some(&(6, "decision")));
+    let last = parked.history.steps(of.id).last().unwrap();
+    assert_eq!((last.at_ms, last.record), (1_006, decision(in_epoch(of, 1), Verdict::Commit)));
     new.ledger.carried_out(decided_at);
     new.reopen(in_epoch(of, 1));
     let open = new.ledger.open(of.half).unwrap();

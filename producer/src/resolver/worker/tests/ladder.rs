@@ -1,6 +1,8 @@
 //! How errors of the transactional calls are climbed down from: each class that librdkafka documents, and
 //! what of it the client mends by itself.
 
+use std::sync::mpsc;
+
 use rdkafka::types::RDKafkaRespErr::{
     self, RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING,
     RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION as ILLEGAL_GENERATION,
@@ -28,6 +30,8 @@ fn with_progress() -> Job {
 }
 
 fn end(worker: &mut Worker<'_>) -> End {
+    // However long ago it was looked at.
+    worker.parts.targets.look("t", TAKEN_AGAIN).expect("it is there");
     match worker.carry_out(&with_progress()) {
         Some(JobEnd::Done(troubles)) if troubles.is_empty() => End::Done,
         Some(JobEnd::Aborted(troubles)) if troubles.is_empty() => End::Aborted,
@@ -82,7 +86,18 @@ fn long_a_call_that_is_answered_late_is_repeated() {
         .with_max_level(tracing::Level::DEBUG)
         .with_ansi(false)
         .with_writer(move || writer.clone());
-    let ended = tracing::subscriber::with_default(lines.finish(), || end(&mut worker));
+    let ended = std::thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel::<()>();
+        let stop = &stop;
+        scope.spawn(move || {
+            if is_done.recv_timeout(TAKEN_AGAIN) == Err(mpsc::RecvTimeoutError::Timeout) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        });
+        let ended = tracing::subscriber::with_default(lines.finish(), || end(&mut worker));
+        drop(done);
+        ended
+    });
     assert_eq!(ended, End::Done);
     let text = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("text");
     let repeated = text.lines().filter(|line| line.contains("a transactional call is repeated"));
