@@ -9,6 +9,7 @@ use halfmsg_protocol::{
 };
 
 use crate::emission::{self, Emit};
+use crate::law::History;
 use crate::owner::Owner;
 use crate::world::{Budget, World};
 
@@ -19,8 +20,7 @@ pub(crate) enum Said {
     Rollback,
     Unknown,
     Failed,
-    NotAsked,
-    NoListener,
+    NotAsked(NotAsked),
 }
 
 /// What becomes of a record on its way to the store.
@@ -37,7 +37,9 @@ pub(crate) enum Action {
     Prepare,
     /// A producer or an operator decides, as far as it knows in this life of the message.
     Decide(HalfRef, Verdict),
-    /// An operator opens again what an owner shows as parked.
+    /// An operator decides in a life that a REOPEN began.
+    Resolve(HalfRef, Verdict),
+    /// An operator opens again what an owner shows as parked, or did when he looked.
     Reopen(HalfRef),
     Foreign,
     /// The owner dies; what was on its way to the store may arrive.
@@ -125,10 +127,11 @@ fn unfair(world: &World, owner: &Owner) -> Vec<Step> {
             steps.push(Step::Answer(*of, Said::Failed));
         }
         if not_asked > 0 {
-            steps.push(Step::Answer(*of, Said::NotAsked));
+            steps.push(Step::Answer(*of, Said::NotAsked(NotAsked::Busy)));
+            steps.push(Step::Answer(*of, Said::NotAsked(NotAsked::NoPlace)));
         }
         if unheard > 0 {
-            steps.push(Step::Answer(*of, Said::NoListener));
+            steps.push(Step::Answer(*of, Said::NotAsked(NotAsked::NoListener)));
         }
     }
     if failures > 0 && !owner.appends.is_empty() {
@@ -140,7 +143,7 @@ fn unfair(world: &World, owner: &Owner) -> Vec<Step> {
 }
 
 fn outside(world: &World, actions: &mut Vec<Action>) {
-    let Budget { halves, decisions, reopens, crashes, stale, foreign, .. } = world.budget;
+    let Budget { halves, decisions, resolved, reopens, crashes, stale, foreign, .. } = world.budget;
     if halves > 0 {
         actions.push(Action::Prepare);
     }
@@ -151,6 +154,12 @@ fn outside(world: &World, actions: &mut Vec<Action>) {
         for of in lives_begun(world) {
             actions.push(Action::Decide(of, Verdict::Commit));
             actions.push(Action::Decide(of, Verdict::Rollback));
+        }
+    }
+    if resolved > 0 {
+        for of in lives_begun(world).into_iter().filter(|of| of.epoch > Epoch::default()) {
+            actions.push(Action::Resolve(of, Verdict::Commit));
+            actions.push(Action::Resolve(of, Verdict::Rollback));
         }
     }
     if reopens > 0 {
@@ -188,9 +197,14 @@ fn lives_begun(world: &World) -> Vec<HalfRef> {
     lives
 }
 
-/// Only what every owner to come knows to be parked may be opened again.
+/// Only what every owner to come knows to be parked may be opened again; an operator may have looked
+/// before somebody else did so.
 fn shown_as_parked(world: &World) -> Vec<HalfRef> {
-    let mut shown = Vec::new();
+    let former = |half: &History| {
+        let (id, at) = (half.id, HalfOffset(half.offset));
+        (0..half.last().0).map(move |epoch| HalfRef { id, half: at, epoch: Epoch(epoch) })
+    };
+    let mut shown: Vec<HalfRef> = world.law.iter().flat_map(former).collect();
     for owner in &world.owners {
         let ledger = owner.core.ledger();
         for parked in ledger.parked_from(HalfOffset(0)) {
@@ -221,10 +235,11 @@ pub(crate) fn apply(making: &Making, world: &mut World, action: Action) {
         }
         Action::Decide(of, verdict) => {
             world.budget.decisions -= 1;
-            let reason = String::new();
-            let origin = Origin::Producer;
-            let decision = Decision { of, verdict, origin, operator: None, reason };
-            world.append(Some(Record::Decision(decision)));
+            decide(world, of, verdict, Origin::Producer);
+        }
+        Action::Resolve(of, verdict) => {
+            world.budget.resolved -= 1;
+            decide(world, of, verdict, Origin::Operator);
         }
         Action::Reopen(of) => {
             world.budget.reopens -= 1;
@@ -243,6 +258,11 @@ pub(crate) fn apply(making: &Making, world: &mut World, action: Action) {
         Action::Begin => begin(making, world),
         Action::Of(number, step) => apply_step(world, number, step),
     }
+}
+
+fn decide(world: &mut World, of: HalfRef, verdict: Verdict, origin: Origin) {
+    let decision = Decision { of, verdict, origin, operator: None, reason: String::new() };
+    world.append(Some(Record::Decision(decision)));
 }
 
 fn crash(making: &Making, world: &mut World, land: bool) {
@@ -297,13 +317,12 @@ fn answer(world: &mut World, number: usize, of: HalfRef, said: Said) {
             world.budget.failed -= 1;
             Answer::Failed(String::new())
         }
-        Said::NotAsked => {
-            world.budget.not_asked -= 1;
-            Answer::NotAsked(NotAsked::Busy)
-        }
-        Said::NoListener => {
-            world.budget.unheard -= 1;
-            Answer::NotAsked(NotAsked::NoListener)
+        Said::NotAsked(why) => {
+            match why {
+                NotAsked::NoListener => world.budget.unheard -= 1,
+                _ => world.budget.not_asked -= 1,
+            }
+            Answer::NotAsked(why)
         }
     };
     let owner = &mut world.owners[number];

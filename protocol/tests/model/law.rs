@@ -16,8 +16,16 @@ pub(crate) enum Fate {
 pub(crate) struct Life {
     pub(crate) stored_at: i64,
     pub(crate) fate: Fate,
-    /// A decision came that contradicts the one that counts, or while the message was parked.
-    pub(crate) conflict: bool,
+    /// A decision came that contradicts the one that counts.
+    pub(crate) contradicted: bool,
+    /// A decision came while it was parked, or for a life that was over.
+    pub(crate) late: bool,
+}
+
+impl Life {
+    pub(crate) fn is_decided_at(&self, offset: i64) -> bool {
+        matches!(self.fate, Fate::Decided { at, .. } if at == offset)
+    }
 }
 
 /// One half message.
@@ -68,14 +76,15 @@ fn about(half: &mut History, offset: i64, record: &Record, of: HalfRef) {
     let epoch = half.last().0;
     let last = half.lives.len() - 1;
     let now = &mut half.lives[last];
+    if let Record::Decision(decision) = record {
+        now.late |= of.epoch.0 < epoch || matches!(now.fate, Fate::Parked { .. });
+        now.contradicted |=
+            matches!(now.fate, Fate::Decided { verdict, .. } if verdict != decision.verdict);
+    }
     match (record, now.fate) {
         (Record::Decision(decision), Fate::Open { .. }) if of.epoch.0 <= epoch => {
             now.fate = Fate::Decided { verdict: decision.verdict, at: offset };
         }
-        (Record::Decision(decision), Fate::Decided { verdict, .. }) => {
-            now.conflict |= decision.verdict != verdict;
-        }
-        (Record::Decision(_), Fate::Parked { .. }) => now.conflict = true,
         (Record::Checked(checked), Fate::Open { attempts })
             if of.epoch.0 == epoch && checked.attempt == attempts + 1 =>
         {
@@ -99,5 +108,6 @@ fn about(half: &mut History, offset: i64, record: &Record, of: HalfRef) {
 }
 
 fn life(stored_at: i64) -> Life {
-    Life { stored_at, fate: Fate::Open { attempts: 0 }, conflict: false }
+    let fate = Fate::Open { attempts: 0 };
+    Life { stored_at, fate, contradicted: false, late: false }
 }

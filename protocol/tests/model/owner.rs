@@ -157,7 +157,7 @@ impl Owner {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Append(record) => self.appends.push_back(record),
+            Command::Append(record) => self.appends.push_back(without_reason(record)),
             Command::Ask(batch) => {
                 self.questions.push(batch.iter().map(|question| question.of).collect());
             }
@@ -211,6 +211,15 @@ impl Owner {
             self.emit(Item::Write(Write { at: None, key, state: None }));
         }
     }
+}
+
+/// What is told to people depends on the clock, by which two cores may differ that are the same
+/// state: kept, the number of states would depend on which of them is met first.
+fn without_reason(mut record: Record) -> Record {
+    if let Record::Park(park) = &mut record {
+        park.reason.clear();
+    }
+    record
 }
 
 /// The mark of a message that was settled by the decision at this offset.

@@ -3,7 +3,7 @@
 use halfmsg_protocol::{HalfOffset, ParkCause, ParkedState, Progress, TransactionId, Verdict};
 
 use crate::actions::{self, Making};
-use crate::law::{Fate, History};
+use crate::law::{Fate, History, Life};
 use crate::world::World;
 
 /// Far more than a world that is left to itself needs to come to rest.
@@ -139,8 +139,20 @@ pub(crate) fn a_parked_half_is_in_the_parked_topic(world: &World) -> bool {
 }
 
 /// Where the owner has nothing left to do, everything is settled.
-pub(crate) fn at_rest_everything_is_settled(world: &World) -> bool {
-    !actions::is_at_rest(world) || is_settled(world)
+pub(crate) fn at_rest_everything_is_settled(world: &World, checks: bool) -> bool {
+    !actions::is_at_rest(world) || is_settled(world, checks)
+}
+
+/// Where the owner has nothing left to do, a message whose last life was committed is delivered, in
+/// this life or one before it, or parked.
+pub(crate) fn at_rest_no_commit_is_lost(world: &World) -> bool {
+    let is_kept = |half: &History| {
+        let (epoch, last) = half.last();
+        !matches!(last.fate, Fate::Decided { verdict: Verdict::Commit, .. })
+            || (0..half.lives.len()).any(|epoch| deliveries_in(world, half, epoch) > 0)
+            || is_parked_in_topic(world, half.id, epoch)
+    };
+    !actions::is_at_rest(world) || world.law.iter().all(is_kept)
 }
 
 /// Left to itself, with an owner that lives and a target that takes everything, the world comes
@@ -156,9 +168,10 @@ pub(crate) fn comes_to_rest(making: &Making, world: &World) -> bool {
     false
 }
 
-/// Every commit is delivered or parked as undeliverable, nothing is open, the parked topic and
-/// the owner's memory hold what is parked and nothing else, progress is at the end.
-fn is_settled(world: &World) -> bool {
+/// Every commit is delivered or parked as undeliverable, nothing that is checked is open, the
+/// parked topic and the owner's memory hold what is parked and nothing else, progress is at the
+/// end.
+fn is_settled(world: &World, checks: bool) -> bool {
     let owner = &world.owners[world.owners.len() - 1];
     let ledger = owner.core.ledger();
     let shown: Vec<_> = ledger
@@ -170,8 +183,10 @@ fn is_settled(world: &World) -> bool {
         let parked = is_parked_in_topic(world, half.id, epoch);
         let shown = shown.contains(&(half.id, epoch));
         match last.fate {
-            // Without checks, what nobody decides stays open.
-            Fate::Open { .. } => ledger.open(HalfOffset(half.offset)).is_some(),
+            // Without checks, what nobody decides stays open; what is opened again is checked at once.
+            Fate::Open { .. } => {
+                !checks && epoch == 0 && ledger.open(HalfOffset(half.offset)).is_some()
+            }
             Fate::Parked { .. } => parked && shown,
             Fate::Decided { verdict: Verdict::Rollback, .. } => {
                 !world.topic.contains_key(&half.id) && !shown
@@ -207,7 +222,8 @@ pub(crate) enum Reach {
     Fenced,
     TwoOwners,
     Twice,
-    Conflict,
+    Contradicted,
+    Late,
     Reopened,
     Undone,
     GivenUp,
@@ -222,7 +238,10 @@ impl Reach {
             Self::Fenced => "reached: the transaction of a fenced owner is refused",
             Self::TwoOwners => "reached: two owners are alive, and both have read",
             Self::Twice => "reached: a delivery is visible twice",
-            Self::Conflict => "reached: a decision contradicts, or comes while it is parked",
+            Self::Contradicted => "reached: a decision contradicts the one that counts",
+            Self::Late => {
+                "reached: a decision comes while it is parked, or for a life that is over"
+            }
             Self::Reopened => "reached: reopened and delivered",
             Self::Undone => "reached: reopened, rolled back and settled",
             Self::GivenUp => "reached: given up after its checks",
@@ -239,9 +258,8 @@ impl Reach {
                 world.owners.len() > 1 && world.owners.iter().all(|owner| owner.next > 0)
             }
             Self::Twice => world.delivered.values().any(|times| *times > 1),
-            Self::Conflict => {
-                world.law.iter().any(|half| half.lives.iter().any(|life| life.conflict))
-            }
+            Self::Contradicted => lives(world).any(|life| life.contradicted),
+            Self::Late => lives(world).any(|life| life.late),
             Self::Reopened => world.law.iter().any(|half| {
                 (1..half.lives.len()).any(|epoch| deliveries_in(world, half, epoch) > 0)
             }),
@@ -254,6 +272,10 @@ impl Reach {
             Self::Refused => is_parked_for(world, ParkCause::Undeliverable),
         }
     }
+}
+
+fn lives(world: &World) -> impl Iterator<Item = &Life> {
+    world.law.iter().flat_map(|half| &half.lives)
 }
 
 fn is_parked_for(world: &World, cause: ParkCause) -> bool {

@@ -17,15 +17,17 @@ pub(crate) struct Budget {
     pub(crate) halves: u8,
     /// Decisions of producers and operators: right, late, repeated, contradicting.
     pub(crate) decisions: u8,
+    /// Decisions of operators in a life that a REOPEN began.
+    pub(crate) resolved: u8,
     /// Answers of the listener that decide; it may answer UNKNOWN as often as it is asked.
     pub(crate) answers: u8,
-    /// Checks that cannot be made.
+    /// Checks that cannot be made now, or that nobody has a place for.
     pub(crate) not_asked: u8,
     /// Questions to an owner without a listener.
     pub(crate) unheard: u8,
     /// Checks that fail.
     pub(crate) failed: u8,
-    /// REOPENs of an operator, each by what any live owner shows.
+    /// REOPENs of an operator, each by what any live owner shows, or one showed.
     pub(crate) reopens: u8,
     /// Deliveries that the target refuses.
     pub(crate) refusals: u8,
