@@ -113,7 +113,11 @@ fn at_least_once(world: &mut World, number: usize, emit: Emit) {
             }
             world.deliver(at);
         }
-        Emit::Copy => drop(done.insert(copies.remove(0))),
+        Emit::Copy => {
+            let at = copies.remove(0);
+            done.insert(at);
+            world.copied.insert(at);
+        }
         Emit::Refuse(which) => {
             let at = deliveries.remove(which).at;
             world.budget.refusals -= 1;
@@ -193,7 +197,7 @@ fn become_visible(world: &mut World, transaction: Transaction) {
                 }
             }
             Item::Write(write) => world.write(write),
-            Item::Copy(_) => {}
+            Item::Copy(at) => drop(world.copied.insert(at)),
         }
     }
     world.progress = transaction.progress;

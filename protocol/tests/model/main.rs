@@ -119,6 +119,9 @@ impl Model for Partition {
             Property::always("at rest no commit is lost", |_, world| {
                 properties::at_rest_no_commit_is_lost(world)
             }),
+            Property::always("progress never passes what is not copied", |_, world| {
+                properties::progress_never_passes_what_is_not_copied(world)
+            }),
             Property::always("it comes to rest", Self::comes_to_rest),
         ];
         if !self.scenario.has_late_entries() {

@@ -83,6 +83,13 @@ pub(crate) fn progress_never_passes_an_undelivered_decision(world: &World) -> bo
     )
 }
 
+/// Below the stored position every record that is none of ours is copied.
+pub(crate) fn progress_never_passes_what_is_not_copied(world: &World) -> bool {
+    (0..world.progress.position)
+        .zip(&*world.log)
+        .all(|(at, record)| record.is_some() || world.copied.contains(&at))
+}
+
 /// The life that the parked topic says something of.
 fn known_epoch(world: &World, id: TransactionId) -> Option<u32> {
     world.topic.get(&id).map(|state| match state {

@@ -129,6 +129,11 @@ pub(crate) fn small() -> Vec<Scenario> {
             &[GivenUp, Reopened, Undone, Late],
         )),
         checked(exactly_once(
+            "exactly once: checks, an answer, a crash",
+            Budget { decisions: 1, answers: 1, crashes: 1, ..NONE },
+            &[GivenUp, Contradicted, Late],
+        )),
+        checked(exactly_once(
             "exactly once: checks that fail, a crash",
             Budget { decisions: 1, failed: 2, crashes: 1, ..NONE },
             &[GivenUp, Late],

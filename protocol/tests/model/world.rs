@@ -1,7 +1,7 @@
 //! The state that is explored: the store's log, the parked topic, stored progress, what the target
 //! has seen, the owners that are alive, and what may still happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) topic: Arc<BTreeMap<TransactionId, ParkedState>>,
     /// How often the delivery that a decision led to is visible; counted up to 2.
     pub(crate) delivered: BTreeMap<i64, u8>,
+    /// Records that are none of ours, once a copy of them is in the parked topic.
+    pub(crate) copied: BTreeSet<i64>,
     /// The oldest first; the last one owns the partition, unless another is starting.
     pub(crate) owners: Vec<Owner>,
     pub(crate) starting: Starting,
@@ -73,12 +75,13 @@ impl Hash for World {
             progress,
             topic,
             delivered,
+            copied,
             owners,
             starting,
             fenced,
             budget,
         } = self;
-        (log_hash, progress, topic, delivered, owners, starting, fenced, budget).hash(into);
+        (log_hash, progress, topic, delivered, copied, owners, starting, fenced, budget).hash(into);
     }
 }
 
@@ -91,6 +94,7 @@ impl World {
             progress: Progress { low_water: 0, position: 0 },
             topic: Arc::default(),
             delivered: BTreeMap::new(),
+            copied: BTreeSet::new(),
             owners: vec![owner],
             starting: None,
             fenced: false,
