@@ -9,7 +9,8 @@
 //! [`COMES_TO_REST_EVERY`] is also played to its end. So no property of stateright's `eventually`
 //! kind is needed, which can miss counterexamples where paths join.
 //!
-//! The default bounds take a minute. `HALFMSG_MODEL=large`, in release, explores the large ones.
+//! The default bounds take a minute, on a busy machine three. `HALFMSG_MODEL=large`, in release,
+//! explores the large ones.
 //!
 //! # Layout
 //! - [`law`]: what a log means, in the plainest words; never uses the ledger
