@@ -9,6 +9,7 @@
 //! # Layout
 //! - [`cluster`]: which group of which cluster; [`progress`]: the bar while a look at it takes long
 //! - [`halves`]: seeing and settling half messages; [`check`]: asking the application
+//! - [`journal`]: what operators did
 //! - [`watch`]: the changes, live
 //! - [`store`]: the group's topics and progress
 //! - [`migrate`]: the schemas of the services
@@ -20,6 +21,7 @@ mod cluster;
 mod dead_letters;
 mod failure;
 mod halves;
+mod journal;
 mod migrate;
 mod output;
 mod progress;
@@ -55,6 +57,8 @@ pub(crate) enum Operate {
     Watch(watch::WatchArgs),
     /// Sends a delivered message again, with the same transaction id
     Redeliver(halves::SettleArgs),
+    /// Lists what operators did, newest first: who, when, why, and how it ended
+    Journal(journal::JournalArgs),
     /// Verifies the group's own topics, or creates those that are missing
     Topics(store::TopicsArgs),
     /// Sets where the replay of a partition begins; all replicas must be stopped
@@ -87,6 +91,7 @@ impl Operate {
             Self::Redeliver(args) => args.run(halves::Settle::Redeliver).await,
             Self::Check(args) => args.run().await,
             Self::Watch(args) => args.run().await,
+            Self::Journal(args) => args.run().await,
             Self::Topics(args) => args.run().await,
             Self::ResetProgress(args) => args.run().await,
             Self::Skip(args) => args.run().await,
@@ -111,6 +116,7 @@ impl Operate {
             | Self::Redeliver(args) => args.cluster.output,
             Self::Check(args) => args.output,
             Self::Watch(args) => args.cluster.output,
+            Self::Journal(args) => args.list.cluster.output,
             Self::Topics(args) => args.cluster.output,
             Self::ResetProgress(args) => args.cluster.output,
             Self::Skip(args) => args.cluster.output,

@@ -74,7 +74,8 @@ pub use listener::{ListenerError, ListenerResult, LocalTransactionState, Transac
 pub use message::{HalfMessage, Message};
 pub use observe::{LifeEvent, LifeObserver, LifeStep};
 pub use operator::{
-    NewTopics, OperatorClient, Redelivered, ResetPlan, ResetTo, Skipped, TopicReport,
+    ActView, JournalFilter, JournalPage, NewTopics, OperatorClient, Redelivered, ResetPlan,
+    ResetTo, Skipped, TopicReport,
 };
 pub use producer::TransactionProducer;
 pub use several::TransactionOfSeveral;

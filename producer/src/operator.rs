@@ -26,6 +26,7 @@ mod redeliver;
 mod reset;
 mod skip;
 
+pub use journal::told::{ActView, JournalFilter, JournalPage};
 pub use redeliver::Redelivered;
 pub use reset::{ResetPlan, ResetTo};
 pub use skip::Skipped;
@@ -138,6 +139,28 @@ impl OperatorClient {
     /// [`AdminError`]; see its variants.
     pub async fn foreign(&self, filter: ForeignFilter) -> Result<Page<ForeignView>, AdminError> {
         self.desk.foreign(filter).await
+    }
+
+    /// What operators did, newest first, as the journal tells it. It reads the whole parked topic, within the
+    /// deadline of a look.
+    ///
+    /// ```no_run
+    /// # async fn example(client: halfmsg_producer::OperatorClient) -> Result<(), halfmsg_producer::AdminError> {
+    /// use halfmsg_producer::JournalFilter;
+    ///
+    /// let journal = client.journal(JournalFilter { limit: 20, ..JournalFilter::default() }).await?;
+    /// for act in journal.page.items {
+    ///     println!("{} {} {}: {}", act.began_at, act.operator, act.action, act.outcome);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AdminError::Invalid`] for a cursor that is none, [`AdminError::Unreachable`],
+    /// [`AdminError::Incomplete`], [`AdminError::NoTopic`].
+    pub async fn journal(&self, filter: JournalFilter) -> Result<JournalPage, AdminError> {
+        self.desk.journal(filter).await
     }
 
     /// All open and parked halves, of one look at the store, whose limits bound them.

@@ -35,8 +35,9 @@ pub(crate) use trace::{LATELY, Step, Traced, Where, trace};
 pub(crate) use walk::{Found, Look, Walk, read, walk};
 
 use crate::config::ProducerConfig;
+use crate::operator::journal::told::Acts;
 use crate::parked::{self, foreign::ForeignCopies};
-use crate::scan::{self, Patience};
+use crate::scan::{self, Patience, Unread};
 use crate::stored::{self, Place};
 
 /// How long one look may take and how much it may read.
@@ -184,15 +185,41 @@ pub(crate) fn foreign(
     from: (i32, i64),
     look: &Look,
 ) -> Result<(ForeignCopies, BTreeMap<i32, String>), SnapshotError> {
+    of_parked(config, from.0, look, |topic, partitions, patience| {
+        parked::foreign::read(&config.kafka, topic, partitions, from, patience)
+    })
+}
+
+/// What the journal in the parked topic tells, and the partitions of it that could not be read. Blocks,
+/// within the look's time.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub(crate) fn journal(
+    config: &ProducerConfig,
+    acts: Acts,
+    look: &Look,
+) -> Result<(Acts, BTreeMap<i32, String>), SnapshotError> {
+    of_parked(config, 0, look, |topic, partitions, patience| {
+        acts.read(&config.kafka, topic, partitions, patience)
+    })
+}
+
+/// What this reads of the parked topic, from this partition on.
+fn of_parked<T>(
+    config: &ProducerConfig,
+    least: i32,
+    look: &Look,
+    read: impl FnOnce(&str, &[i32], Patience) -> Result<(T, Unread), KafkaError>,
+) -> Result<(T, BTreeMap<i32, String>), SnapshotError> {
     let (store, topic) = (config.store_topic(), config.parked_topic());
     let client = stored::client(&config.kafka, &store).map_err(|error| unreachable(&error))?;
-    let partitions: Vec<i32> = (from.0.max(0)..count(&client, &topic, look)?).collect();
-    let patience = Patience::Whole(look.left());
-    let read = parked::foreign::read(&config.kafka, &topic, &partitions, from, patience);
-    let (copies, unread) = read.map_err(|error| unreachable(&error))?;
+    let partitions: Vec<i32> = (least.max(0)..count(&client, &topic, look)?).collect();
+    let read = read(&topic, &partitions, Patience::Whole(look.left()));
+    let (found, unread) = read.map_err(|error| unreachable(&error))?;
     let mut missing = Missing { of: BTreeMap::new() };
     missing.add(&topic, unread);
-    Ok((copies, missing.of))
+    Ok((found, missing.of))
 }
 
 struct Missing {

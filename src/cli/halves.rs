@@ -9,15 +9,15 @@ use super::cluster::ClusterArgs;
 use super::failure::{Exit, Failure};
 use super::output::{self, Output};
 
-/// `halfmsg pending`, and of `halfmsg parked` what is the same.
+/// `halfmsg pending`, and of `halfmsg parked` and `halfmsg journal` what is the same.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// At most so many, up to 1000
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    limit: u16,
+    pub(super) limit: u16,
     /// Where the last list ended
     #[arg(long)]
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }

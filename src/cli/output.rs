@@ -5,10 +5,11 @@
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
-use halfmsg_producer::{ForeignView, HalfDetail, HalfView, Page};
+use halfmsg_producer::{ForeignView, HalfDetail, HalfView, JournalPage, Page};
 use serde::Serialize;
 
 use super::failure::Failure;
+use super::journal;
 
 /// The longest text of a cell.
 const CELL: usize = 60;
@@ -50,6 +51,30 @@ pub(crate) fn foreign(output: Output, page: &Page<ForeignView>) -> Result<(), Fa
     })
 }
 
+/// Prints a list of what operators did.
+pub(crate) fn journal(output: Output, journal: &JournalPage) -> Result<(), Failure> {
+    if output == Output::Json {
+        return json(journal);
+    }
+    text(&journal.page, "acts", |acts| {
+        let mut table =
+            plain(&["BEGAN", "OPERATOR", "ACTION", "OF", "FORCED", "REASON", "OUTCOME"]);
+        for act in acts {
+            table.add_row([
+                act.began_at.clone(),
+                cell(&act.operator),
+                cell(&act.action),
+                journal::of(act),
+                act.forced.map_or("-", |forced| if forced { "yes" } else { "no" }).to_owned(),
+                cell(&act.reason),
+                cell(journal::end(act)),
+            ]);
+        }
+        table
+    });
+    Ok(())
+}
+
 fn list<T: Serialize>(
     output: Output,
     page: &Page<T>,
@@ -59,18 +84,19 @@ fn list<T: Serialize>(
     if output == Output::Json {
         return json(page);
     }
-    if page.items.is_empty() {
-        match &page.missing_partitions[..] {
-            [] => println!("no {what}"),
-            _ => println!("no {what} in what could be looked at"),
-        }
-        return Ok(());
+    text(page, what, table);
+    Ok(())
+}
+
+fn text<T>(page: &Page<T>, what: &str, table: impl FnOnce(&[T]) -> Table) {
+    match (&page.items[..], &page.missing_partitions[..]) {
+        ([], []) => println!("no {what}"),
+        ([], _) => println!("no {what} in what could be looked at"),
+        (items, _) => println!("{}", table(items)),
     }
-    println!("{}", table(&page.items));
     if let Some(cursor) = &page.next_cursor {
         println!("there are more: --cursor {cursor}");
     }
-    Ok(())
 }
 
 /// Halves as a table.

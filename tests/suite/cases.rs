@@ -172,6 +172,7 @@ macro_rules! cases {
                 cli_acts_do_what_their_names_say
                 cli_skips_a_record_that_stops_its_partition
                 cli_lists_foreign_records
+                cli_lists_what_operators_did
                 cli_tells_what_it_could_not_see
             }
             [services::documented] {

@@ -21,6 +21,8 @@ use crate::bodies::Bodies;
 use crate::config::ProducerConfig;
 use crate::life;
 use crate::log::StoreLog;
+use crate::operator::journal::told::Acts;
+use crate::operator::{JournalFilter, JournalPage};
 use crate::producer::TransactionProducer;
 use crate::resolver::Input;
 use crate::resolver::query::{HalfState, Known, Query, Seen, select, sharing};
@@ -81,6 +83,22 @@ impl Desk {
             next_cursor: copies.next().map(|(place, _)| view::cursor(place)),
             missing_partitions: missing.0.into_values().collect(),
         })
+    }
+
+    /// From the parked topic, as [`Desk::foreign`].
+    pub(crate) async fn journal(&self, filter: JournalFilter) -> Result<JournalPage, AdminError> {
+        let acts = Acts::new(&filter, filter.limit.clamp(1, MAX_PAGE))?;
+        let config = Arc::clone(&self.config);
+        let looked = self.look(move |look| snapshot::journal(&config, acts, look)).await;
+        let (acts, unread) = looked?;
+        let mut journal = acts.page();
+        if journal.page.items.is_empty() {
+            all_of(&unread)?;
+        }
+        let mut missing = Missing::default();
+        missing.add(unread, false);
+        journal.page.missing_partitions = missing.0.into_values().collect();
+        Ok(journal)
     }
 
     /// All of them, of one look: what it costs does not grow with the number of pages. Without a

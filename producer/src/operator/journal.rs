@@ -3,6 +3,10 @@
 //!
 //! An entry is written before the act and again, under the same key, after it: an act that nobody
 //! knows the end of still shows as begun.
+//!
+//! # Layout
+//! - this file: what is written
+//! - `told`: what is read of it, for operators
 
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde::Serialize;
@@ -14,8 +18,13 @@ use crate::admin::{AdminError, OperatorRequest};
 use crate::clock;
 use crate::config::ProducerConfig;
 
+pub(crate) mod told;
+
 /// The key, before a UUID whose order is that of time.
 const KEY: &str = "halfmsg.journal-";
+/// Outcomes that are no errors.
+const BEGUN: &str = "begun";
+const DONE: &str = "done";
 
 #[derive(Debug, Serialize)]
 struct Entry<'a> {
@@ -51,7 +60,7 @@ impl<'a> Act<'a> {
     ) -> Result<Self, AdminError> {
         let key = format!("{KEY}{}", uuid::Uuid::now_v7());
         let act = Self { config, partition, key, action, request, detail };
-        let written = act.write("begun").await;
+        let written = act.write(BEGUN).await;
         written.map_err(|error| AdminError::Unreachable(error.cause()))?;
         Ok(act)
     }
@@ -70,7 +79,7 @@ impl<'a> Act<'a> {
     /// Writes down how it ended, and gives its result back.
     pub(super) async fn end<T>(self, result: Result<T, AdminError>) -> Result<T, AdminError> {
         let outcome = match &result {
-            Ok(_) => "done".to_owned(),
+            Ok(_) => DONE.to_owned(),
             Err(error) => error.to_string(),
         };
         let written = self.write(&outcome).await;

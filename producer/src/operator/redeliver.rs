@@ -72,7 +72,9 @@ impl OperatorClient {
             )));
         }
         let config = &*self.desk.config;
-        let detail = json!({ "transaction_id": id.to_string(), "topic": half.meta.topic });
+        let detail = json!({
+            "transaction_id": id.to_string(), "topic": half.meta.topic, "forced": true,
+        });
         let act = Act::begin(config, traced.partition, "redeliver", &request, detail).await?;
         act.end(send(config, &half).await).await
     }

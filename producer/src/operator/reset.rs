@@ -120,7 +120,7 @@ impl OperatorClient {
         let config = &*self.desk.config;
         let detail = json!({
             "partition": plan.partition, "from": plan.stored, "to": plan.to,
-            "forgotten": plan.forgotten, "undelivered": plan.undelivered,
+            "forgotten": plan.forgotten, "undelivered": plan.undelivered, "forced": plan.loses(),
         });
         let act = Act::begin(config, plan.partition, "reset-progress", &request, detail).await?;
         let (config, partition, to) = (self.desk.config.clone(), plan.partition, plan.to);

@@ -176,6 +176,72 @@ pub(crate) async fn cli_lists_foreign_records(env: Env) {
     setup.producer.shutdown().await;
 }
 
+/// Acts are listed newest first, a page at a time, those of one message by its id; what is none of ours under the
+/// journal's keys is counted, and an act without an end is said to be one.
+pub(crate) async fn cli_lists_what_operators_did(env: Env) {
+    let setup = Setup::new(env, Do::Unknown).await;
+    let acts = Acts::on(&setup.config);
+    let none = run(&acts.environment, &["journal"]).await.expect(0);
+    assert_eq!((none.out(), none.error()), ("no acts\n", ""));
+    let [first, second] = <[_; 2]>::try_from(setup.leave_open(0..2).await)
+        .unwrap_or_else(|left| panic!("{left:?}"))
+        .map(|receipt| receipt.transaction_id.to_string());
+    for (verb, id) in [("rollback", &first), ("commit", &second)] {
+        let settle = [verb, id, "--reason", "as the test wants", "--force", "--operator", "otto"];
+        acts.run(&settle).await.expect(0);
+    }
+    let listed =
+        async |more: &[&str]| acts.run(&[&["journal"], more].concat()).await.expect(0).json();
+    let all = listed(&[]).await;
+    let items = all["items"].as_array().expect("a list");
+    let about = |act: &Value| (act["action"].clone(), act["transaction_id"].clone());
+    let expected = [("commit", &second), ("rollback", &first)];
+    let expected = expected.map(|(verb, id)| (verb.into(), id.as_str().into()));
+    assert_eq!(items.iter().map(about).collect::<Vec<_>>(), expected, "{all}");
+    assert_eq!((&all["unreadable"], &all["next_cursor"]), (&0.into(), &Value::Null), "{all}");
+    for act in items {
+        assert_eq!((&act["operator"], &act["outcome"]), (&"otto".into(), &"done".into()), "{act}");
+        assert_eq!((&act["reason"], &act["forced"]), (&"as the test wants".into(), &true.into()));
+        let at = |name: &str| act[name].as_str().expect("a time").to_owned();
+        assert!(at("began_at") <= at("ended_at") && !at("began_at").starts_with("1970"), "{act}");
+    }
+    let of_one = listed(&["--id", &first]).await;
+    assert_eq!(of_one["items"], Value::from(vec![items[1].clone()]), "{of_one}");
+
+    let page = listed(&["--limit", "1"]).await;
+    assert_eq!(page["items"], Value::from(vec![items[0].clone()]), "{page}");
+    let cursor = page["next_cursor"].as_str().expect("there is one more");
+    let page = listed(&["--limit", "1", "--cursor", cursor]).await;
+    let rest = Value::from(vec![items[1].clone()]);
+    assert_eq!((&page["items"], &page["next_cursor"]), (&rest, &Value::Null), "{page}");
+    acts.run(&["journal", "--cursor", "3-17"]).await.expect(2);
+
+    // Nobody's act, and one that nobody ended.
+    let parked = setup.config.parked_topic();
+    let begun = serde_json::json!({
+        "action": "skip", "operator": "\u{1b}[2J", "reason": "x", "at": "2026-01-31T12:00:00Z",
+        "detail": {"partition": 0, "offset": 17}, "outcome": "begun",
+    });
+    let id = "01985f2e-7c1a-7f00-8000-000000000000";
+    for (key, payload) in [("theirs", b"\xFF".to_vec()), (id, begun.to_string().into_bytes())] {
+        let key = Some(format!("halfmsg.journal-{key}").into_bytes());
+        let entry = Entry { partition: 0, key, payload: Some(payload), ..Entry::default() };
+        write(&setup.config.kafka, &parked, &entry).await;
+    }
+    let all = listed(&[]).await;
+    assert_eq!((&all["unreadable"], &all["items"][2]["offset"]), (&1.into(), &17.into()), "{all}");
+    let text = run(&acts.environment, &["journal"]).await.expect(0);
+    let unended = "its end is not written down: look at the partition";
+    for part in [&second, "otto", "0@17", "\\u{1b}[2J", unended] {
+        assert!(text.out().contains(part), "{part}: {text:?}");
+    }
+    assert!(
+        text.error().contains("1 records under the journal's keys could not be read"),
+        "{text:?}"
+    );
+    setup.producer.shutdown().await;
+}
+
 /// An act whose record is stored and whose effect may not be read has an exit code of its own, and so has a look
 /// that may not read all there is.
 pub(crate) async fn cli_tells_what_it_could_not_see(env: Env) {

@@ -41,8 +41,11 @@ const OF_AN_OPEN_ONE: [Line; 3] = [
 const OF_ANOTHER: [Line; 1] =
     [("halfmsg rollback", "<id> --force --reason 'its order stands'", &["<id> is rolled_back"])];
 /// Of one whose process died.
-const OF_A_DEAD_ONE: [Line; 1] =
-    [("halfmsg commit", "<id> --force --reason 'its process died'", &["<id> is committed"])];
+const OF_A_DEAD_ONE: [Line; 3] = [
+    ("halfmsg commit", "<id> --force --reason 'its process died'", &["<id> is committed"]),
+    ("halfmsg journal", "", &["<id>", "its process died", "done"]),
+    ("halfmsg journal --id <id>", "", &["<id>", "its process died", "done"]),
+];
 /// `<id>` and `<another>` are dead letters of the subscriber NAME.
 const OF_DEAD_LETTERS: [Line; 6] = [
     ("halfmsg dead-letters list", "--subscriber NAME", &["<id>", "<another>"]),
@@ -185,7 +188,9 @@ async fn of_halves(shop: &mut Shop) {
         id.map(str::to_owned).ok_or("none".to_owned())
     })
     .await;
-    run(shop, &[("<id>", &dead)], &OF_A_DEAD_ONE[0]).await;
+    for line in &OF_A_DEAD_ONE {
+        run(shop, &[("<id>", &dead)], line).await;
+    }
     assert_eq!(shop.half_ends(&dead).await, "committed");
 }
 
