@@ -40,12 +40,20 @@ impl Acts {
         run(&self.environment, &said).await
     }
 
-    /// An act upon a message, which is done.
+    /// An act upon a message, which is done. A parked one that its owner asks about and parks again, between the
+    /// record that opens it and the decision, is acted upon again: so it is told.
     async fn act(&self, verb: &str, id: TransactionId, force: bool) -> Value {
         let id = id.to_string();
         let mut arguments = vec![verb, &id, "--reason", "as the test wants"];
         arguments.extend(force.then_some("--force"));
-        self.run(&arguments).await.expect(0).json()
+        until(PATIENCE, "an act to be done", async || {
+            let ended = self.run(&arguments).await;
+            match ended.error().contains("it was parked or reopened meanwhile") {
+                true => Err(format!("{ended:?}")),
+                false => Ok(ended.expect(0).json()),
+            }
+        })
+        .await
     }
 }
 
