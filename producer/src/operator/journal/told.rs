@@ -125,13 +125,17 @@ impl Acts {
             let key = message.key().unwrap_or_default();
             self.take_in(message.partition(), key, message.payload());
         })?;
-        // What is known of them is not all: an act may have ended behind that.
+        self.leave_out(&unread);
+        Ok((self, unread))
+    }
+
+    /// What is known of these is not all: an act may have ended behind that.
+    fn leave_out(&mut self, unread: &Unread) {
         for ((_, partition), act) in &mut self.found {
             if unread.contains_key(partition) {
                 *act = None;
             }
         }
-        Ok((self, unread))
     }
 
     fn take_in(&mut self, partition: i32, key: &[u8], payload: Option<&[u8]>) {
@@ -379,6 +383,17 @@ mod tests {
             parse_cursor(&next).map(|(id, _)| format!("{KEY}{id}").into_bytes()),
             Some(key(2))
         );
+    }
+
+    #[test]
+    fn a_partition_that_is_not_read_to_its_end_shows_nothing() {
+        let mut acts = acts(None, None, 10);
+        for (number, partition) in [(1, 0), (2, 1)] {
+            let payload = entry(&json!({ "offset": number }), BEGUN);
+            acts.take_in(partition, &key(number), Some(&payload));
+        }
+        acts.leave_out(&Unread::from([(1, KafkaError::NoMessageReceived)]));
+        assert_eq!(numbers(&acts.page()), [1]);
     }
 
     #[test]
