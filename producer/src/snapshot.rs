@@ -182,11 +182,11 @@ pub(crate) fn take(
 /// [`SnapshotError`].
 pub(crate) fn foreign(
     config: &ProducerConfig,
-    from: (i32, i64),
+    (from, limit): ((i32, i64), usize),
     look: &Look,
 ) -> Result<(ForeignCopies, BTreeMap<i32, String>), SnapshotError> {
     of_parked(config, from.0, look, |topic, partitions, patience| {
-        parked::foreign::read(&config.kafka, topic, partitions, from, patience)
+        parked::foreign::read(&config.kafka, topic, partitions, (from, limit), patience)
     })
 }
 

@@ -92,6 +92,13 @@ use crate::error::{PrepareError, StartError};
 use crate::partition::Partitioner;
 use crate::used::UsedIds;
 
+/// From now on every producer of this process, not only a kit, takes the wall clock to be ahead by so many
+/// milliseconds, or behind if negative; what records carry is the broker's. For a test in a process of its own:
+/// no deadline depends on that clock, and no check-back may.
+pub fn shift_wall_clock(ms: i64) {
+    crate::clock::shift(ms);
+}
+
 pub use fault::Fault;
 pub use sending::TestTransaction;
 pub use settling::{Contradiction, Settled};

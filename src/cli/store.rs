@@ -120,9 +120,15 @@ impl ResetArgs {
         let client = self.cluster.client()?;
         let plan = client.plan_reset(self.partition, self.to).await?;
         if text {
-            explain(&plan);
+            let plan_text = explained(&plan);
             let somebody = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-            match consent(self.yes, somebody, plan.loses() && !self.why.force) {
+            let consent = consent(self.yes, somebody, plan.loses() && !self.why.force);
+            // Who is asked sees what about, wherever standard output goes.
+            match consent {
+                Consent::Asked => eprint!("{plan_text}"),
+                Consent::Given | Consent::Missing => print!("{plan_text}"),
+            }
+            match consent {
                 Consent::Given => {}
                 Consent::Asked if confirmed()? => {}
                 Consent::Asked => {
@@ -165,33 +171,35 @@ fn nobody_to_ask() -> Failure {
     )
 }
 
-fn explain(plan: &ResetPlan) {
+fn explained(plan: &ResetPlan) -> String {
     let (start, end) = plan.log;
-    println!("partition {}: the log goes from {start} to {end}", plan.partition);
-    match plan.stored {
+    let mut lines =
+        vec![format!("partition {}: the log goes from {start} to {end}", plan.partition)];
+    lines.push(match plan.stored {
         Some((low_water, position)) => {
-            println!("stored: replay from {low_water}, carried out below {position}");
+            format!("stored: replay from {low_water}, carried out below {position}")
         }
-        None => println!("stored: nothing"),
-    }
-    println!("after it: replay from {0}, carried out below {0}", plan.to);
-    if plan.delivered_again > 0 {
-        println!("  {} committed messages may be delivered again", plan.delivered_again);
-    }
-    if plan.undelivered > 0 {
-        println!("  {} committed messages would NOT be delivered", plan.undelivered);
-    }
-    if plan.unparked > 0 {
-        println!("  {} parked messages would be forgotten", plan.unparked);
+        None => "stored: nothing".into(),
+    });
+    lines.push(format!("after it: replay from {0}, carried out below {0}", plan.to));
+    for (count, what) in [
+        (plan.delivered_again.to_string(), "committed messages may be delivered again"),
+        (plan.undelivered.to_string(), "committed messages would NOT be delivered"),
+        (plan.unparked.to_string(), "parked messages would be forgotten"),
+    ] {
+        if count != "0" {
+            lines.push(format!("  {count} {what}"));
+        }
     }
     if plan.forgotten > 0 {
-        println!("  {} open messages would be forgotten:", plan.forgotten);
-        println!("{}", output::table(&plan.forgotten_halves));
+        lines.push(format!("  {} open messages would be forgotten:", plan.forgotten));
+        lines.push(output::table(&plan.forgotten_halves).to_string());
         let named = plan.forgotten_halves.len();
         if named < plan.forgotten {
-            println!("  and {} more", plan.forgotten - named);
+            lines.push(format!("  and {} more", plan.forgotten - named));
         }
     }
+    lines.join("\n") + "\n"
 }
 
 fn confirmed() -> Result<bool, Failure> {

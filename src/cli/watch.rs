@@ -15,6 +15,8 @@ use super::output::{self, Output, cell, place, printable};
 
 /// Of so many that are gone at once it is looked up what became of them; of more it is not.
 const ENDS_LOOKED_UP: usize = 5;
+/// A look that failed is repeated after this time at most.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// `halfmsg watch`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +48,7 @@ impl WatchArgs {
             let (mut seen, mut missing) = (Seen::new(), Missing::new());
             let mut first = true;
             loop {
+                let mut pause = every;
                 match client.everything().await.map_err(Failure::from) {
                     Ok(Page { items, missing_partitions: unseen, .. }) => {
                         let named = |half: HalfView| (half.transaction_id.clone(), half);
@@ -62,10 +65,13 @@ impl WatchArgs {
                         report(output, &client, &mut seen, now).await?;
                     }
                     Err(failure) if first => return Err(failure),
-                    Err(failure) => drop(failure.report(output)),
+                    Err(failure) => {
+                        let _ = failure.report(output);
+                        pause = pause.min(AGAIN);
+                    }
                 }
                 first = false;
-                tokio::time::sleep(every).await;
+                tokio::time::sleep(pause).await;
             }
         };
         tokio::select! {

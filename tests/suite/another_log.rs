@@ -7,6 +7,7 @@ use halfmsg_protocol::Record;
 
 use super::env::{PARTITIONS, asked_soon};
 use super::garbage::{BEFORE, number_in, partitions_of_keys};
+use super::metrics::metric;
 use super::operating::client;
 use super::progress::{carried_out, store_by_hand, stored};
 use super::reader::{counts, once_each};
@@ -45,6 +46,7 @@ pub(crate) async fn c26_expired_progress(env: Env) {
 
     setup.config = asked_soon(setup.config);
     setup.start_again().await;
+    assert!(metric(&setup.producer, "halfmsg_unknown_progress_total") > 0, "it is counted");
     setup.none_open().await;
     let mut expected = once_each(open.step_by(2).map(text));
     for (number, id) in committed.zip(&ids) {

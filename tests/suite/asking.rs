@@ -52,6 +52,11 @@ pub(crate) async fn c17_nobody_there_for_long(env: Env) {
     let parked = setup.listed(HalfState::Parked, 1).await;
     assert_eq!(parked[0].attempts, 1, "{parked:?}");
     assert!(parked[0].last_outcome.as_ref().is_some_and(|said| said.starts_with("max_age")));
+    let id = parked[0].transaction_id.parse().expect("an identity");
+    let shown = setup.shows(id, "the parked half", |half| half.half.state == "parked").await;
+    let events: Vec<_> = shown.history.iter().map(|entry| entry.event).collect();
+    assert_eq!(events, ["stored", "checked", "parked"], "{:#?}", shown.history);
+    assert_eq!(shown.payload, Some(text(1)));
     assert_eq!(setup.told.checked().len(), HALVES, "each was asked about once");
     let committed = (0..HALVES).filter(|number| *number == 0 || number % 2 == 1 && *number != 1);
     setup.ends_with(committed).await;

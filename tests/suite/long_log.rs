@@ -2,10 +2,11 @@
 //! back. Its log is written by a client that knows nothing of transactions, because as many through
 //! the interface would take minutes and show nothing more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use halfmsg_producer::{HalfState, ProducerConfig};
+use halfmsg_producer::{AdminError, HalfState, ProducerConfig};
 use halfmsg_protocol::{
     Decision, Epoch, HEADER, HalfMeta, HalfOffset, HalfRef, Origin, Record, TransactionId, Verdict,
     codec,
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use super::env::logged;
 use super::metrics::metric;
 use super::progress::store_by_hand;
-use super::setup::Setup;
+use super::setup::{Setup, answered, operator};
 use super::told::{Do, PURPOSE};
 use super::turns::alone;
 use super::{Env, PATIENCE, until};
@@ -148,5 +149,20 @@ pub(crate) async fn c24_long_a_long_log_comes_back(env: Env) {
     assert!(setup.told.checked().is_empty(), "nothing is due");
     let again = setup.reader.everything_of(&setup.config).await;
     assert!(again.is_empty(), "what lies below P is delivered: {} messages", again.len());
+
+    // What came back is whole: the first, one in between and the last are settled and arrive.
+    let chosen = [&first[0], &first[first.len() / 2], &first[first.len() - 1]];
+    let chosen = chosen.map(|half| half.transaction_id.parse().expect("an identity"));
+    let admin = setup.producer.admin();
+    for id in chosen {
+        match answered(async || admin.commit(id, operator(true)).await).await {
+            // The machine stood still behind its record.
+            Ok(_) | Err(AdminError::Unseen(_)) => {}
+            Err(other) => panic!("it is open: {other}"),
+        }
+    }
+    let delivered = setup.reader.everything_of(&setup.config).await;
+    let ids: Vec<TransactionId> = delivered.iter().map(|one| one.transaction_id).collect();
+    assert_eq!((ids.len(), BTreeSet::from_iter(ids)), (3, BTreeSet::from(chosen)));
     setup.producer.shutdown().await;
 }

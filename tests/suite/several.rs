@@ -3,7 +3,7 @@
 use halfmsg_producer::{HalfState, Invalid, Message, PrepareError, TransactionId};
 
 use super::env::SOON_GIVEN_UP;
-use super::reader::{Delivered, counts, once_each};
+use super::reader::{Delivered, Reader, counts, once_each};
 use super::setup::{Setup, answered, operator, text};
 use super::told::{Do, PURPOSE};
 use super::{Env, PATIENCE, until};
@@ -15,10 +15,16 @@ fn messages(setup: &Setup, from: usize) -> Vec<Message> {
     (from..from + SEVERAL).map(|number| setup.message(number)).collect()
 }
 
-/// Committed, rolled back, decided by one check: all of them alike; each with an identity of its
-/// own, and the shared one in front of the listener.
+/// Committed, rolled back, decided by one check: all of them alike, also to several targets; each with an
+/// identity of its own, and the shared one in front of the listener.
 pub(crate) async fn several_messages_share_their_decision(env: Env) {
     let mut setup = Setup::new(env, Do::Unknown).await;
+    // Of those that a check decides together, each has a target of its own.
+    let mut targets = Vec::new();
+    for number in 20..20 + SEVERAL {
+        let topic = setup.env.topic(&format!("target-{number}")).await;
+        targets.push((number, Reader::start(&setup.env.kafka(), &topic).await, topic));
+    }
     let begin = async |from| {
         let begun = setup.producer.begin_several(PURPOSE, messages(&setup, from)).await;
         begun.expect("they are stored")
@@ -32,7 +38,9 @@ pub(crate) async fn several_messages_share_their_decision(env: Env) {
     for number in 20..20 + SEVERAL {
         setup.told.check(text(number), &[Do::Commit]);
     }
-    let checked = begin(20).await;
+    let of_targets = targets.iter().map(|(number, _, topic)| Message::new(topic, text(*number)));
+    let checked = setup.producer.begin_several(PURPOSE, of_targets.collect()).await;
+    let checked = checked.expect("they are stored");
     let (local, receipts) = (checked.id(), checked.receipts());
     let of_each: std::collections::HashSet<TransactionId> =
         receipts.iter().map(|receipt| receipt.transaction_id).collect();
@@ -49,7 +57,11 @@ pub(crate) async fn several_messages_share_their_decision(env: Env) {
     setup.ask_soon().await;
     setup.none_open().await;
     let delivered = setup.reader.everything_of(&setup.config).await;
-    let expected = [0, 20, 30].into_iter().flat_map(|from| from..from + SEVERAL);
+    for (number, reader, _) in &targets {
+        let delivered = reader.everything_of(&setup.config).await;
+        assert_eq!(counts(&delivered), once_each([text(*number)]));
+    }
+    let expected = [0, 30].into_iter().flat_map(|from| from..from + SEVERAL);
     assert_eq!(counts(&delivered), once_each(expected.map(text)));
     let in_order: Vec<String> = (0..SEVERAL).map(text).collect();
     let of_one_key = delivered.iter().map(Delivered::text).filter(|text| in_order.contains(text));

@@ -1,5 +1,6 @@
 //! Row 6: Kafka answers, but slowly.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +48,8 @@ struct Calls {
     /// Stored or not, when the deadline came.
     unknown: usize,
     refused: usize,
+    /// Stored, and not decided yet.
+    open: usize,
 }
 
 impl Calls {
@@ -95,8 +98,15 @@ impl Callers<'_> {
         assert!(took < PREPARE_DEADLINE + MARGIN, "told after {took:?}");
         match begun {
             Ok(transaction) => {
+                let open = {
+                    let mut calls = self.calls();
+                    calls.open += 1;
+                    calls.open
+                };
+                assert!(open <= UNDER_WAY, "{open} are open");
                 let committed = transaction.commit().await;
                 let mut calls = self.calls();
+                calls.open -= 1;
                 match committed {
                     Ok(()) => {
                         let id = transaction.receipt().transaction_id.to_string();
@@ -120,7 +130,8 @@ impl Callers<'_> {
                     None => "Kafka did not answer about topic",
                 };
                 assert!(reason.starts_with(why), "{reason}");
-                assert!(took >= PREPARE_DEADLINE, "{reason}: after {took:?}");
+                let is_late = took >= PREPARE_DEADLINE || transaction_id.is_none();
+                assert!(is_late, "{reason}: after {took:?}");
                 self.calls().unknown += 1;
             }
             Err(other) => panic!("{other:?}"),
@@ -152,13 +163,23 @@ fn under_way(producer: &TransactionProducer) -> (usize, usize) {
     (gauge("halfmsg_transactions_under_way "), gauge("halfmsg_store_queue_records "))
 }
 
-/// Lets the broker stand still nearly all of the time, for ever.
-async fn slow_down(env: &Env) {
-    loop {
-        env.broker.pause().await;
-        sleep(STANDS_STILL).await;
-        env.broker.unpause().await;
-    }
+/// Lets the broker stand still nearly all of the time, until this is over; then it goes on.
+async fn slow_down<T>(env: &Env, until: impl Future<Output = T>) -> T {
+    let is_over = Cell::new(false);
+    let meanwhile = async {
+        let result = until.await;
+        is_over.set(true);
+        result
+    };
+    let slow = async {
+        // Never left in the midst of it: a script that pauses would go on behind the last one.
+        while !is_over.get() {
+            env.broker.pause().await;
+            sleep(STANDS_STILL).await;
+            env.broker.unpause().await;
+        }
+    };
+    tokio::join!(meanwhile, slow).0
 }
 
 /// A broker that stands still most of the time slows callers: some get their answers, late, those who find no
@@ -187,12 +208,13 @@ pub(crate) async fn c06_a_slow_broker_slows_callers(env: Env) {
     let is_over = |calls: &Calls| {
         calls.committed.len() >= committed + SLOWLY && calls.refused >= refused + REFUSED
     };
-    let slow = tokio::select! {
-        slow = callers.round(is_over) => slow,
-        () = callers.watch(&most) => unreachable!("it watches for ever"),
-        () = slow_down(&setup.env) => unreachable!("it slows for ever"),
+    let watched = async {
+        tokio::select! {
+            slow = callers.round(is_over) => slow,
+            () = callers.watch(&most) => unreachable!("it watches for ever"),
+        }
     };
-    setup.env.broker.unpause().await;
+    let slow = slow_down(&setup.env, watched).await;
     let most = most.into_inner().expect("no panic");
     let calls = callers.calls.into_inner().expect("no panic");
     println!(

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use halfmsg_kafka::KafkaConfig;
 use halfmsg_producer::ProducerConfig;
@@ -140,7 +140,7 @@ async fn run(brokers: &str, group: &str, target: &str) -> Figures {
 struct Counting {
     stop: DropGuard,
     counted: tokio::sync::watch::Receiver<BTreeMap<u64, u32>>,
-    thread: tokio::task::JoinHandle<Result<(), KafkaError>>,
+    thread: tokio::task::JoinHandle<Result<BTreeMap<u64, u32>, KafkaError>>,
 }
 
 impl Counting {
@@ -155,13 +155,13 @@ impl Counting {
                 let number = process::number(message.payload().unwrap_or_default());
                 sender.send_modify(|counts| *counts.entry(number).or_default() += 1);
             }
-            Ok(())
+            to_the_end(&kafka, &target)
         });
         Self { stop: stop.drop_guard(), counted, thread }
     }
 
-    /// Waits until all of these are delivered; what is, by number. All else that will be stands
-    /// before the last of them, or is carried out as well.
+    /// Waits until all of these are delivered; what is then, by number, to the topic's ends: something may have
+    /// come again behind the last of them.
     async fn has_all(self, expected: &BTreeSet<u64>) -> BTreeMap<u64, u32> {
         until(PATIENCE, "all to be delivered", async || {
             let counts = self.counted.borrow();
@@ -170,7 +170,27 @@ impl Counting {
         })
         .await;
         drop(self.stop);
-        self.thread.await.expect("no panic").expect("the target can be read");
-        self.counted.borrow().clone()
+        self.thread.await.expect("no panic").expect("the target can be read")
     }
+}
+
+/// How often each number is in the topic now. Blocks.
+fn to_the_end(kafka: &KafkaConfig, target: &str) -> Result<BTreeMap<u64, u32>, KafkaError> {
+    let (consumer, partitions) = from_the_beginning(kafka, target)?;
+    let (mut counts, mut ended) = (BTreeMap::new(), BTreeSet::new());
+    let mut last = Instant::now();
+    while ended.len() < partitions {
+        match consumer.poll(POLL) {
+            Some(Ok(message)) => {
+                let number = process::number(message.payload().unwrap_or_default());
+                *counts.entry(number).or_default() += 1;
+                last = Instant::now();
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Some(Err(_)) | None => {
+                assert!(last.elapsed() < PATIENCE, "the target's end is not read")
+            }
+        }
+    }
+    Ok(counts)
 }

@@ -174,6 +174,9 @@ async fn parked_as_undeliverable(setup: &Setup, id: TransactionId, topic: &str) 
     let seen = setup.shows(id, "it to be parked", |seen| seen.half.state == "parked").await;
     let reason = seen.half.last_outcome.unwrap_or_default();
     assert!(reason.starts_with("undeliverable") && reason.contains(topic), "{reason}");
+    let events: Vec<_> = seen.history.iter().map(|entry| entry.event).collect();
+    assert_eq!(events, ["stored", "committed", "parked"], "{:#?}", seen.history);
+    assert!(seen.payload.is_some(), "its payload is shown");
     let listed = setup.listed(HalfState::Parked, 1).await;
     assert_eq!(listed[0].transaction_id, id.to_string());
 }

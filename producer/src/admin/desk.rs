@@ -69,18 +69,18 @@ impl Desk {
     ) -> Result<Page<ForeignView>, AdminError> {
         let (from, limit) = (begin(filter.cursor.as_deref())?, filter.limit.clamp(1, MAX_PAGE));
         let config = Arc::clone(&self.config);
-        let looked = self.look(move |look| snapshot::foreign(&config, from, look)).await;
+        let looked = self.look(move |look| snapshot::foreign(&config, (from, limit), look)).await;
         let (copies, unread) = looked?;
-        if copies.is_empty() {
+        let (copies, next) = copies.page(limit);
+        if copies.is_empty() && next.is_none() {
             all_of(&unread)?;
         }
         let mut missing = Missing::default();
         missing.add(unread, false);
-        let mut copies = copies.into_iter();
-        let items = copies.by_ref().take(limit).map(|(place, copy)| ForeignView::of(place, copy));
+        let items = copies.into_iter().map(|(place, copy)| ForeignView::of(place, copy));
         Ok(Page {
             items: items.collect(),
-            next_cursor: copies.next().map(|(place, _)| view::cursor(place)),
+            next_cursor: next.map(view::cursor),
             missing_partitions: missing.0.into_values().collect(),
         })
     }
@@ -92,7 +92,7 @@ impl Desk {
         let looked = self.look(move |look| snapshot::journal(&config, acts, look)).await;
         let (acts, unread) = looked?;
         let mut journal = acts.page();
-        if journal.page.items.is_empty() {
+        if journal.page.items.is_empty() && journal.page.next_cursor.is_none() {
             all_of(&unread)?;
         }
         let mut missing = Missing::default();

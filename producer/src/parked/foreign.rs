@@ -15,6 +15,8 @@ use crate::scan::{Patience, Unread, scan};
 /// Of a copy's headers so many are named, and of a name so many characters: they are somebody else's.
 const NAMES: usize = 20;
 const NAME_CHARACTERS: usize = 100;
+/// And of a reason: what looks like ours may be somebody else's.
+const REASON_CHARACTERS: usize = 1_000;
 
 /// A copy, without what is somebody else's but for the names of headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,19 +31,45 @@ pub(crate) struct ForeignCopy {
     pub(crate) copied_ms: i64,
 }
 
-/// By the place of the record in the store.
-pub(crate) type ForeignCopies = BTreeMap<(i32, i64), ForeignCopy>;
+/// Of a record in the store: partition and offset.
+pub(crate) type Place = (i32, i64);
 
-/// Reads which records of these store partitions, from this one on, the parked topic has copies of, and which
-/// partitions could not be read. Blocks, as long as patience lasts.
+/// By the place of the record in the store: the first so many. One that is deleted keeps its place, because
+/// what stood behind it was let go.
+#[derive(Debug, Default)]
+pub(crate) struct ForeignCopies {
+    most: usize,
+    found: BTreeMap<Place, Option<ForeignCopy>>,
+}
+
+impl ForeignCopies {
+    fn put(&mut self, place: Place, copy: Option<ForeignCopy>) {
+        if copy.is_some() || self.found.contains_key(&place) {
+            self.found.insert(place, copy);
+        }
+        if self.found.len() > self.most {
+            self.found.pop_last();
+        }
+    }
+
+    /// Those that are there, and the place at which the next so many begin.
+    pub(crate) fn page(mut self, limit: usize) -> (Vec<(Place, ForeignCopy)>, Option<Place>) {
+        let next = if self.found.len() > limit { self.found.pop_last() } else { None };
+        let found = self.found.into_iter().filter_map(|(place, copy)| Some((place, copy?)));
+        (found.collect(), next.map(|(place, _)| place))
+    }
+}
+
+/// Reads of which records of these store partitions, from this one on, the parked topic has copies: the first so
+/// many and one more; and which partitions could not be read. Blocks, as long as patience lasts.
 pub(crate) fn read(
     kafka: &KafkaConfig,
     topic: &str,
     partitions: &[i32],
-    from: (i32, i64),
+    (from, limit): (Place, usize),
     patience: Patience,
 ) -> Result<(ForeignCopies, Unread), KafkaError> {
-    let mut copies = ForeignCopies::new();
+    let mut copies = ForeignCopies { most: limit + 1, ..ForeignCopies::default() };
     let unread = scan(kafka, topic, partitions, patience, |message| {
         let partition = message.partition();
         let Some(offset) = offset_in(message.key().unwrap_or_default(), partition) else { return };
@@ -49,13 +77,14 @@ pub(crate) fn read(
         if place < from {
             return;
         }
-        match message.payload() {
-            Some(payload) => copies.insert(place, copy(message, payload.len())),
-            None => copies.remove(&place),
-        };
+        copies.put(place, message.payload().map(|payload| copy(message, payload.len())));
     })?;
     // What is known of them is not all.
-    copies.retain(|(partition, _), _| !unread.contains_key(partition));
+    for ((partition, _), copy) in &mut copies.found {
+        if unread.contains_key(partition) {
+            *copy = None;
+        }
+    }
     Ok((copies, unread))
 }
 
@@ -72,7 +101,10 @@ fn copy(message: &BorrowedMessage<'_>, payload: usize) -> ForeignCopy {
 }
 
 fn described(headers: &[(String, Option<Bytes>)], payload: usize, copied_ms: i64) -> ForeignCopy {
-    let text = |name| value(headers, name).map(|text| String::from_utf8_lossy(text).into_owned());
+    let text = |name| {
+        let text = value(headers, name).map(|text| String::from_utf8_lossy(text));
+        text.map(|text| text.chars().take(REASON_CHARACTERS).collect::<String>())
+    };
     let left_out = text(FOREIGN_BYTES_HEADER).and_then(|bytes| bytes.parse().ok());
     // Somebody else's record has a payload, or other headers than these.
     let ours = [FOREIGN_AT_HEADER, FOREIGN_BYTES_HEADER, FOREIGN_REASON_HEADER];
@@ -106,6 +138,20 @@ mod tests {
         for wrong in ["foreign-3", "foreign-3-x", "foreign-3--1", "halfmsg.skip-3-17", ""] {
             assert_eq!(offset_in(wrong.as_bytes(), 3), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_first_are_kept_and_a_deleted_one_keeps_its_place() {
+        let copy = || Some(described(&[], 1, 0));
+        let mut copies = ForeignCopies { most: 3, ..ForeignCopies::default() };
+        for offset in [50, 10, 40, 20, 30] {
+            copies.put((0, offset), copy());
+        }
+        copies.put((0, 20), None);
+        copies.put((0, 60), None);
+        let (found, next) = copies.page(2);
+        let places: Vec<_> = found.into_iter().map(|(place, _)| place).collect();
+        assert_eq!((places, next), (vec![(0, 10)], Some((0, 30))));
     }
 
     #[test]

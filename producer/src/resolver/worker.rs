@@ -322,8 +322,8 @@ impl<'a> Worker<'a> {
     fn store_offsets(&self, offsets: &TopicPartitionList) -> KafkaResult<()> {
         let group = self.parts.consumer.group_metadata().ok_or(KafkaError::Canceled)?;
         // Made again it begins anew, unlike a commit or an abort (librdkafka resumes those only): a broker that
-        // takes longer than one wait each time would never be done. It ends before the transaction does, so
-        // that an abort still finds it.
+        // takes longer than one wait each time would never be done. With what is left of the transaction's time
+        // an abort may still find it.
         let timeout = self.parts.config.transaction_timeout;
         let step = timeout.saturating_sub(STEP).clamp(STEP, LONGEST_STEP);
         self.client.send_offsets_to_transaction(offsets, &group, step)

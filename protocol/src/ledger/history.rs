@@ -13,8 +13,10 @@ const HISTORY_BYTES: usize = 1_024;
 /// Each text of a step is cut to so many bytes.
 const HISTORY_TEXT_BYTES: usize = 160;
 
-/// How many steps were left out.
-const LEFT_OUT: usize = 4;
+/// What [`History::bytes`] begin with: of another version nothing is known.
+const VERSION: u8 = 1;
+/// The version, and how many steps were left out.
+const HEAD: usize = 5;
 /// Of a step: its offset, its time, and the length of its record.
 const STEP_HEAD: usize = 18;
 
@@ -22,7 +24,7 @@ const STEP_HEAD: usize = 18;
 /// 1 KiB. Cheap to clone; one without steps takes no memory. Two ledgers that differ in it alone
 /// behave alike, so it has no part in their hash.
 ///
-/// As bytes: how many steps were left out (4, little endian), then of each its offset (8), its time (8), the
+/// As bytes: the version (1), how many steps were left out (4, little endian), then of each its offset (8), its time (8), the
 /// length of its record (2) and that, as `codec::pack` makes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History(Option<Arc<[u8]>>);
@@ -47,11 +49,12 @@ impl History {
         let length = u16::try_from(packed.len()).expect("its texts are cut");
         let step = STEP_HEAD + packed.len();
         let (mut left_out, mut kept) = (self.left_out(), self.encoded_steps());
-        while !kept.is_empty() && LEFT_OUT + kept.len() + step > HISTORY_BYTES {
+        while !kept.is_empty() && HEAD + kept.len() + step > HISTORY_BYTES {
             kept = split_step(kept).map_or(&[], |(_, rest)| rest);
             left_out = left_out.saturating_add(1);
         }
-        let mut bytes = Vec::with_capacity(LEFT_OUT + kept.len() + step);
+        let mut bytes = Vec::with_capacity(HEAD + kept.len() + step);
+        bytes.push(VERSION);
         bytes.extend_from_slice(&left_out.to_le_bytes());
         bytes.extend_from_slice(kept);
         bytes.extend_from_slice(&offset.to_le_bytes());
@@ -68,7 +71,7 @@ impl History {
 
     /// Earlier steps that are not kept.
     pub fn left_out(&self) -> u32 {
-        let bytes = self.bytes().and_then(|bytes| bytes.first_chunk());
+        let bytes = self.bytes().and_then(|bytes| bytes.get(1..)?.first_chunk());
         bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 
@@ -90,23 +93,21 @@ impl History {
     /// What these bytes say of the message of this identity, as far as they can be read and as much as is
     /// kept: a history is there to be shown, and nothing may depend on it. Never panics.
     pub fn read(id: TransactionId, bytes: &[u8]) -> Self {
-        let Some((left_out, steps)) = bytes.split_first_chunk::<LEFT_OUT>() else {
+        let bytes = &bytes[..bytes.len().min(HISTORY_BYTES)];
+        let Some((&[VERSION, ..], mut rest)) = bytes.split_first_chunk::<HEAD>() else {
             return Self::NONE;
         };
-        let mut rest = &steps[..steps.len().min(HISTORY_BYTES - LEFT_OUT)];
-        let mut read = 0;
         while let Some(((_, _, packed), behind)) = split_step(rest)
             && codec::unpack(id, packed).is_ok()
         {
-            read = LEFT_OUT + steps.len().min(HISTORY_BYTES - LEFT_OUT) - behind.len();
             rest = behind;
         }
-        let kept = bytes.get(..read).filter(|kept| kept.len() > left_out.len());
-        Self(kept.map(Arc::from))
+        let read = bytes.len() - rest.len();
+        Self((read > HEAD).then(|| bytes[..read].into()))
     }
 
     fn encoded_steps(&self) -> &[u8] {
-        self.bytes().and_then(|bytes| bytes.get(LEFT_OUT..)).unwrap_or_default()
+        self.bytes().and_then(|bytes| bytes.get(HEAD..)).unwrap_or_default()
     }
 }
 
@@ -229,12 +230,28 @@ mod tests {
         }
         let mut damaged = bytes.clone();
         // The kind of the second record.
-        damaged[LEFT_OUT + (bytes.len() - LEFT_OUT) / 2 + STEP_HEAD] = 0xee;
+        damaged[HEAD + (bytes.len() - HEAD) / 2 + STEP_HEAD] = 0xee;
         assert_eq!(History::read(ID, &damaged).steps(ID).count(), 1);
         assert_eq!(History::read(ID, &[0xff; 100]), History::NONE);
-        let step = &bytes[LEFT_OUT..];
-        let endless = [&bytes[..LEFT_OUT], &step.repeat(100)].concat();
+        let step = &bytes[HEAD..];
+        let endless = [&bytes[..HEAD], &step.repeat(100)].concat();
         let kept = History::read(ID, &endless);
         assert!(kept.bytes().unwrap().len() <= HISTORY_BYTES && kept.steps(ID).count() > 2);
+        let mut newer = bytes;
+        newer[0] = VERSION + 1;
+        assert_eq!(History::read(ID, &newer), History::NONE);
+    }
+
+    /// They lie in the parked topic for as long as their message does.
+    #[test]
+    fn its_bytes_are_as_ever() {
+        let history = of_steps([checked(0, "no")]);
+        let hex: String =
+            history.bytes().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        let head = "0100000000";
+        let step = "0a00000000000000e8030000000000002300";
+        let record = "0406080003000000000000000704000100000009040001000000\
+                      0a0100018202006e6f";
+        assert_eq!(hex, format!("{head}{step}{record}"));
     }
 }

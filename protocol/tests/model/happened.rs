@@ -110,10 +110,11 @@ impl Happened {
                 }
             }
             Step::Emit(Emit::Commit) => {
-                self.add(Some(Kind::FormerIsFenced));
                 if let Emission::ExactlyOnce { transaction: Some(transaction), .. } =
                     &owner.emission
+                    && !transaction.items.is_empty()
                 {
+                    self.add(Some(Kind::FormerIsFenced));
                     let delivered = transaction.items.iter().filter_map(|item| match item {
                         Item::Deliver(delivery) => Some(delivery.at),
                         _ => None,

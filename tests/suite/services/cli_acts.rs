@@ -303,7 +303,10 @@ pub(crate) async fn cli_resets_progress_of_a_group_that_is_down(env: Env) {
     }
     let declined = terminal::run(&acts.environment, &unsaid, "n\n").await.expect(4);
     assert!(declined.error().contains("Go on? [y/N]"), "{declined:?}");
-    assert!(declined.out().contains("1 committed messages may be delivered again"), "{declined:?}");
+    assert!(
+        declined.error().contains("1 committed messages may be delivered again"),
+        "{declined:?}"
+    );
     assert_eq!(stored(&setup.config, sent.partition).await, before);
 
     let plan = acts.run(&back).await.expect(0).json();

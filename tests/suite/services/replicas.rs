@@ -235,30 +235,43 @@ pub(crate) async fn c23_long_a_paused_replica_is_fenced(env: Env) {
     println!("{delivered} delivered");
 }
 
-/// Replicas are killed and paused at any moment under load, one after the other, and come back: what
-/// they had begun is settled, and every message is at its target once.
+/// Replicas are killed and paused at any moment under load, one after the other, and come back, at once or when
+/// the other has taken all over: what they had begun is settled, and every message is at its target once.
 pub(crate) async fn c27_long_replicas_are_killed(env: Env) {
     const KILLS: usize = 8;
     // With names that survive, a killed replica has its partitions back as soon as it is up.
     let mut pair = Pair::open(env, ["order-svc-1", "order-svc-2"]).await;
     let mut random = Random::new(2_327);
-    let mut bursts = Vec::new();
+    let (mut bursts, mut replaced_dead) = (Vec::new(), 0);
     for number in 0..KILLS {
         bursts.push(burst(pair.shop.calls.clone(), format!("first-{number}")));
         bursts.push(pair.burst(&format!("second-{number}")));
         // In the middle of them, where exactly is drawn.
         sleep(Duration::from_millis(random.below(2_500))).await;
-        let first = random.chance(50);
-        let victim = if first { &mut pair.shop.order } else { &mut pair.second };
-        if random.chance(70) {
+        let (mut victim, mut other) = (&mut pair.shop.order, &mut pair.second);
+        if random.chance(50) {
+            std::mem::swap(&mut victim, &mut other);
+        }
+        let from = other.process().log().len();
+        let is_replaced = number % 2 == 1;
+        if random.chance(70) || number == KILLS - 1 {
             victim.kill();
+            if is_replaced {
+                owns(other.process(), from, PARTITIONS).await;
+                replaced_dead += 1;
+            }
             victim.start();
         } else {
             victim.process().signal("STOP");
-            sleep(Duration::from_millis(random.below(6_000))).await;
+            if is_replaced {
+                owns(other.process(), from, PARTITIONS).await;
+            } else {
+                sleep(Duration::from_millis(random.below(6_000))).await;
+            }
             victim.process().signal("CONT");
         }
     }
+    assert!(replaced_dead > 0, "none that died was replaced");
     for burst in bursts {
         burst.await.expect("no panic");
     }
@@ -308,9 +321,10 @@ pub(crate) async fn operators_see_every_half_at_either_replica(env: Env) {
     // Gone in good order, what it owned is listed by the other, at once and when that has it.
     second.process().signal("TERM");
     let all = ids(&here);
-    assert_eq!(ids(&first.halves("open").await.expect("a list")), all, "while it stops");
+    let listed = async || until(VOID_DEADLINE, "a whole list", || first.halves("open")).await;
+    assert_eq!(ids(&listed().await), all, "while it stops");
     second.process().end(PATIENCE).await;
-    assert_eq!(ids(&first.halves("open").await.expect("a list")), all, "when it is gone");
+    assert_eq!(ids(&listed().await), all, "when it is gone");
     until(VOID_DEADLINE, "all to be the other's", async || {
         let here = first.halves("open").await?;
         assert_eq!(ids(&here), all, "after it");

@@ -1,7 +1,7 @@
 //! The life of a half message, step by step, in words.
 
 use halfmsg_protocol::{
-    CheckOutcome, Ignored, Origin, Outcome, ParkCause, ParkedHalf, PastStep, Record, Verdict,
+    CheckOutcome, Epoch, Ignored, Origin, Outcome, ParkCause, ParkedHalf, PastStep, Record, Verdict,
 };
 
 use super::{HalfView, HistoryEntry, decided, rfc3339, state_of};
@@ -31,7 +31,8 @@ pub(super) fn told(traced: &Traced, seen: &Seen, half: &HalfView) -> Vec<History
         history.push(HistoryEntry { at: None, event: "ignored", detail });
     }
     if let What::Parked(parked, _) = &seen.what
-        && !traced.steps.iter().any(|step| step.offset == parked.parked_at && is_park(step))
+        && (parked.cause == ParkCause::Undeliverable
+            || !traced.steps.iter().any(|step| step.offset == parked.parked_at && is_park(step)))
     {
         history.push(parked_entry(parked));
     }
@@ -61,7 +62,9 @@ fn entry(step: &Step, partition: i32) -> HistoryEntry {
         }
         Record::Checked(checked) => {
             let by = match (&step.outcome, checked.outcome) {
-                (Some(Outcome::CheckFailed { .. }), _) => "failed, and counts as no attempt".into(),
+                (Some(Outcome::CheckFailed { .. }), _) | (None, CheckOutcome::Failed) => {
+                    "failed, and counts as no attempt".into()
+                }
                 (_, outcome) => format!("attempt {}: {}", checked.attempt, outcome.as_str()),
             };
             let by = match &checked.asked_by {
@@ -140,18 +143,10 @@ fn kept(seen: &Seen) -> impl Iterator<Item = Step> {
         What::Closed(_) => (None, None),
     };
     let steps = past.zip(of).into_iter().flat_map(|(past, of)| past.steps(of.meta.id));
-    steps.map(|PastStep { offset, at_ms, record }| {
-        let outcome = match &record {
-            Record::Checked(checked) if checked.outcome == CheckOutcome::Failed => {
-                Some(Outcome::CheckFailed { half: checked.of.half })
-            }
-            _ => None,
-        };
-        Step { offset, at_ms, record, outcome }
-    })
+    steps.map(|PastStep { offset, at_ms, record }| Step { offset, at_ms, record, outcome: None })
 }
 
-/// That there were more before them, if all stood below this offset.
+/// That there were more, which may not be among those from this offset on.
 fn left_out(seen: &Seen, below: i64) -> Option<HistoryEntry> {
     let past = match &seen.what {
         What::Open(open, _) => &open.history,
@@ -159,8 +154,13 @@ fn left_out(seen: &Seen, below: i64) -> Option<HistoryEntry> {
         What::Closed(_) => return None,
     };
     let is_before = kept(seen).next().is_some_and(|first| first.offset <= below);
-    (past.left_out() > 0 && is_before).then(|| {
-        let detail = format!("{} earlier records are not kept", past.left_out());
+    let is_first_life = matches!(&seen.what, What::Open(open, _) if open.epoch == Epoch::default())
+        || matches!(&seen.what, What::Parked(parked, _) if parked.epoch == Epoch::default());
+    // With the log from its beginning, only refusals of former lives are nowhere else.
+    let is_all_there = below == i64::MIN && is_first_life;
+    (past.left_out() > 0 && !is_all_there).then(|| {
+        let some = if is_before { "" } else { "up to " };
+        let detail = format!("{some}{} earlier records are not kept", past.left_out());
         HistoryEntry { at: None, event: "ignored", detail }
     })
 }
